@@ -1,0 +1,146 @@
+use burn::module::AutodiffModule;
+use burn::tensor::TensorData;
+use burn::tensor::backend::AutodiffBackend;
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::files::{self, read_error, write_error};
+use super::run::Best;
+use super::{ArtifactError, write_tensors};
+use crate::model;
+use crate::train::{AdamW, CausalLanguageModel, Checkpoint, CheckpointSink};
+
+pub(super) const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// The checkpoints of a run, a folder each; the newest ones and the best one are kept.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    run: PathBuf,
+    keep: usize,
+}
+
+impl Checkpoints {
+    pub(super) fn new(run: &Path, keep: usize) -> Self {
+        Self {
+            run: run.into(),
+            keep,
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.run.join("checkpoints")
+    }
+
+    /// Where the checkpoint of a step is, or would be.
+    pub fn path(&self, step: usize) -> PathBuf {
+        self.folder().join(format!("step-{step:08}"))
+    }
+
+    /// The steps that there are checkpoints of, ascending.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub fn steps(&self) -> Result<Vec<usize>, ArtifactError> {
+        let folder = self.folder();
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut steps = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(read_error(&folder))? {
+            let name = entry.map_err(read_error(&folder))?.file_name();
+            let step = name.to_str().and_then(|name| name.strip_prefix("step-"));
+            steps.extend(step.and_then(|step| step.parse::<usize>().ok()));
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// Notes the best checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// A note that cannot be read.
+    pub fn best(&self) -> Result<Option<Best>, ArtifactError> {
+        let path = self.run.join("best.json");
+        path.exists().then(|| files::read_json(&path)).transpose()
+    }
+
+    fn save_whole<B: AutodiffBackend>(
+        &self,
+        checkpoint: &Checkpoint<B>,
+    ) -> Result<(), ArtifactError> {
+        let folder = self.folder();
+        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+        let path = self.path(checkpoint.progress.step);
+        // Removed with all it holds where anything below fails.
+        let part = tempfile::Builder::new()
+            .prefix(".part-")
+            .tempdir_in(&folder)
+            .map_err(write_error(&folder))?;
+
+        let model = checkpoint.model.valid();
+        let tensors = model::tensors(&model.model);
+        write_tensors(&part.path().join(MODEL), &tensors, HashMap::new())?;
+        let (moments, updates) = optimizer_tensors(checkpoint.model, checkpoint.optimizer);
+        write_tensors(&part.path().join(OPTIMIZER), &moments, updates)?;
+        files::write_json(&part.path().join(PROGRESS), checkpoint.progress)?;
+        files::write_checksums(part.path(), &[MODEL, OPTIMIZER, PROGRESS])?;
+
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(write_error(&path))?;
+        }
+        fs::rename(part.path(), &path)
+            .and_then(|()| files::sync_folder(&folder))
+            .map_err(write_error(&path))?;
+        let _renamed = part.keep();
+        self.prune(checkpoint.progress.step)
+    }
+
+    /// Removes all but the newest checkpoints and the best one.
+    fn prune(&self, newest: usize) -> Result<(), ArtifactError> {
+        let best = self.best()?.map(|best| best.step);
+        let older: Vec<usize> = self
+            .steps()?
+            .into_iter()
+            .filter(|step| *step < newest && Some(*step) != best)
+            .collect();
+        let surplus = (older.len() + 1).saturating_sub(self.keep);
+        for step in &older[..surplus.min(older.len())] {
+            let path = self.path(*step);
+            fs::remove_dir_all(&path).map_err(write_error(&path))?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: AutodiffBackend> CheckpointSink<B> for Checkpoints {
+    fn save(&mut self, checkpoint: &Checkpoint<B>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(self.save_whole(checkpoint)?)
+    }
+
+    fn mark_best(&mut self, step: usize, loss: f64) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let best = Best { step, loss };
+        Ok(files::write_json(&self.run.join("best.json"), &best)?)
+    }
+}
+
+/// The moments as `first.NAME` and `second.NAME`, and how often each parameter was updated.
+fn optimizer_tensors<B: AutodiffBackend>(
+    model: &CausalLanguageModel<B>,
+    optimizer: &AdamW<B>,
+) -> (Vec<(String, TensorData)>, HashMap<String, String>) {
+    let (mut tensors, mut updates) = (Vec::new(), HashMap::new());
+    for parameter in model::parameters(&model.model) {
+        let Some(moments) = optimizer.moments(parameter.id) else {
+            continue; // never updated
+        };
+        let name = parameter.name;
+        tensors.push((format!("first.{name}"), moments.first.into_data()));
+        tensors.push((format!("second.{name}"), moments.second.into_data()));
+        updates.insert(name, moments.step.to_string());
+    }
+    (tensors, updates)
+}

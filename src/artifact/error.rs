@@ -1,0 +1,49 @@
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::model::ModelError;
+use crate::tokenizer::TokenizerError;
+
+/// What is wrong with a run directory.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    #[error("there is no run `{name}` in {}{}", .root.display(), known_runs(.known))]
+    UnknownRun {
+        name: String,
+        root: PathBuf,
+        known: Vec<String>,
+    },
+    #[error("the run {} exists already; choose another name with --run", .path.display())]
+    Exists { path: PathBuf },
+    #[error("the run {} has no checkpoint yet", .path.display())]
+    NoCheckpoint { path: PathBuf },
+    #[error("cannot write {}: {source}", .path.display())]
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} is damaged: {reason}; restore it from a copy or train the run again", .path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{}: {source}", .path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    #[error("{}: {source}", .path.display())]
+    Tokenizer {
+        path: PathBuf,
+        source: TokenizerError,
+    },
+    #[error("{}: {source}", .path.display())]
+    Model { path: PathBuf, source: ModelError },
+}
+
+fn known_runs(known: &[String]) -> String {
+    if known.is_empty() {
+        "; train one with `emberlm train`".into()
+    } else {
+        format!("; there are {}", known.join(", "))
+    }
+}

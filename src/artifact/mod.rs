@@ -1,0 +1,14 @@
+//! A run on disk: its configuration, tokenizer, checkpoints, metrics and summary. Everything is
+//! JSON or safetensors, nothing can execute code, and what is written appears whole or not at
+//! all.
+
+mod checkpoints;
+mod error;
+mod files;
+mod run;
+mod tensors;
+
+pub use checkpoints::Checkpoints;
+pub use error::ArtifactError;
+pub use run::{Best, Run, Summary};
+pub use tensors::{read_tensors, write_tensors};

@@ -1,0 +1,105 @@
+//! What can be typed. No behaviour.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Train, evaluate and sample GPT-family language models.
+#[derive(Parser, Debug)]
+#[command(name = "emberlm", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Train a model; without arguments, a small one on the built-in stories
+    Train(TrainArgs),
+    /// Continue a prompt with the model of a run
+    Generate(GenerateArgs),
+    /// Measure the loss of a run's model on its whole validation split or on a text
+    Eval(EvalArgs),
+    /// List the built-in configurations with their sizes
+    Configs,
+}
+
+/// Where to compute and where runs are.
+#[derive(Args, Debug)]
+pub struct CommonArgs {
+    /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Folder of the runs
+    #[arg(long, value_name = "DIR", default_value = "artifacts")]
+    pub artifacts: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// A built-in configuration or a JSON file
+    #[arg(long, value_name = "NAME|FILE", default_value = "stories")]
+    pub config: String,
+    /// Train on this UTF-8 text instead of the configuration's data
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Validate on this text instead of the end of the training text
+    #[arg(long, value_name = "FILE")]
+    pub eval_data: Option<PathBuf>,
+    /// Change a key of the configuration, as in --set train.steps=500; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Name of the run [default: the configuration's name, numbered where it is taken]
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
+    /// Print lines instead of opening the dashboard
+    #[arg(long)]
+    pub plain: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Name or path of the run
+    pub run: String,
+    /// Text to continue
+    #[arg(long, value_name = "TEXT", default_value = "\n", hide_default_value = true)]
+    pub prompt: String,
+    /// Read the prompt from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub max_tokens: usize,
+    /// Divides the logits; 0 always takes the most likely token
+    #[arg(long, value_name = "X", default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Choose among the N most likely tokens only
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Choose among the fewest tokens whose probabilities sum to P
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Choose among tokens at least P times as likely as the most likely one
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f64>,
+    /// Texts to generate
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub samples: u64,
+    /// Same seed, same text
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Name or path of the run
+    pub run: String,
+    /// Evaluate on this UTF-8 text instead of the run's validation split
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}

@@ -1,0 +1,31 @@
+use std::io::Write;
+
+use crate::config::{self, Source};
+use crate::model;
+
+pub(super) fn run() -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<21} {:>6} {:>6} {:>7} {:>8}  parameters",
+        "configuration", "layers", "heads", "d_model", "context"
+    )?;
+    for name in config::builtin_names() {
+        let model = config::load(&Source::Builtin(name), &[])?.model;
+        // Where the tokenizer is built from the data, so is the number of embeddings.
+        let parameters = match model.vocab_size {
+            Some(vocab_size) => model::parameter_count(&model, vocab_size).to_string(),
+            None => format!(
+                "{} + {} a token of the vocabulary",
+                model::parameter_count(&model, 0),
+                model::parameter_count(&model, 1) - model::parameter_count(&model, 0)
+            ),
+        };
+        writeln!(
+            out,
+            "{name:<21} {:>6} {:>6} {:>7} {:>8}  {parameters}",
+            model.n_layers, model.n_heads, model.d_model, model.context_length
+        )?;
+    }
+    Ok(())
+}

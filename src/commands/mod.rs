@@ -1,0 +1,21 @@
+//! One file a subcommand. They put the modules together, add context to errors, and print.
+
+mod configs;
+mod eval;
+mod generate;
+mod train;
+
+use crate::cli::Command;
+
+/// Runs a subcommand.
+///
+/// # Errors
+/// Whatever went wrong, with one line of context a level.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Train(args) => train::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Configs => configs::run(),
+    }
+}

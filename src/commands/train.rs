@@ -1,0 +1,280 @@
+use anyhow::Context;
+use burn::module::Module;
+use burn_train::Interrupter;
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use super::generate::stream;
+use crate::artifact::{Run, Summary};
+use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
+use crate::cli::TrainArgs;
+use crate::config::{self, ConfigError, RunConfig, Source};
+use crate::data::{Corpus, EvaluationLoader, disjoint_windows};
+use crate::generate::{Sampler, Sampling};
+use crate::model::{Gpt, Initializer};
+use crate::train::{
+    CausalLanguageModel, Display, Outcome, Training, evaluate, train,
+};
+
+pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
+    let backend = backend::choose(args.common.backend.as_deref())?;
+    let mut config = resolve(&args)?;
+    let corpus = Corpus::prepare(
+        &config.data,
+        &config.tokenizer,
+        config.model.context_length,
+        config.seed,
+    )?;
+    let tokens = corpus.tokenizer.vocab_size();
+    let vocab_size = config.model.vocab_size.unwrap_or(tokens);
+    if vocab_size < tokens {
+        return Err(ConfigError::Vocabulary {
+            configured: vocab_size,
+            tokenizer: tokens,
+        }
+        .into());
+    }
+    config.model.vocab_size = Some(vocab_size);
+    let job = Train {
+        backend,
+        config,
+        corpus: &corpus,
+        args: &args,
+    };
+    backend::dispatch(backend, job)?
+}
+
+/// The configuration with what the command line says on top.
+fn resolve(args: &TrainArgs) -> Result<RunConfig, ConfigError> {
+    let source = Source::find(&args.config, None)?;
+    let mut value = config::load_value(&source)?;
+    let mut text = serde_json::Map::new();
+    for (key, path) in [("path", &args.data), ("validation_path", &args.eval_data)] {
+        if let Some(path) = path {
+            // Absolute, so that the run can be evaluated from anywhere.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            text.insert(key.into(), path.to_string_lossy().into());
+        }
+    }
+    if !text.is_empty() {
+        text.insert("kind".into(), "text".into());
+        config::override_value(&mut value, &format!("data={}", json!(text)))?;
+    }
+    for assignment in &args.set {
+        config::override_value(&mut value, assignment)?;
+    }
+    let mut config = config::resolve(value)?;
+    if let Some(name) = &args.run {
+        config.name.clone_from(name);
+        config.validate()?;
+    } else {
+        config.name = Run::free_name(&args.common.artifacts, &config.name);
+    }
+    Ok(config)
+}
+
+struct Train<'a> {
+    backend: BackendKind,
+    config: RunConfig,
+    corpus: &'a Corpus,
+    args: &'a TrainArgs,
+}
+
+impl Job for Train<'_> {
+    type Output = anyhow::Result<()>;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+        let (config, corpus) = (&self.config, self.corpus);
+        let run = Run::create(&self.args.common.artifacts, config, corpus.tokenizer.saved())?;
+        let vocab_size = config.model.vocab_size.unwrap_or_default();
+        let model: Gpt<B> = Gpt::new(
+            &config.name,
+            &config.model,
+            vocab_size,
+            Initializer::seeded(config.seed),
+            &device,
+        );
+        let params = model.num_params();
+        self.announce(&run, params);
+
+        let interrupter = Interrupter::new();
+        stop_on_signal(&interrupter)?;
+        let outcome = train(Training {
+            config,
+            corpus,
+            model: CausalLanguageModel { model },
+            device,
+            sink: Box::new(run.checkpoints()),
+            metrics: Box::new(run.metrics_file()?),
+            display: self.display(),
+            interrupter,
+        })
+        .with_context(|| format!("the run {} stopped", run.path().display()))?;
+        self.conclude(&run, params, outcome)
+    }
+}
+
+impl Train<'_> {
+    #[cfg(feature = "tui")]
+    fn display(&self) -> Display {
+        if self.args.plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+            Display::Lines
+        } else {
+            Display::Dashboard
+        }
+    }
+
+    #[cfg(not(feature = "tui"))]
+    fn display(&self) -> Display {
+        Display::Lines
+    }
+
+    fn announce(&self, run: &Run, params: usize) {
+        let (config, corpus) = (&self.config, self.corpus);
+        say(format_args!(
+            "{}: {params} parameters, {} layers, {} heads, width {}, context {}, on {}",
+            config.name,
+            config.model.n_layers,
+            config.model.n_heads,
+            config.model.d_model,
+            config.model.context_length,
+            self.backend,
+        ));
+        say(format_args!(
+            "data: {} training and {} validation tokens, {} different ones",
+            corpus.train.tokens.len(),
+            corpus.validation.tokens.len(),
+            corpus.tokenizer.vocab_size(),
+        ));
+        if let Some(entropy) = corpus.source_entropy {
+            let bits = entropy / std::f64::consts::LN_2 / corpus.validation.bytes_per_token();
+            say(format_args!(
+                "source entropy: {entropy:.4} nats a token, {bits:.4} bits a byte; no model can beat it"
+            ));
+        }
+        say(format_args!("run: {}", run.path().display()));
+    }
+
+    /// Evaluates the last model on the whole validation split, and tells how the run went.
+    fn conclude<B: TrainBackend>(
+        &self,
+        run: &Run,
+        params: usize,
+        outcome: Outcome<B>,
+    ) -> anyhow::Result<()> {
+        let (config, corpus) = (&self.config, self.corpus);
+        let Outcome {
+            model,
+            progress,
+            best,
+        } = outcome;
+        let Some((best_step, best)) = best else {
+            say(format_args!("stopped before the first step; nothing was saved"));
+            return Ok(());
+        };
+        let windows = disjoint_windows(
+            corpus.validation.tokens.len(),
+            config.model.context_length,
+        );
+        let loader =
+            EvaluationLoader::new(corpus.validation.clone(), windows, config.train.batch_size);
+        let whole = evaluate(&model, loader.batches());
+        let bits_per_byte = whole.bits_per_byte(corpus.validation.bytes_per_token());
+        let summary = Summary {
+            name: config.name.clone(),
+            steps: progress.step,
+            tokens: progress.tokens,
+            params,
+            best_val_loss: best.loss,
+            best_step,
+            final_val_loss: whole.loss,
+            bits_per_byte,
+            source_entropy: corpus.source_entropy,
+            seconds: progress.seconds,
+            tokens_per_s: progress.tokens as f64 / progress.seconds,
+            backend: self.backend.name().into(),
+        };
+        run.write_summary(&summary)?;
+
+        let seconds = Duration::from_secs(progress.seconds.round() as u64);
+        say(format_args!(
+            "{} {} steps, {} tokens in {}",
+            if progress.step < config.train.steps {
+                "stopped after"
+            } else {
+                "finished"
+            },
+            progress.step,
+            progress.tokens,
+            humantime::format_duration(seconds),
+        ));
+        say(format_args!(
+            "best validation loss: {:.4} nats a token, at step {best_step}",
+            best.loss
+        ));
+        say(format_args!(
+            "last model, whole validation split: {:.4} nats a token, perplexity {:.3}, {bits_per_byte:.4} bits a byte",
+            whole.loss,
+            whole.perplexity(),
+        ));
+        if let Some(entropy) = corpus.source_entropy {
+            say(format_args!(
+                "source entropy: {entropy:.4} nats a token; the model is {:.4} above it",
+                whole.loss - entropy
+            ));
+        }
+        say(format_args!("run: {}", run.path().display()));
+        say(format_args!("\na sample:\n"));
+        self.sample(&model.model)?;
+        let artifacts = &self.args.common.artifacts;
+        let root = if artifacts.as_os_str() == "artifacts" {
+            String::new()
+        } else {
+            format!(" --artifacts {}", artifacts.display())
+        };
+        say(format_args!("\nmore: emberlm generate {}{root}", run.name()));
+        Ok(())
+    }
+
+    fn sample<B: GptBackend>(&self, model: &Gpt<B>) -> anyhow::Result<()> {
+        let sample = &self.config.sample;
+        let sampling = Sampling {
+            temperature: sample.temperature,
+            top_k: sample.top_k,
+            top_p: None,
+            min_p: None,
+        };
+        let tokenizer = self.corpus.tokenizer.as_ref();
+        // A text of one's own need not have the characters of the default prompt.
+        let prompt = match tokenizer.encode(&sample.prompt) {
+            Ok(prompt) if !prompt.is_empty() => prompt,
+            _ => self.corpus.validation.tokens[..1].to_vec(),
+        };
+        let sampler = Sampler::new(sampling, self.config.seed)?;
+        let mut out = std::io::stdout().lock();
+        stream(model, tokenizer, &prompt, sample.max_tokens, sampler, &mut out)?;
+        writeln!(out)?;
+        Ok(())
+    }
+}
+
+/// The run is worth more than its reader: a closed pipe does not stop it.
+fn say(line: std::fmt::Arguments) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The first signal ends the run after its step, with a checkpoint; the second ends it at once.
+fn stop_on_signal(interrupter: &Interrupter) -> anyhow::Result<()> {
+    let interrupter = interrupter.clone();
+    let mut stopping = false;
+    ctrlc::set_handler(move || {
+        if stopping {
+            std::process::exit(130);
+        }
+        stopping = true;
+        eprintln!("stopping after this step; once more to stop at once");
+        interrupter.stop(Some("stopped by a signal"));
+    })
+    .context("cannot listen for Ctrl-C")
+}

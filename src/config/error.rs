@@ -1,0 +1,64 @@
+use std::path::PathBuf;
+
+/// What can be wrong with a configuration. Every message is one line and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("no configuration `{name}`{}; built in are {known}, or give a .json file", suggestion(.nearest))]
+    UnknownName {
+        name: String,
+        nearest: Option<String>,
+        known: String,
+    },
+    #[error("cannot read the configuration file {}: {reason}", .path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("{origin} is not valid JSON: {reason}")]
+    Syntax { origin: String, reason: String },
+    #[error("{origin} extends `{name}`, which extends it in turn; remove one of the two")]
+    Cycle { origin: String, name: String },
+    #[error("`{path}` is not a known key{}; known there are {known}", suggestion(.nearest))]
+    UnknownKey {
+        path: String,
+        nearest: Option<String>,
+        known: String,
+    },
+    #[error("`{path}`: {reason}{}", suggestion(.nearest))]
+    Value {
+        path: String,
+        reason: String,
+        nearest: Option<String>,
+    },
+    #[error("--set {argument}: expected path.to.key=value, for example train.steps=500")]
+    Assignment { argument: String },
+    #[error("--set {argument}: `{prefix}` is not an object, so it has no key below it")]
+    AssignmentPath { argument: String, prefix: String },
+    #[error(
+        "model.d_model = {d_model} is not divisible by model.n_heads = {n_heads}; the nearest widths that are: {}", nearest_multiples(*d_model, *n_heads)
+    )]
+    HeadWidth { d_model: usize, n_heads: usize },
+    #[error("`{path}` = {found} is out of range: it must be {expected}")]
+    Range {
+        path: &'static str,
+        found: String,
+        expected: &'static str,
+    },
+    #[error(
+        "model.vocab_size = {configured} is smaller than the tokenizer's {tokenizer} tokens; leave it out or raise it"
+    )]
+    Vocabulary { configured: usize, tokenizer: usize },
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+fn nearest_multiples(width: usize, heads: usize) -> String {
+    let below = width / heads * heads;
+    if below == 0 {
+        format!("{heads}")
+    } else {
+        format!("{below} and {}", below + heads)
+    }
+}

@@ -1,0 +1,251 @@
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+use super::{ConfigError, RunConfig};
+
+/// The configurations that are compiled in, so that the program works outside its repository.
+const BUILTIN: [(&str, &str); 7] = [
+    ("stories", include_str!("../../model-configs/stories.json")),
+    (
+        "shakespeare-char",
+        include_str!("../../model-configs/shakespeare-char.json"),
+    ),
+    (
+        "shakespeare-char-cpu",
+        include_str!("../../model-configs/shakespeare-char-cpu.json"),
+    ),
+    ("gpt2", include_str!("../../model-configs/gpt2.json")),
+    (
+        "gpt2-medium",
+        include_str!("../../model-configs/gpt2-medium.json"),
+    ),
+    (
+        "gpt2-large",
+        include_str!("../../model-configs/gpt2-large.json"),
+    ),
+    ("gpt2-xl", include_str!("../../model-configs/gpt2-xl.json")),
+];
+
+/// The names of the built-in configurations, in the order of the README.
+pub fn builtin_names() -> impl Iterator<Item = &'static str> {
+    BUILTIN.iter().map(|(name, _)| *name)
+}
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    Builtin(&'static str),
+    File(PathBuf),
+}
+
+impl Source {
+    /// A built-in name, or else the path of a file, relative to `folder` where one is given.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownName`] where it is neither.
+    pub fn find(name: &str, folder: Option<&Path>) -> Result<Self, ConfigError> {
+        if let Some(builtin) = builtin_names().find(|builtin| *builtin == name) {
+            return Ok(Self::Builtin(builtin));
+        }
+        let path = folder.map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
+        if path.is_file() || name.ends_with(".json") {
+            return Ok(Self::File(path));
+        }
+        let known: Vec<String> = builtin_names().map(String::from).collect();
+        Err(ConfigError::UnknownName {
+            name: name.into(),
+            nearest: nearest(name, &known),
+            known: known.join(", "),
+        })
+    }
+
+    fn origin(&self) -> String {
+        match self {
+            Self::Builtin(name) => format!("the built-in configuration `{name}`"),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Builtin(_) => None,
+            Self::File(path) => path.parent(),
+        }
+    }
+
+    fn read(&self) -> Result<String, ConfigError> {
+        match self {
+            Self::Builtin(name) => Ok(BUILTIN
+                .iter()
+                .find(|(builtin, _)| builtin == name)
+                .map(|(_, text)| text.to_string())
+                .unwrap_or_default()),
+            Self::File(path) => {
+                std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+                    path: path.clone(),
+                    reason: error.to_string(),
+                })
+            }
+        }
+    }
+}
+
+/// Reads a configuration with all that it extends.
+///
+/// # Errors
+/// A file that cannot be read or parsed, an unknown name, or a circle of `extends`.
+pub fn load_value(source: &Source) -> Result<Value, ConfigError> {
+    load_chain(source, &mut Vec::new())
+}
+
+/// Reads, composes, checks: [`load_value`], each `--set` assignment, [`resolve`].
+///
+/// # Errors
+/// Whatever one of the three refuses.
+pub fn load(source: &Source, assignments: &[String]) -> Result<RunConfig, ConfigError> {
+    let mut value = load_value(source)?;
+    for assignment in assignments {
+        override_value(&mut value, assignment)?;
+    }
+    resolve(value)
+}
+
+fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigError> {
+    let text = source.read()?;
+    let mut value: Value = serde_json::from_str(&text).map_err(|error| ConfigError::Syntax {
+        origin: source.origin(),
+        reason: error.to_string(),
+    })?;
+    let parent = value.as_object_mut().and_then(|map| map.remove("extends"));
+    let Some(parent) = parent else {
+        return Ok(value);
+    };
+    let Value::String(name) = parent else {
+        return Err(ConfigError::Value {
+            path: "extends".into(),
+            reason: "expected the name or the file of another configuration".into(),
+            nearest: None,
+        });
+    };
+    let parent = Source::find(&name, source.folder())?;
+    if seen.contains(&parent) || parent == *source {
+        return Err(ConfigError::Cycle {
+            origin: source.origin(),
+            name,
+        });
+    }
+    seen.push(source.clone());
+    let mut base = load_chain(&parent, seen)?;
+    merge(&mut base, value);
+    Ok(base)
+}
+
+/// Lays `over` on `base`, key by key. An object of another `kind` replaces the one below it
+/// whole, since the keys of one kind mean nothing to another.
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) if !other_kind(base, &over) => {
+            for (key, value) in over {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+fn other_kind(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
+    over.get("kind")
+        .is_some_and(|kind| base.get("kind") != Some(kind))
+}
+
+/// Applies one `path.to.key=value`; the value is JSON, or else a plain string.
+///
+/// # Errors
+/// An argument without `=`, or a path that leads through something that is no object.
+pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigError> {
+    let malformed = || ConfigError::Assignment {
+        argument: argument.into(),
+    };
+    let (path, text) = argument.split_once('=').ok_or_else(malformed)?;
+    if path.split('.').any(str::is_empty) {
+        return Err(malformed());
+    }
+    let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into()));
+    let over = path
+        .rsplit('.')
+        .fold(value, |value, key| Value::Object([(key.into(), value)].into_iter().collect()));
+    let mut current = &*config;
+    let mut prefix = String::new();
+    for key in path.split('.') {
+        match current {
+            Value::Object(map) => match map.get(key) {
+                Some(next) => current = next,
+                None => break,
+            },
+            Value::Null => break,
+            _ => {
+                return Err(ConfigError::AssignmentPath {
+                    argument: argument.into(),
+                    prefix,
+                });
+            }
+        }
+        if !prefix.is_empty() {
+            prefix.push('.');
+        }
+        prefix.push_str(key);
+    }
+    merge(config, over);
+    Ok(())
+}
+
+/// Turns a composed document into a checked configuration.
+///
+/// # Errors
+/// An unknown key or variant (with the nearest right one), a value of the wrong type, or a
+/// value out of range.
+pub fn resolve(value: Value) -> Result<RunConfig, ConfigError> {
+    let config: RunConfig = serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        describe(&path, &error.into_inner().to_string())
+    })?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// serde says what it found and, in backticks, what it would have taken.
+fn describe(path: &str, message: &str) -> ConfigError {
+    let quoted: Vec<String> = message.split('`').skip(1).step_by(2).map(String::from).collect();
+    if message.starts_with("unknown field") && !quoted.is_empty() {
+        let key = &quoted[0];
+        // Inside a `kind` the path ends at the object, elsewhere at the key itself.
+        let full = match path {
+            "." => key.clone(),
+            path if path == key || path.ends_with(&format!(".{key}")) => path.into(),
+            path => format!("{path}.{key}"),
+        };
+        return ConfigError::UnknownKey {
+            path: full,
+            nearest: nearest(key, &quoted[1..]),
+            known: quoted[1..].join(", "),
+        };
+    }
+    let nearest = message
+        .starts_with("unknown variant")
+        .then(|| nearest(quoted.first()?, &quoted[1..]))
+        .flatten();
+    ConfigError::Value {
+        path: path.into(),
+        reason: message.into(),
+        nearest,
+    }
+}
+
+fn nearest(name: &str, known: &[String]) -> Option<String> {
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.clone())
+}

@@ -1,0 +1,16 @@
+//! The one configuration schema.
+//!
+//! A configuration is a JSON document. It is composed in a fixed order: the
+//! document that `extends` names, then the document itself, then each
+//! `--set path.to.key=value`; the result is checked and written into the run.
+
+mod error;
+mod load;
+mod schema;
+
+pub use error::ConfigError;
+pub use load::{Source, builtin_names, load, load_value, override_value, resolve};
+pub use schema::{
+    Activation, DataConfig, ModelConfig, OptimizerConfig, RunConfig, SampleConfig, ScheduleConfig,
+    TokenizerConfig, TrainConfig,
+};

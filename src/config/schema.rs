@@ -1,0 +1,382 @@
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+use super::ConfigError;
+
+/// A whole recipe: what to train, on what, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Labels the model, its run directory and its metrics.
+    pub name: String,
+    /// Everything random in a run follows from this number.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    pub model: ModelConfig,
+    #[serde(default)]
+    pub tokenizer: TokenizerConfig,
+    #[serde(default)]
+    pub data: DataConfig,
+    #[serde(default)]
+    pub train: TrainConfig,
+    #[serde(default)]
+    pub sample: SampleConfig,
+}
+
+fn default_seed() -> u64 {
+    1337
+}
+
+/// The architecture of a decoder (Radford et al. 2019, "Language Models are Unsupervised
+/// Multitask Learners").
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Width of the residual stream.
+    pub d_model: usize,
+    pub n_layers: usize,
+    /// Attention heads a layer; each is `d_model / n_heads` wide.
+    pub n_heads: usize,
+    /// The longest sequence the model can see, in tokens.
+    pub context_length: usize,
+    /// Width of the hidden layer of the feed-forward network; `4 * d_model` where absent.
+    #[serde(default)]
+    pub d_ff: Option<usize>,
+    /// Rows of the embedding; the tokenizer's size where absent. May be larger, as padding.
+    #[serde(default)]
+    pub vocab_size: Option<usize>,
+    /// Probability of dropping an activation (embedding, attention weights, both residual branches).
+    #[serde(default)]
+    pub dropout: f64,
+    /// Biases in the linear layers and in the norms.
+    #[serde(default = "default_true")]
+    pub bias: bool,
+    /// The output projection shares the token embedding's weights.
+    #[serde(default = "default_true")]
+    pub tied_head: bool,
+    #[serde(default)]
+    pub activation: Activation,
+    #[serde(default = "default_norm_epsilon")]
+    pub norm_epsilon: f64,
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn default_norm_epsilon() -> f64 {
+    1e-5
+}
+
+impl ModelConfig {
+    pub fn head_dim(&self) -> usize {
+        self.d_model / self.n_heads
+    }
+
+    pub fn d_ff(&self) -> usize {
+        self.d_ff.unwrap_or(4 * self.d_model)
+    }
+}
+
+/// The non-linearity of the feed-forward network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// `x Φ(x)` (Hendrycks and Gimpel 2016), exact.
+    #[default]
+    Gelu,
+    /// The tanh approximation of GELU, as in OpenAI's GPT-2.
+    GeluTanh,
+}
+
+/// How text becomes token ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TokenizerConfig {
+    /// One token a character, the vocabulary being the characters of the training text.
+    Character {},
+    /// One of OpenAI's byte-pair encodings: gpt2, r50k_base, p50k_base, p50k_edit, cl100k_base,
+    /// o200k_base or o200k_harmony.
+    Tiktoken { encoding: String },
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self::Character {}
+    }
+}
+
+/// Where the text comes from and how it is split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// The built-in corpus, generated from its grammar.
+    Stories {
+        #[serde(default = "default_train_stories")]
+        train_stories: usize,
+        #[serde(default = "default_validation_stories")]
+        validation_stories: usize,
+    },
+    /// A UTF-8 text file.
+    Text {
+        #[serde(default)]
+        path: Option<PathBuf>,
+        /// A validation text of its own; where absent, the end of the text is split off.
+        #[serde(default)]
+        validation_path: Option<PathBuf>,
+        /// The share of the characters that is split off for validation.
+        #[serde(default = "default_validation_fraction")]
+        validation_fraction: f64,
+    },
+}
+
+fn default_train_stories() -> usize {
+    20_000
+}
+
+fn default_validation_stories() -> usize {
+    500
+}
+
+pub(super) fn default_validation_fraction() -> f64 {
+    0.1
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self::Text {
+            path: None,
+            validation_path: None,
+            validation_fraction: default_validation_fraction(),
+        }
+    }
+}
+
+/// How the model is trained. Intervals are in optimizer steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    pub steps: usize,
+    /// Windows a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches an optimizer step.
+    pub accumulation: usize,
+    /// Global gradient norm above which gradients are scaled down; absent for no clipping.
+    pub clip_norm: Option<f64>,
+    pub evaluate_every: usize,
+    /// Windows in the fixed sample of the validation split that evaluations during training use.
+    pub evaluation_windows: usize,
+    pub checkpoint_every: usize,
+    /// Checkpoints kept, the newest first; the best one is kept as well.
+    pub keep_checkpoints: usize,
+    /// A line is printed this often where there is no dashboard.
+    pub log_every: usize,
+    pub optimizer: OptimizerConfig,
+    pub schedule: ScheduleConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 2000,
+            batch_size: 12,
+            accumulation: 1,
+            clip_norm: Some(1.0),
+            evaluate_every: 250,
+            evaluation_windows: 240,
+            checkpoint_every: 250,
+            keep_checkpoints: 1,
+            log_every: 20,
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+        }
+    }
+}
+
+/// AdamW (Loshchilov and Hutter 2019), with decay on parameters of two or more dimensions only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        }
+    }
+}
+
+/// Linear warmup from zero, then a cosine down to the final learning rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// The peak.
+    pub learning_rate: f64,
+    pub final_learning_rate: f64,
+    pub warmup_steps: usize,
+    /// The step at which the final learning rate is reached; `train.steps` where absent.
+    pub decay_steps: Option<usize>,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            final_learning_rate: 1e-4,
+            warmup_steps: 100,
+            decay_steps: None,
+        }
+    }
+}
+
+/// The text that is sampled when training ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleConfig {
+    pub prompt: String,
+    pub max_tokens: usize,
+    pub temperature: f64,
+    pub top_k: Option<usize>,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self {
+            prompt: "\n".into(),
+            max_tokens: 300,
+            temperature: 0.8,
+            top_k: Some(200),
+        }
+    }
+}
+
+impl RunConfig {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// The first key whose value cannot work, with the values it accepts.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let model = &self.model;
+        for (path, value) in [
+            ("model.d_model", model.d_model),
+            ("model.n_layers", model.n_layers),
+            ("model.n_heads", model.n_heads),
+            ("model.context_length", model.context_length),
+            ("model.d_ff", model.d_ff()),
+            ("model.vocab_size", model.vocab_size.unwrap_or(1)),
+            ("train.steps", self.train.steps),
+            ("train.batch_size", self.train.batch_size),
+            ("train.accumulation", self.train.accumulation),
+            ("train.evaluate_every", self.train.evaluate_every),
+            ("train.evaluation_windows", self.train.evaluation_windows),
+            ("train.checkpoint_every", self.train.checkpoint_every),
+            ("train.keep_checkpoints", self.train.keep_checkpoints),
+            ("train.log_every", self.train.log_every),
+        ] {
+            check(path, value, value >= 1, "at least 1")?;
+        }
+        if model.d_model % model.n_heads != 0 {
+            return Err(ConfigError::HeadWidth {
+                d_model: model.d_model,
+                n_heads: model.n_heads,
+            });
+        }
+        let dropout = model.dropout;
+        check(
+            "model.dropout",
+            dropout,
+            (0.0..1.0).contains(&dropout),
+            "at least 0 and below 1",
+        )?;
+        let optimizer = &self.train.optimizer;
+        let schedule = &self.train.schedule;
+        for (path, value) in [
+            ("train.optimizer.beta1", optimizer.beta1),
+            ("train.optimizer.beta2", optimizer.beta2),
+        ] {
+            check(
+                path,
+                value,
+                (0.0..1.0).contains(&value),
+                "at least 0 and below 1",
+            )?;
+        }
+        for (path, value) in [
+            ("model.norm_epsilon", model.norm_epsilon),
+            ("train.optimizer.epsilon", optimizer.epsilon),
+            ("train.schedule.learning_rate", schedule.learning_rate),
+            ("train.clip_norm", self.train.clip_norm.unwrap_or(1.0)),
+        ] {
+            let positive = value.is_finite() && value > 0.0;
+            check(path, value, positive, "a positive number")?;
+        }
+        for (path, value) in [
+            ("train.optimizer.weight_decay", optimizer.weight_decay),
+            (
+                "train.schedule.final_learning_rate",
+                schedule.final_learning_rate,
+            ),
+            ("sample.temperature", self.sample.temperature),
+        ] {
+            let valid = value.is_finite() && value >= 0.0;
+            check(path, value, valid, "zero or a positive number")?;
+        }
+        match &self.data {
+            DataConfig::Stories {
+                train_stories,
+                validation_stories,
+            } => {
+                let (train, validation) = (*train_stories, *validation_stories);
+                check("data.train_stories", train, train >= 1, "at least 1")?;
+                check(
+                    "data.validation_stories",
+                    validation,
+                    validation >= 1,
+                    "at least 1",
+                )?;
+            }
+            DataConfig::Text {
+                validation_fraction: share,
+                ..
+            } => check(
+                "data.validation_fraction",
+                share,
+                *share > 0.0 && *share < 1.0,
+                "between 0 and 1",
+            )?,
+        }
+        let name_is_safe = !self.name.is_empty()
+            && !self.name.starts_with('.')
+            && !self.name.contains(['/', '\\', '\0']);
+        check(
+            "name",
+            &self.name,
+            name_is_safe,
+            "a file name: not empty, without / or \\, not beginning with a dot",
+        )
+    }
+}
+
+fn check(
+    path: &'static str,
+    found: impl std::fmt::Display,
+    valid: bool,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
+    if valid {
+        return Ok(());
+    }
+    Err(ConfigError::Range {
+        path,
+        found: found.to_string(),
+        expected,
+    })
+}

@@ -1,0 +1,41 @@
+use std::path::PathBuf;
+
+use super::GrammarError;
+use crate::tokenizer::TokenizerError;
+
+/// Why there is no data to train or evaluate on.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error("there is no data file {}; give a UTF-8 text with --data FILE", .path.display())]
+    NotFound { path: PathBuf },
+    #[error("{} is a folder; give a UTF-8 text file", .path.display())]
+    IsFolder { path: PathBuf },
+    #[error("cannot read {}: {reason}", .path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("{} is empty; give a text to learn from", .path.display())]
+    Empty { path: PathBuf },
+    #[error(
+        "{} is not UTF-8 (byte {offset} and after); convert it, for example with iconv -t UTF-8",
+        .path.display()
+    )]
+    NotUtf8 { path: PathBuf, offset: usize },
+    #[error("this configuration names no text; give one with --data FILE")]
+    NoPath,
+    #[error(
+        "the {split} text has {found} tokens, but a window of model.context_length = {context_length} needs {}; give a longer text or lower the context length", .context_length + 1
+    )]
+    TooShort {
+        split: &'static str,
+        found: usize,
+        context_length: usize,
+    },
+    #[error("in the {split} text: {source}")]
+    Encode {
+        split: &'static str,
+        source: TokenizerError,
+    },
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
+}

@@ -1,0 +1,29 @@
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::DataError;
+
+/// Reads a whole UTF-8 text.
+///
+/// # Errors
+/// A file that is missing, a folder, unreadable, empty or not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, DataError> {
+    let path_buf = || path.to_path_buf();
+    if path.is_dir() {
+        return Err(DataError::IsFolder { path: path_buf() });
+    }
+    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => DataError::NotFound { path: path_buf() },
+        _ => DataError::Unreadable {
+            path: path_buf(),
+            reason: error.to_string(),
+        },
+    })?;
+    if bytes.is_empty() {
+        return Err(DataError::Empty { path: path_buf() });
+    }
+    String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
+        path: path_buf(),
+        offset: error.utf8_error().valid_up_to(),
+    })
+}

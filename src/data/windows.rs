@@ -1,0 +1,79 @@
+//! Which windows of a token stream are read, and in which order.
+
+use super::Permutation;
+use super::permutation::mix;
+
+/// `length` inputs from `start` on; their targets are the tokens one place further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    pub start: usize,
+    pub length: usize,
+}
+
+/// The windows of the training stream in a shuffled order without replacement.
+///
+/// Every pass over the data cuts the stream anew, at a random phase, and takes the windows of
+/// that cut in a random order. The `n`-th window follows from `n` and the seed alone, so the
+/// position in the data is one number, and nothing is kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowOrder {
+    tokens: usize,
+    context_length: usize,
+    seed: u64,
+}
+
+impl WindowOrder {
+    /// `tokens` must exceed `context_length`.
+    pub fn new(tokens: usize, context_length: usize, seed: u64) -> Self {
+        Self {
+            tokens,
+            context_length,
+            seed,
+        }
+    }
+
+    /// Windows in one pass: as many as fit whatever the phase.
+    pub fn windows_per_pass(&self) -> usize {
+        ((self.tokens - self.context_length) / self.context_length).max(1)
+    }
+
+    /// The `index`-th window of the whole training.
+    pub fn window(&self, index: u64) -> Window {
+        let count = self.windows_per_pass();
+        let (pass, place) = (index / count as u64, index % count as u64);
+        let key = mix(self.seed ^ mix(pass));
+        let slack = self.tokens - 1 - count * self.context_length;
+        let phases = slack.min(self.context_length - 1) + 1;
+        let phase = (mix(key) % phases as u64) as usize;
+        let number = Permutation::new(count as u64, key).at(place) as usize;
+        Window {
+            start: phase + number * self.context_length,
+            length: self.context_length,
+        }
+    }
+}
+
+/// All windows of a stream, one after the other; the last one may be shorter. Every token but
+/// the first is a target exactly once.
+pub fn disjoint_windows(tokens: usize, context_length: usize) -> Vec<Window> {
+    let targets = tokens.saturating_sub(1);
+    (0..targets)
+        .step_by(context_length)
+        .map(|start| Window {
+            start,
+            length: context_length.min(targets - start),
+        })
+        .collect()
+}
+
+/// At most `count` full windows, spread evenly over a stream: a fixed sample of it.
+pub fn spread_windows(tokens: usize, context_length: usize, count: usize) -> Vec<Window> {
+    let full = tokens.saturating_sub(1) / context_length;
+    let count = count.min(full);
+    (0..count)
+        .map(|index| Window {
+            start: index * full / count * context_length,
+            length: context_length,
+        })
+        .collect()
+}

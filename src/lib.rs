@@ -1,0 +1,52 @@
+//! Train, evaluate and sample GPT-family language models on any burn backend.
+//!
+//! The modules stand in the order in which data flows through them, and each imports only from
+//! those before it. [`config`] says what is wanted and [`backend`] what computes it; then
+//!
+//! text -> [`tokenizer`] -> [`data`] (token windows, batches) -> [`model`] (logits) ->
+//! [`train`] (loss, optimizer, schedule, strategy) -> [`artifact`] (a run directory) ->
+//! [`generate`] -> [`commands`], which [`cli`] names.
+//!
+//! A model is generic over its backend:
+//!
+//! ```
+//! # #[cfg(feature = "ndarray")] {
+//! use burn::tensor::{Int, Tensor};
+//! use burn_ndarray::NdArray;
+//! use emberlm::config::{self, Source};
+//! use emberlm::model::{Gpt, Initializer};
+//!
+//! let config = config::load(&Source::Builtin("stories"), &[])?;
+//! let device = Default::default();
+//! let model: Gpt<NdArray> = Gpt::new(
+//!     &config.name,
+//!     &config.model,
+//!     65, // tokens in the vocabulary
+//!     Initializer::seeded(config.seed),
+//!     &device,
+//! );
+//! let tokens = Tensor::<NdArray, 2, Int>::from_data([[1, 2, 3]], &device); // [B, T]
+//! assert_eq!(model.forward(tokens).dims(), [1, 3, 65]); // [B, T, V]
+//! # }
+//! # Ok::<(), config::ConfigError>(())
+//! ```
+
+pub mod config;
+
+pub mod backend;
+
+pub mod tokenizer;
+
+pub mod data;
+
+pub mod model;
+
+pub mod train;
+
+pub mod artifact;
+
+pub mod generate;
+
+pub mod cli;
+
+pub mod commands;

@@ -1,0 +1,49 @@
+use burn::module::Param;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+/// Where the first values of the parameters come from.
+///
+/// Random values are drawn on the host, so a seed gives the same model on every backend.
+#[derive(Debug)]
+pub enum Initializer {
+    Random(Box<ChaCha8Rng>),
+    /// For models whose values are about to be loaded.
+    Zeros,
+}
+
+impl Initializer {
+    pub fn seeded(seed: u64) -> Self {
+        Self::Random(Box::new(ChaCha8Rng::seed_from_u64(seed)))
+    }
+
+    /// A parameter of independent normal values with mean zero.
+    pub fn normal<B: Backend, const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        deviation: f64,
+        device: &B::Device,
+    ) -> Param<Tensor<B, D>> {
+        match self {
+            Self::Zeros => Self::constant(shape, 0.0, device),
+            Self::Random(rng) => {
+                let normal = Normal::new(0.0f32, deviation as f32)
+                    .expect("deviations come from the code and are finite");
+                let count = shape.iter().product();
+                let values: Vec<f32> = normal.sample_iter(rng).take(count).collect();
+                Param::from_data(TensorData::new(values, shape), device)
+            }
+        }
+    }
+
+    pub fn constant<B: Backend, const D: usize>(
+        shape: [usize; D],
+        value: f32,
+        device: &B::Device,
+    ) -> Param<Tensor<B, D>> {
+        Param::from_tensor(Tensor::full(shape, value, device))
+    }
+}

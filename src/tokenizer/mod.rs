@@ -1,0 +1,96 @@
+//! Text to token ids and back.
+
+mod character;
+mod tiktoken;
+
+pub use character::CharacterTokenizer;
+pub use tiktoken::TiktokenTokenizer;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::TokenizerConfig;
+
+/// What a tokenizer refuses.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TokenizerError {
+    #[error(
+        "the tokenizer has never seen the character {character:?} (U+{:04X}, at character {position}); it knows {known} characters from its training text",
+        *.character as u32
+    )]
+    UnknownCharacter {
+        character: char,
+        /// Counted from one.
+        position: usize,
+        known: usize,
+    },
+    #[error("there is no tiktoken encoding `{name}`; there are {known}")]
+    UnknownEncoding { name: String, known: String },
+    #[error("the saved tokenizer lists the character {character:?} twice")]
+    RepeatedCharacter { character: char },
+}
+
+/// A reversible mapping between text and ids in `0..vocab_size`.
+pub trait Tokenizer: Send + Sync + std::fmt::Debug {
+    fn vocab_size(&self) -> usize;
+
+    /// # Errors
+    /// Text that the vocabulary cannot express.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError>;
+
+    /// The bytes of one token; none for an id that stands for nothing.
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>>;
+
+    /// What stands between documents, where the vocabulary has such a token.
+    fn end_of_text(&self) -> Option<u32>;
+
+    /// All that is needed to build the same tokenizer again.
+    fn saved(&self) -> SavedTokenizer;
+
+    /// The bytes of all tokens, exactly; U+FFFD for an id that stands for nothing.
+    fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
+        let unknown = || "\u{FFFD}".as_bytes().to_vec();
+        ids.iter()
+            .flat_map(|id| self.token_bytes(*id).unwrap_or_else(unknown))
+            .collect()
+    }
+
+    /// The text of all tokens, with U+FFFD for bytes that are not UTF-8.
+    fn decode(&self, ids: &[u32]) -> String {
+        String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned()
+    }
+}
+
+/// A tokenizer as it is stored beside its model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SavedTokenizer {
+    /// The characters in the order of their ids.
+    Character { characters: String },
+    /// One of OpenAI's encodings, which the program contains.
+    Tiktoken { encoding: String },
+}
+
+impl SavedTokenizer {
+    /// # Errors
+    /// A vocabulary that contradicts itself, or an encoding that does not exist.
+    pub fn restore(&self) -> Result<Box<dyn Tokenizer>, TokenizerError> {
+        match self {
+            Self::Character { characters } => {
+                Ok(Box::new(CharacterTokenizer::from_characters(characters)?))
+            }
+            Self::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
+        }
+    }
+}
+
+/// The tokenizer that a configuration asks for; `text` is what a vocabulary is built from where
+/// it is built at all.
+///
+/// # Errors
+/// An encoding that does not exist.
+pub fn build(config: &TokenizerConfig, text: &str) -> Result<Box<dyn Tokenizer>, TokenizerError> {
+    match config {
+        TokenizerConfig::Character {} => Ok(Box::new(CharacterTokenizer::train(text))),
+        TokenizerConfig::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
+    }
+}

@@ -1,0 +1,41 @@
+use burn::tensor::backend::AutodiffBackend;
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+
+use super::{AdamW, CausalLanguageModel};
+
+/// How far a run has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Optimizer steps taken.
+    pub step: usize,
+    /// Tokens learned from.
+    pub tokens: u64,
+    /// Windows consumed: the position in the data.
+    pub windows: u64,
+    /// Seconds spent training and evaluating.
+    pub seconds: f64,
+}
+
+/// All that a run needs to go on from here.
+pub struct Checkpoint<'a, B: AutodiffBackend> {
+    pub model: &'a CausalLanguageModel<B>,
+    pub optimizer: &'a AdamW<B>,
+    pub progress: &'a Progress,
+}
+
+/// Where checkpoints go; training itself knows of no files.
+pub trait CheckpointSink<B: AutodiffBackend>: Send {
+    /// Saves a checkpoint, all or nothing.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being saved; training stops then.
+    fn save(&mut self, checkpoint: &Checkpoint<B>) -> Result<(), Box<dyn Error + Send + Sync>>;
+
+    /// The checkpoint of this step, which was saved before, has the best validation loss yet.
+    ///
+    /// # Errors
+    /// Whatever keeps that from being noted; training stops then.
+    fn mark_best(&mut self, step: usize, loss: f64) -> Result<(), Box<dyn Error + Send + Sync>>;
+}

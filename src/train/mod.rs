@@ -1,0 +1,27 @@
+//! Training through burn-train: its `SupervisedTraining`, `Learner`, metrics and dashboard, with
+//! our own objective, optimizer, schedule and strategy, since burn's loop counts in epochs where
+//! language models count in optimizer steps.
+
+mod checkpoint;
+mod clip;
+#[cfg(feature = "tui")]
+mod dashboard;
+mod evaluate;
+mod logger;
+mod metrics;
+mod objective;
+mod optimizer;
+mod renderer;
+mod run;
+mod schedule;
+mod strategy;
+
+pub use checkpoint::{Checkpoint, CheckpointSink, Progress};
+pub use clip::{clip_gradients, gradient_norm};
+pub use evaluate::{Evaluation, evaluate};
+pub use logger::JsonLinesLogger;
+pub use objective::{CausalLanguageModel, StepOutput};
+pub use optimizer::{AdamW, Moments};
+pub use renderer::PlainRenderer;
+pub use run::{Display, Outcome, TrainError, Training, train};
+pub use schedule::WarmupCosine;

@@ -1,0 +1,147 @@
+use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+use std::error::Error;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::metrics::StepMetric;
+use super::strategy::{Components, State, StepStrategy};
+use super::{
+    AdamW, CausalLanguageModel, CheckpointSink, Evaluation, JsonLinesLogger, PlainRenderer,
+    Progress, WarmupCosine,
+};
+use crate::backend::TrainBackend;
+use crate::config::RunConfig;
+use crate::data::{self, Corpus, EvaluationLoader, WindowOrder};
+
+/// What stops a training.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error("the checkpoint of step {step} could not be saved: {source}")]
+    Save {
+        step: usize,
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// How a run is shown while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Display {
+    /// burn-train's dashboard.
+    #[cfg(feature = "tui")]
+    Dashboard,
+    /// A line an interval.
+    Lines,
+}
+
+/// All that a training needs.
+pub struct Training<'a, B: TrainBackend> {
+    pub config: &'a RunConfig,
+    pub corpus: &'a Corpus,
+    pub model: CausalLanguageModel<B>,
+    pub device: B::Device,
+    pub sink: Box<dyn CheckpointSink<B>>,
+    /// Where metrics go as JSON lines.
+    pub metrics: Box<dyn Write + Send>,
+    pub display: Display,
+    /// Stops the run after the step that it is in.
+    pub interrupter: Interrupter,
+}
+
+/// What a training leaves.
+pub struct Outcome<B: TrainBackend> {
+    /// The last model, which need not be the best.
+    pub model: CausalLanguageModel<B::InnerBackend>,
+    pub progress: Progress,
+    /// The best evaluation on the fixed sample of the validation split, and its step.
+    pub best: Option<(usize, Evaluation)>,
+}
+
+/// Trains a model through burn-train.
+///
+/// # Errors
+/// [`TrainError::Save`] where a checkpoint cannot be kept.
+pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
+    let Training {
+        config,
+        corpus,
+        model,
+        device,
+        sink,
+        metrics,
+        display,
+        interrupter,
+    } = training;
+    let context_length = config.model.context_length;
+    let batch_size = config.train.batch_size;
+    let train_tokens = corpus.train.tokens.len();
+    let train_loader = data::TrainLoader::new(
+        corpus.train.clone(),
+        WindowOrder::new(train_tokens, context_length, config.seed),
+        batch_size,
+        config.train.accumulation,
+        0,
+    );
+    let validation = corpus.validation.clone();
+    let windows = data::spread_windows(
+        validation.tokens.len(),
+        context_length,
+        config.train.evaluation_windows,
+    );
+    let valid_loader = EvaluationLoader::new(validation, windows, batch_size);
+
+    let optimizer = AdamW::new(config.train.optimizer.clone());
+    let schedule = WarmupCosine::new(&config.train.schedule, config.train.steps, 0);
+    let state = Arc::new(Mutex::new(State {
+        sink,
+        progress: Progress::default(),
+        best: None,
+        error: None,
+    }));
+    let strategy = StepStrategy {
+        config: config.train.clone(),
+        seed: config.seed,
+        device,
+        optimizer: optimizer.clone(),
+        state: state.clone(),
+    };
+    let lines = PlainRenderer::new(
+        config.train.steps,
+        0,
+        config.train.log_every,
+        corpus.source_entropy,
+    );
+    // The folder is where burn would put its own logs and checkpoints; ours go to the sink.
+    let supervised = SupervisedTraining::<Components<B>>::new(
+        std::env::temp_dir(),
+        Arc::new(train_loader),
+        Arc::new(valid_loader),
+    )
+    .metric_train_numeric(StepMetric::loss())
+    .metric_valid_numeric(StepMetric::loss())
+    .metric_train_numeric(StepMetric::perplexity())
+    .metric_valid_numeric(StepMetric::perplexity())
+    .metric_train_numeric(StepMetric::learning_rate())
+    .metric_train_numeric(StepMetric::gradient_norm())
+    .metric_train_numeric(StepMetric::tokens_per_second())
+    .with_metric_logger(JsonLinesLogger::new(metrics, 0))
+    .with_application_logger(None)
+    .with_interrupter(interrupter.clone())
+    .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)));
+    let supervised = match display {
+        #[cfg(feature = "tui")]
+        Display::Dashboard => supervised.renderer(super::dashboard::open(interrupter)),
+        Display::Lines => supervised.renderer(lines),
+    };
+    let result = supervised.launch(Learner::new(model, optimizer, schedule));
+    drop(result.renderer); // leaves the dashboard's screen
+
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    match state.error.take() {
+        Some(error) => Err(error),
+        None => Ok(Outcome {
+            model: result.model,
+            progress: state.progress.clone(),
+            best: state.best,
+        }),
+    }
+}

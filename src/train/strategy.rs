@@ -1,0 +1,175 @@
+use burn::data::dataloader::Progress as Items;
+use burn::module::AutodiffModule;
+use burn::optim::GradientsAccumulator;
+use burn_train::{
+    EventProcessorTraining, Learner, LearnerEvent, LearningComponentsMarker,
+    SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
+    TrainingItem, ValidLoader,
+};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::{
+    AdamW, CausalLanguageModel, Checkpoint, CheckpointSink, Evaluation, Progress, StepOutput,
+    TrainError, WarmupCosine, clip_gradients, evaluate,
+};
+use crate::backend::TrainBackend;
+use crate::config::TrainConfig;
+use crate::data::TokenBatch;
+
+pub(super) type Components<B> =
+    LearningComponentsMarker<B, WarmupCosine, CausalLanguageModel<B>, AdamW<B>>;
+
+type EventProcessor<B> = SupervisedTrainingEventProcessor<Components<B>>;
+
+/// A loop over optimizer steps, which evaluates and saves at intervals counted in them.
+///
+/// burn's own loop counts in epochs, moves the learning rate at every micro-batch, drops an
+/// incomplete accumulation, and clips each tensor by itself.
+pub(super) struct StepStrategy<B: TrainBackend> {
+    pub(super) config: TrainConfig,
+    pub(super) seed: u64,
+    pub(super) device: B::Device,
+    /// The second handle on the learner's optimizer.
+    pub(super) optimizer: AdamW<B>,
+    pub(super) state: Arc<Mutex<State<B>>>,
+}
+
+/// What the loop changes outside the learner, read by the caller when it has ended.
+pub(super) struct State<B: TrainBackend> {
+    pub(super) sink: Box<dyn CheckpointSink<B>>,
+    pub(super) progress: Progress,
+    /// The best evaluation so far and its step.
+    pub(super) best: Option<(usize, Evaluation)>,
+    pub(super) error: Option<TrainError>,
+}
+
+impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy<B> {
+    fn fit(
+        &self,
+        components: TrainingComponents<Components<B>>,
+        mut learner: Learner<Components<B>>,
+        train_loader: TrainLoader<Components<B>>,
+        valid_loader: ValidLoader<Components<B>>,
+        _starting_epoch: usize,
+    ) -> (CausalLanguageModel<B>, EventProcessor<B>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = components.event_processor;
+        let interrupter = components.interrupter;
+        let steps = self.config.steps;
+        let mut batches = train_loader.iter();
+        let started = Instant::now();
+        let seconds_before = state.progress.seconds;
+        while state.progress.step < steps && !interrupter.should_stop() {
+            let output = self.step(&mut learner, &mut batches, &mut state.progress);
+            state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
+            let step = state.progress.step;
+            let item = self.item(output, step, Some(learner.lr_current()));
+            events.process_train(LearnerEvent::ProcessedItem(item));
+
+            let last = step == steps || interrupter.should_stop();
+            let evaluation_due = step.is_multiple_of(self.config.evaluate_every) || last;
+            let checkpoint_due = step.is_multiple_of(self.config.checkpoint_every);
+            if !evaluation_due && !checkpoint_due {
+                continue;
+            }
+            let model = learner.model();
+            if let Err(error) = self.save(&mut state, &model) {
+                state.error = Some(error);
+                break;
+            }
+            if !evaluation_due {
+                continue;
+            }
+            let evaluation = evaluate(&model.valid(), valid_loader.iter());
+            state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
+            let output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
+            let item = self.item(output, step, None);
+            events.process_valid(LearnerEvent::ProcessedItem(item));
+            let interval = step.div_ceil(self.config.evaluate_every);
+            events.process_train(LearnerEvent::EndEpoch(interval));
+            events.process_valid(LearnerEvent::EndEpoch(interval));
+            if let Err(error) = self.note_best(&mut state, evaluation) {
+                state.error = Some(error);
+                break;
+            }
+        }
+        (learner.model(), events)
+    }
+}
+
+impl<B: TrainBackend> StepStrategy<B> {
+    /// One optimizer step over its micro-batches.
+    fn step(
+        &self,
+        learner: &mut Learner<Components<B>>,
+        batches: &mut dyn Iterator<Item = TokenBatch>,
+        progress: &mut Progress,
+    ) -> StepOutput {
+        let started = Instant::now();
+        // Dropout draws from the backend's generator: seeded by the step, a resumed run draws the
+        // same numbers as one that was never stopped.
+        B::seed(&self.device, self.seed.wrapping_add(progress.step as u64));
+        learner.lr_step();
+        let (mut loss, mut tokens) = (0.0, 0);
+        let mut accumulator = GradientsAccumulator::new();
+        for batch in batches.take(self.config.accumulation) {
+            let share = batch.share;
+            let output = learner.train_step(batch);
+            accumulator.accumulate(&learner.model(), output.grads);
+            loss += output.item.loss * share;
+            tokens += output.item.tokens;
+        }
+        let mut gradients = accumulator.grads();
+        let gradient_norm =
+            clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
+        learner.optimizer_step(gradients);
+        progress.step += 1;
+        progress.tokens += tokens as u64;
+        progress.windows += (self.config.batch_size * self.config.accumulation) as u64;
+        StepOutput {
+            gradient_norm,
+            tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),
+            ..StepOutput::of_loss(loss, tokens)
+        }
+    }
+
+    /// burn's dashboard counts epochs: ours is the stretch between two evaluations.
+    fn item(&self, output: StepOutput, step: usize, lr: Option<f64>) -> TrainingItem<StepOutput> {
+        let interval = self.config.evaluate_every;
+        let within = Items {
+            items_processed: (step - 1) % interval + 1,
+            items_total: interval,
+        };
+        let intervals = Items {
+            items_processed: step.div_ceil(interval),
+            items_total: self.config.steps.div_ceil(interval),
+        };
+        TrainingItem::new(output, within, intervals, Some(step), lr)
+    }
+
+    fn save(&self, state: &mut State<B>, model: &CausalLanguageModel<B>) -> Result<(), TrainError> {
+        let checkpoint = Checkpoint {
+            model,
+            optimizer: &self.optimizer,
+            progress: &state.progress,
+        };
+        state.sink.save(&checkpoint).map_err(|source| TrainError::Save {
+            step: checkpoint.progress.step,
+            source,
+        })
+    }
+
+    fn note_best(&self, state: &mut State<B>, evaluation: Evaluation) -> Result<(), TrainError> {
+        let better = state.best.is_none_or(|(_, best)| evaluation.loss < best.loss);
+        if !better {
+            return Ok(());
+        }
+        let step = state.progress.step;
+        state.best = Some((step, evaluation));
+        state
+            .sink
+            .mark_best(step, evaluation.loss)
+            .map_err(|source| TrainError::Save { step, source })
+    }
+}
