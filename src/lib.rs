@@ -5,7 +5,7 @@
 //!
 //! text -> [`tokenizer`] -> [`data`] (token windows, batches) -> [`model`] (logits) ->
 //! [`train`] (loss, optimizer, schedule, strategy) -> [`artifact`] (a run directory) ->
-//! [`generate`] -> [`commands`], which [`cli`] names.
+//! [`generate`], with [`interop`] for the models of others -> [`commands`], which [`cli`] names.
 //!
 //! A model is generic over its backend:
 //!
@@ -46,6 +46,8 @@ pub mod train;
 pub mod artifact;
 
 pub mod generate;
+
+pub mod interop;
 
 pub mod cli;
 

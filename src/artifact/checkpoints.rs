@@ -96,19 +96,15 @@ impl Checkpoints {
             .and_then(|()| files::sync_folder(&folder))
             .map_err(write_error(&path))?;
         let _renamed = part.keep();
-        self.prune(checkpoint.progress.step)
+        self.prune()
     }
 
     /// Removes all but the newest checkpoints and the best one.
-    fn prune(&self, newest: usize) -> Result<(), ArtifactError> {
+    fn prune(&self) -> Result<(), ArtifactError> {
         let best = self.best()?.map(|best| best.step);
-        let older: Vec<usize> = self
-            .steps()?
-            .into_iter()
-            .filter(|step| *step < newest && Some(*step) != best)
-            .collect();
-        let surplus = (older.len() + 1).saturating_sub(self.keep);
-        for step in &older[..surplus.min(older.len())] {
+        let steps = self.steps()?;
+        let surplus = steps.len().saturating_sub(self.keep);
+        for step in steps[..surplus].iter().filter(|step| Some(**step) != best) {
             let path = self.path(*step);
             fs::remove_dir_all(&path).map_err(write_error(&path))?;
         }
@@ -123,7 +119,8 @@ impl<B: AutodiffBackend> CheckpointSink<B> for Checkpoints {
 
     fn mark_best(&mut self, step: usize, loss: f64) -> Result<(), Box<dyn Error + Send + Sync>> {
         let best = Best { step, loss };
-        Ok(files::write_json(&self.run.join("best.json"), &best)?)
+        files::write_json(&self.run.join("best.json"), &best)?;
+        Ok(self.prune()?)
     }
 }
 

@@ -1,0 +1,3 @@
+//! Models of other projects: how each names its settings and its tensors.
+
+pub mod gpt2;

@@ -1,0 +1,136 @@
+//! The program from outside: what it prints, how it ends, what it leaves.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A few steps of a tiny model, everything else as the default.
+pub const TINY: [&str; 13] = [
+    "--plain",
+    "--set", "model.d_model=16",
+    "--set", "model.n_layers=1",
+    "--set", "model.context_length=32",
+    "--set", "train.steps=6",
+    "--set", "train.evaluate_every=3",
+    "--set", "train.batch_size=2",
+];
+
+/// Further settings that keep a run of the built-in corpus short.
+pub const SHORT: [&str; 6] = [
+    "--set", "data.train_stories=50",
+    "--set", "data.validation_stories=5",
+    "--set", "sample.max_tokens=20",
+];
+
+pub fn emberlm(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(args)
+        .current_dir(folder)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap()
+}
+
+pub fn train(folder: &Path, extra: &[&str]) -> Output {
+    emberlm(folder, &[&["train"], &TINY[..], &SHORT[..], extra].concat())
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// One line on standard error, exit code 2, and nothing in the folder of the runs.
+#[track_caller]
+fn refused(folder: &Path, args: &[&str], expected: &str) {
+    let output = emberlm(folder, args);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+    assert!(message.contains(expected), "{args:?}: {message}");
+    assert!(message.starts_with("error: "), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(!message.contains("panicked") && !message.contains("backtrace"), "{message}");
+    let runs = folder.join("artifacts");
+    assert!(!runs.exists(), "{args:?} left {runs:?}");
+}
+
+#[test]
+fn bad_input_of_train_is_one_line_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(path.join(name), bytes).unwrap();
+    write("empty.txt", b"");
+    write("latin1.txt", b"na\xEFve");
+    write("short.txt", b"short");
+    write("good.txt", "some words to learn from. ".repeat(50).as_bytes());
+    write("bad.json", b"{");
+    write("odd.json", br#"{"extends": "stories", "model": {"d_modle": 64}}"#);
+    let cpu = "shakespeare-char-cpu";
+    for (args, expected) in [
+        (&["--data", "missing.txt"][..], "missing.txt; give a UTF-8 text with --data FILE"),
+        (&["--data", "."], "is a folder"),
+        (&["--data", "empty.txt"], "empty.txt is empty"),
+        (&["--data", "latin1.txt"], "latin1.txt is not UTF-8 (byte 2 and after)"),
+        (&["--data", "short.txt"], "the training text has 4 tokens"),
+        (&["--data", "good.txt", "--eval-data", "missing.txt"], "missing.txt"),
+        (&["--config", cpu], "names no text; give one with --data FILE"),
+        (&["--config", "shakespear"], "did you mean `shakespeare-char`?"),
+        (&["--config", "bad.json"], "bad.json is not valid JSON"),
+        (&["--config", "odd.json"], "`model.d_modle` is not a known key; did you mean `d_model`?"),
+        (&["--set", "train.step=1"], "`train.step` is not a known key; did you mean `steps`?"),
+        (&["--set", "model.n_heads=5"], "d_model = 128 is not divisible by model.n_heads = 5"),
+        (&["--set", "model.vocab_size=3"], "smaller than the tokenizer's 48 tokens"),
+        (
+            &["--set", r#"tokenizer={"kind": "tiktoken", "encoding": "gpt9"}"#],
+            "no tiktoken encoding `gpt9`; there are gpt2",
+        ),
+        (&["--run", "../x"], "`name` = ../x is out of range"),
+        (&["--backend", "tpu"], "no backend `tpu`; compiled in: "),
+    ] {
+        refused(path, &[&["train", "--plain"], args].concat(), expected);
+    }
+}
+
+#[test]
+fn a_backend_that_is_not_compiled_in_is_named_with_those_that_are() {
+    use emberlm::backend::{BackendKind, compiled};
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<&str> = compiled().map(BackendKind::name).collect();
+    for kind in BackendKind::ALL.into_iter().filter(|kind| !names.contains(&kind.name())) {
+        let expected = format!(
+            "backend `{kind}` is not compiled in (compiled in: {}); rebuild with --features {kind}",
+            names.join(", ")
+        );
+        refused(folder.path(), &["train", "--backend", kind.name()], &expected);
+    }
+}
+
+#[test]
+fn runs_that_do_not_exist_are_refused_with_those_that_do() {
+    let folder = tempfile::tempdir().unwrap();
+    refused(
+        folder.path(),
+        &["generate", "nothing"],
+        "there is no run `nothing` in artifacts; train one with `emberlm train`",
+    );
+    refused(folder.path(), &["eval", "nothing"], "there is no run `nothing`");
+}
+
+#[test]
+fn usage_errors_end_with_two() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["trian"][..], &["train", "--steps", "5"], &["generate"]] {
+        let output = emberlm(folder.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+    assert_eq!(emberlm(folder.path(), &["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn configs_lists_every_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = stdout(&emberlm(folder.path(), &["configs"]));
+    for name in emberlm::config::builtin_names() {
+        assert!(text.contains(name), "{text}");
+    }
+    assert!(text.contains("124439808"), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+}

@@ -1,0 +1,15 @@
+//! All integration tests in one binary, since each would link the whole of burn again.
+
+mod architecture;
+mod command_line;
+mod configuration;
+mod data;
+mod generation;
+mod golden;
+mod model;
+mod operations;
+mod runs;
+mod stories;
+mod support;
+mod tokenizers;
+mod training;

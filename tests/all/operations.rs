@@ -1,0 +1,245 @@
+//! The default operations against plain loops over f64.
+
+use burn::tensor::{Distribution, Int, Tensor, TensorData};
+use emberlm::backend::{AttentionOptions, GptBackend};
+use emberlm::config::Activation;
+
+use crate::on_each_backend;
+use crate::support::{Inner, assert_close, floats, numbers};
+
+fn tensor<B: GptBackend, const D: usize>(
+    values: &[f32],
+    shape: [usize; D],
+    device: &B::Device,
+) -> Tensor<B, D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+}
+
+/// The error function to double precision, by its Maclaurin series; |x| stays below 4 here.
+fn erf(x: f64) -> f64 {
+    let mut term = x;
+    let mut sum = x;
+    for n in 1..200 {
+        term *= -x * x / n as f64;
+        sum += term / (2 * n + 1) as f64;
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+#[test]
+fn dense_is_a_matrix_product_with_bias() {
+    on_each_backend!(|device: B| {
+        for (rows, d_input, d_output, bias) in [(1, 1, 1, true), (6, 5, 7, false), (33, 17, 19, true)] {
+            let (x, w, b) =
+                (numbers(rows * d_input, 1), numbers(d_input * d_output, 2), numbers(d_output, 3));
+            let output = Inner::<B>::dense(
+                tensor(&x, [1, rows, d_input], &device),
+                tensor(&w, [d_input, d_output], &device),
+                bias.then(|| tensor(&b, [d_output], &device)),
+            );
+            assert_eq!(output.dims(), [1, rows, d_output]);
+            let mut expected = Vec::new();
+            for row in 0..rows {
+                for column in 0..d_output {
+                    let product: f64 = (0..d_input)
+                        .map(|i| f64::from(x[row * d_input + i]) * f64::from(w[i * d_output + column]))
+                        .sum();
+                    expected.push(product + if bias { f64::from(b[column]) } else { 0.0 });
+                }
+            }
+            // f32 sums of at most 17 products of numbers below one.
+            assert_close(&floats(output.into_data()), &expected, 2e-6, "dense");
+        }
+    });
+}
+
+#[test]
+fn layer_normalization_has_mean_zero_and_variance_one_before_its_weights() {
+    on_each_backend!(|device: B| {
+        for (rows, width) in [(1, 2), (5, 33), (7, 128)] {
+            let (x, w, b) = (numbers(rows * width, 4), numbers(width, 5), numbers(width, 6));
+            let epsilon = 1e-5;
+            let output = Inner::<B>::layer_normalization(
+                tensor(&x, [rows, width], &device),
+                tensor(&w, [width], &device),
+                Some(tensor(&b, [width], &device)),
+                epsilon,
+            );
+            let mut expected = Vec::new();
+            for row in x.chunks(width) {
+                let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / width as f64;
+                let variance =
+                    row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / width as f64;
+                expected.extend(row.iter().zip(&w).zip(&b).map(|((x, w), b)| {
+                    (f64::from(*x) - mean) / (variance + epsilon).sqrt() * f64::from(*w)
+                        + f64::from(*b)
+                }));
+            }
+            // A few roundings of numbers below three.
+            assert_close(&floats(output.into_data()), &expected, 3e-6, "layer norm");
+        }
+    });
+}
+
+#[test]
+fn activations_are_their_formulas() {
+    on_each_backend!(|device: B| {
+        let x: Vec<f32> = numbers(257, 7).into_iter().map(|x| 4.0 * x).collect();
+        let gelu = |x: f64| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()));
+        let tanh_gelu = |x: f64| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        };
+        let formulas: [(Activation, &dyn Fn(f64) -> f64); 2] =
+            [(Activation::Gelu, &gelu), (Activation::GeluTanh, &tanh_gelu)];
+        for (kind, formula) in formulas {
+            let output = Inner::<B>::activation(tensor::<_, 1>(&x, [257], &device), kind);
+            let expected: Vec<f64> = x.iter().map(|x| formula(f64::from(*x))).collect();
+            // Backends approximate erf and tanh to about 1e-7 of values up to four.
+            assert_close(&floats(output.into_data()), &expected, 2e-6, "activation");
+        }
+    });
+}
+
+#[test]
+fn causal_attention_sees_the_past_only() {
+    on_each_backend!(|device: B| {
+        // [batch, heads, new positions, all positions, head width]
+        for [b, h, t, s, k] in [[1, 1, 1, 1, 1], [2, 3, 5, 5, 4], [1, 2, 3, 7, 5], [2, 1, 1, 9, 3]] {
+            let q = numbers(b * h * t * k, 8);
+            let (key, value) = (numbers(b * h * s * k, 9), numbers(b * h * s * k, 10));
+            let scale = (k as f64).powf(-0.5);
+            let options = AttentionOptions {
+                scale,
+                dropout: 0.5, // has no effect outside training
+            };
+            let output = Inner::<B>::causal_attention(
+                tensor(&q, [b, h, t, k], &device),
+                tensor(&key, [b, h, s, k], &device),
+                tensor(&value, [b, h, s, k], &device),
+                options,
+            );
+            let mut expected = Vec::new();
+            for head in 0..b * h {
+                for row in 0..t {
+                    let q = &q[(head * t + row) * k..][..k];
+                    let visible = s - t + row + 1;
+                    let at = |tensor: &[f32], position: usize, i: usize| {
+                        f64::from(tensor[(head * s + position) * k + i])
+                    };
+                    let weights: Vec<f64> = (0..visible)
+                        .map(|p| {
+                            let dot: f64 = (0..k).map(|i| f64::from(q[i]) * at(&key, p, i)).sum();
+                            (dot * scale).exp()
+                        })
+                        .collect();
+                    let total: f64 = weights.iter().sum();
+                    expected.extend((0..k).map(|i| {
+                        (0..visible).map(|p| weights[p] / total * at(&value, p, i)).sum::<f64>()
+                    }));
+                }
+            }
+            // Means of numbers below one.
+            assert_close(&floats(output.into_data()), &expected, 1e-6, "attention");
+        }
+    });
+}
+
+#[test]
+fn cross_entropy_is_the_mean_negative_log_likelihood() {
+    on_each_backend!(|device: B| {
+        let (rows, vocab_size) = (11, 65);
+        let logits: Vec<f32> = numbers(rows * vocab_size, 11).iter().map(|x| 30.0 * x).collect();
+        let targets: Vec<i32> = (0..rows).map(|row| (row * 29 % vocab_size) as i32).collect();
+        let loss = Inner::<B>::cross_entropy(
+            tensor(&logits, [rows, vocab_size], &device),
+            Tensor::<_, 1, Int>::from_data(TensorData::new(targets.clone(), [rows]), &device),
+        );
+        let mut expected = 0.0;
+        for (row, target) in logits.chunks(vocab_size).zip(&targets) {
+            let highest = row.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f64 = row.iter().map(|x| f64::from(x - highest).exp()).sum();
+            expected -= f64::from(row[*target as usize] - highest) - sum.ln();
+        }
+        // Relative to a loss of about thirty.
+        assert_close(&floats(loss.into_data()), &[expected / rows as f64], 1e-5, "loss");
+    });
+}
+
+#[test]
+fn dropout_keeps_the_mean_and_acts_in_training_only() {
+    on_each_backend!(|device: B| {
+        let ones = Tensor::<B, 1>::ones([20_000], &device);
+        let dropped = floats(B::dropout(ones.clone(), 0.25).into_data());
+        let zeros = dropped.iter().filter(|x| **x == 0.0).count();
+        assert!(dropped.iter().all(|x| *x == 0.0 || (x - 4.0 / 3.0).abs() < 1e-6));
+        // Binomial with a deviation of 61: six of them.
+        assert!((zeros as i64 - 5000).abs() < 370, "{zeros} of 20000 dropped at 0.25");
+        let kept = Inner::<B>::dropout(ones.inner(), 0.25);
+        assert!(floats(kept.into_data()).iter().all(|x| *x == 1.0));
+    });
+}
+
+#[test]
+fn gradients_agree_with_finite_differences_of_the_f64_formula() {
+    on_each_backend!(|device: B| {
+        // Attention has the longest composition; its gradient with respect to the query.
+        let [t, k] = [4, 3];
+        let (q, key, value) = (numbers(t * k, 12), numbers(t * k, 13), numbers(t * k, 14));
+        let options = AttentionOptions {
+            scale: 0.7,
+            dropout: 0.0,
+        };
+        let query = tensor::<B, 4>(&q, [1, 1, t, k], &device).require_grad();
+        let output = B::causal_attention(
+            query.clone(),
+            tensor(&key, [1, 1, t, k], &device),
+            tensor(&value, [1, 1, t, k], &device),
+            options,
+        );
+        let gradients = (output.clone() * output).sum().backward();
+        let found = floats(query.grad(&gradients).unwrap().into_data());
+        let objective = |q: &[f64]| -> f64 {
+            let mut sum = 0.0;
+            for row in 0..t {
+                let weights: Vec<f64> = (0..=row)
+                    .map(|p| {
+                        let dot: f64 =
+                            (0..k).map(|i| q[row * k + i] * f64::from(key[p * k + i])).sum();
+                        (dot * 0.7).exp()
+                    })
+                    .collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..k {
+                    let mean: f64 =
+                        (0..=row).map(|p| weights[p] / total * f64::from(value[p * k + i])).sum();
+                    sum += mean * mean;
+                }
+            }
+            sum
+        };
+        let q: Vec<f64> = q.iter().map(|x| f64::from(*x)).collect();
+        let step = 1e-5;
+        let expected: Vec<f64> = (0..q.len())
+            .map(|i| {
+                let (mut up, mut down) = (q.clone(), q.clone());
+                up[i] += step;
+                down[i] -= step;
+                (objective(&up) - objective(&down)) / (2.0 * step)
+            })
+            .collect();
+        assert_close(&found, &expected, 1e-6, "gradient of the query");
+    });
+}
+
+#[test]
+fn a_seed_makes_random_masks_repeat() {
+    on_each_backend!(|device: B| {
+        use burn::tensor::backend::Backend;
+        let draw = || {
+            B::seed(&device, 7);
+            floats(Tensor::<B, 1>::random([64], Distribution::Default, &device).into_data())
+        };
+        assert_eq!(draw(), draw());
+    });
+}

@@ -1,0 +1,251 @@
+//! Whole runs: training, what it leaves on disk, and what can be done with it.
+
+use emberlm::artifact::Run;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::command_line::{emberlm, stdout, train};
+
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[track_caller]
+fn succeed(output: &std::process::Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    stdout(output)
+}
+
+#[test]
+fn a_run_leaves_what_it_should_and_can_be_sampled_and_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = succeed(&train(folder.path(), &[]));
+    for expected in [
+        "validation loss",
+        "source entropy",
+        "tokens/s",
+        " left",
+        "finished 6 steps",
+        "best validation loss: ",
+        "run: artifacts/stories",
+        "a sample:",
+        "more: emberlm generate stories",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    let run = folder.path().join("artifacts/stories");
+
+    let summary = read(&run.join("summary.json"));
+    let keys: BTreeSet<&str> = summary.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = [
+        "name", "steps", "tokens", "params", "best_val_loss", "best_step", "final_val_loss",
+        "bits_per_byte", "source_entropy", "seconds", "tokens_per_s", "backend",
+    ];
+    assert_eq!(keys, BTreeSet::from(expected));
+    assert_eq!(summary["steps"], 6);
+    assert_eq!(summary["tokens"], 6 * 2 * 32);
+    let number = |key: &str| summary[key].as_f64().unwrap();
+    // Characters are bytes here, so bits a byte are the loss in other units.
+    let bits = number("final_val_loss") / 2f64.ln();
+    assert!((number("bits_per_byte") - bits).abs() < 1e-9);
+    assert!(number("final_val_loss") < 4.0 && number("final_val_loss") > number("source_entropy"));
+
+    let config = read(&run.join("config.json"));
+    assert_eq!(config["train"]["steps"], 6);
+    assert!(config["model"]["vocab_size"].as_u64().unwrap() > 20);
+
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |split: &str| lines.iter().filter(|line| line["split"] == split).collect::<Vec<_>>();
+    let steps: Vec<u64> = of("train").iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(of("valid").iter().map(|l| l["step"].clone()).collect::<Vec<_>>(), [3, 6]);
+    for key in ["loss", "perplexity", "learning_rate", "gradient_norm", "tokens_per_second"] {
+        assert!(of("train")[0][key].is_number(), "{key}");
+    }
+    let best = of("valid").iter().map(|l| l["loss"].as_f64().unwrap()).fold(f64::MAX, f64::min);
+    assert!((number("best_val_loss") - best).abs() < 1e-9);
+
+    let generate = |extra: &[&str]| {
+        succeed(&emberlm(
+            folder.path(),
+            &[&["generate", "stories", "--prompt", "Anna", "--max-tokens", "60"], extra].concat(),
+        ))
+    };
+    let first = generate(&[]);
+    assert!(first.starts_with("Anna") && first.len() >= 64, "{first}");
+    assert_eq!(first, generate(&[]));
+    assert_ne!(first, generate(&["--seed", "2"]));
+    let two = generate(&["--samples", "2"]);
+    assert!(two.starts_with(first.trim_end()) && two.contains("\n---\n"), "{two}");
+
+    let evaluated = succeed(&emberlm(folder.path(), &["eval", "stories"]));
+    assert!(evaluated.contains(&format!("loss            {:.4}", number("final_val_loss"))), "{evaluated}");
+
+    // A second run takes the next name; one that is asked for by name does not.
+    succeed(&train(folder.path(), &[]));
+    assert!(folder.path().join("artifacts/stories-2/summary.json").exists());
+    let again = train(folder.path(), &["--run", "stories"]);
+    assert_eq!(again.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&again.stderr);
+    assert!(message.contains("the run artifacts/stories exists already"), "{message}");
+}
+
+#[test]
+fn a_run_repeats_bit_by_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in crate::support::cpu_backends() {
+        let run = |name: &str| {
+            let dropout = ["--set", "model.dropout=0.2", "--backend", kind.name(), "--run", name];
+            succeed(&train(folder.path(), &dropout));
+            let run = folder.path().join("artifacts").join(name);
+            let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+            let losses: Vec<Value> = metrics
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].clone())
+                .collect();
+            let weights = fs::read(run.join("checkpoints/step-00000006/model.safetensors")).unwrap();
+            (losses, weights)
+        };
+        assert_eq!(run(&format!("{kind}-a")), run(&format!("{kind}-b")));
+    }
+}
+
+#[test]
+fn own_text_trains_and_a_foreign_character_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("own.txt"), "größer, schöner, weiter. ".repeat(40)).unwrap();
+    let output = emberlm(
+        folder.path(),
+        &[&["train", "--data", "own.txt", "--artifacts", "elsewhere", "--run", "own"][..],
+            &crate::command_line::TINY, &["--set", "sample.max_tokens=10"]].concat(),
+    );
+    let text = succeed(&output);
+    assert!(text.contains("more: emberlm generate own --artifacts elsewhere"), "{text}");
+    let generate = |prompt: &str| {
+        emberlm(folder.path(), &["generate", "elsewhere/own", "--prompt", prompt, "--max-tokens", "5"])
+    };
+    assert!(succeed(&generate("schön")).starts_with("schön"));
+    let foreign = generate("schön Ω");
+    assert_eq!(foreign.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&foreign.stderr);
+    assert!(message.contains("has never seen the character 'Ω' (U+03A9, at character 7)"), "{message}");
+    assert_eq!(message.lines().count(), 1);
+    assert_eq!(generate("").status.code(), Some(2));
+    // Evaluation finds the text again from another folder.
+    let other = tempfile::tempdir().unwrap();
+    let run = folder.path().join("elsewhere/own");
+    let evaluated = succeed(&emberlm(other.path(), &["eval", run.to_str().unwrap()]));
+    assert!(evaluated.contains("bits a byte"), "{evaluated}");
+}
+
+#[test]
+fn a_damaged_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &[]));
+    let run = folder.path().join("artifacts/stories");
+    for (file, change) in [
+        ("checkpoints/step-00000006/model.safetensors", "cut"),
+        ("checkpoints/step-00000006/model.safetensors", "flip"),
+        ("config.json", "cut"),
+        ("tokenizer.json", "flip"),
+        ("best.json", "cut"),
+        ("checksums.json", "cut"),
+        ("checkpoints/step-00000006/model.safetensors", "remove"),
+        ("tokenizer.json", "remove"),
+    ] {
+        let path = run.join(file);
+        let whole = fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        match change {
+            "cut" => damaged.truncate(whole.len() / 2),
+            _ => damaged[whole.len() / 2] ^= 1,
+        }
+        match change {
+            "remove" => fs::remove_file(&path).unwrap(),
+            _ => fs::write(&path, damaged).unwrap(),
+        }
+        let output = emberlm(folder.path(), &["generate", "stories", "--max-tokens", "3"]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{file} {change}: {message}");
+        let name = Path::new(file).file_name().unwrap().to_str().unwrap();
+        assert!(message.contains(name), "{file} {change}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        fs::write(&path, whole).unwrap();
+    }
+    succeed(&emberlm(folder.path(), &["generate", "stories", "--max-tokens", "3"]));
+}
+
+/// A limit on the size of files stands in for a full disk: the same calls fail, with another
+/// errno.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let limited = |kibibytes: u32, run: &str, set: &str| {
+        let script = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$@\"");
+        let args = [
+            &["-c", &script, "sh", env!("CARGO_BIN_EXE_emberlm"), "train", "--run", run],
+            &crate::command_line::TINY[..],
+            &crate::command_line::SHORT[..],
+            &["--set", set],
+        ]
+        .concat();
+        Command::new("bash").args(args).current_dir(folder.path()).output().unwrap()
+    };
+    // No file may have a single byte: the run cannot even begin, and leaves nothing.
+    let output = limited(0, "none", "train.log_every=1");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.starts_with("error: cannot write artifacts/none/config.json"), "{message}");
+    assert!(!folder.path().join("artifacts/none").exists());
+
+    // 16 KiB hold the JSON files but no model: the first checkpoint fails and leaves no part.
+    let output = limited(16, "part", "train.log_every=1");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("the checkpoint of step 3 could not be saved: cannot write"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    let checkpoints = folder.path().join("artifacts/part/checkpoints");
+    assert_eq!(fs::read_dir(checkpoints).unwrap().count(), 0);
+}
+
+#[test]
+fn only_the_newest_and_the_best_checkpoints_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = ["--set", "train.evaluate_every=1", "--set", "train.keep_checkpoints=2"];
+    // A learning rate that destroys the model: the first evaluation stays the best.
+    let worse = ["--set", "train.schedule.learning_rate=5", "--set", "train.schedule.warmup_steps=4"];
+    succeed(&train(folder.path(), &[&every[..], &worse].concat()));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let best = run.checkpoints().best().unwrap().unwrap().step;
+    let steps = run.checkpoints().steps().unwrap();
+    assert!(best < 5, "the model got better: {best}");
+    assert_eq!(steps, [best, 5, 6]);
+}
+
+#[test]
+fn a_model_comes_back_from_disk_with_the_same_values() {
+    use emberlm::backend::{Job, TrainBackend, dispatch};
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &[]));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    struct Load<'a>(&'a Run);
+    impl Job for Load<'_> {
+        type Output = Vec<(String, burn::tensor::TensorData)>;
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            emberlm::model::tensors(&self.0.load_model::<B::InnerBackend>(&device).unwrap())
+        }
+    }
+    let path = run.checkpoints().path(6).join("model.safetensors");
+    let saved = emberlm::artifact::read_tensors(&path).unwrap();
+    for kind in crate::support::cpu_backends() {
+        for (name, values) in dispatch(kind, Load(&run)).unwrap() {
+            assert_eq!(saved.get(&name), Some(&values), "{name}");
+        }
+    }
+}

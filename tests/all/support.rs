@@ -1,0 +1,93 @@
+//! What several tests share.
+
+use burn::tensor::TensorData;
+use emberlm::backend::{self, BackendKind, Job};
+use std::path::{Path, PathBuf};
+
+/// The CPU backends that are compiled in; ndarray is the reference.
+pub fn cpu_backends() -> Vec<BackendKind> {
+    let cpu = [BackendKind::Flex, BackendKind::Ndarray];
+    let found: Vec<_> = backend::compiled().filter(|kind| cpu.contains(kind)).collect();
+    assert!(!found.is_empty(), "build the tests with --features ndarray or flex");
+    found
+}
+
+/// Runs a job on each CPU backend.
+pub fn on_cpu_backends<J: Job + Clone>(job: J) -> Vec<(BackendKind, J::Output)> {
+    cpu_backends()
+        .into_iter()
+        .map(|kind| (kind, backend::dispatch(kind, job.clone()).expect("a CPU is always there")))
+        .collect()
+}
+
+/// A closure over backends cannot be generic; this names the job that a test runs.
+#[macro_export]
+macro_rules! on_each_backend {
+    (|$device:ident: $backend:ident| $body:block) => {{
+        #[derive(Clone)]
+        struct Body;
+        impl emberlm::backend::Job for Body {
+            type Output = ();
+            fn run<$backend: emberlm::backend::TrainBackend>(self, $device: $backend::Device) {
+                $body
+            }
+        }
+        $crate::support::on_cpu_backends(Body);
+    }};
+}
+
+/// A folder beside the repository that not every checkout has.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
+    if full.exists() {
+        return Some(full);
+    }
+    println!("skipped: {} is not there", full.display());
+    None
+}
+
+pub fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+pub fn floats(data: TensorData) -> Vec<f32> {
+    data.iter::<f32>().collect()
+}
+
+#[track_caller]
+pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: other lengths");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (f64::from(*found) - expected).abs();
+        assert!(
+            difference <= tolerance,
+            "{what}[{index}] is {found}, expected {expected}: {difference:e} apart, {tolerance:e} allowed"
+        );
+    }
+}
+
+/// Norm of the difference over norm.
+pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let difference: f64 =
+        found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let norm: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
+    (difference / norm).sqrt()
+}
+
+/// Numbers that look random and are the same everywhere.
+pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// `TrainBackend` with its inner backend, for tests that need no gradients.
+pub type Inner<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
+

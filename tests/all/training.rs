@@ -1,0 +1,194 @@
+use burn::lr_scheduler::LrScheduler;
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
+use burn_train::TrainStep;
+use emberlm::config::{self, OptimizerConfig, RunConfig, ScheduleConfig};
+use emberlm::data::{TokenBatch, Window};
+use emberlm::model::{Gpt, Initializer, parameters, tensors};
+use emberlm::train::{
+    AdamW, CausalLanguageModel, WarmupCosine, clip_gradients, evaluate, gradient_norm,
+};
+
+use crate::on_each_backend;
+use crate::support::floats;
+
+fn config() -> RunConfig {
+    let json = r#"{"name": "small", "model": {"d_model": 16, "n_layers": 2, "n_heads": 2,
+        "context_length": 8, "vocab_size": 11, "bias": false}}"#;
+    config::resolve(serde_json::from_str(json).unwrap()).unwrap()
+}
+
+fn model<B: emberlm::backend::TrainBackend>(device: &B::Device) -> CausalLanguageModel<B> {
+    let config = config();
+    CausalLanguageModel {
+        model: Gpt::new("small", &config.model, 11, Initializer::seeded(2), device),
+    }
+}
+
+fn batch(starts: &[usize], share: f64) -> TokenBatch {
+    let tokens: Vec<u32> = (0..100).map(|i| i * i % 11).collect();
+    let windows: Vec<Window> =
+        starts.iter().map(|start| Window { start: *start, length: 8 }).collect();
+    TokenBatch::new(&tokens, &windows, share)
+}
+
+fn all_gradients<B: emberlm::backend::TrainBackend>(
+    model: &CausalLanguageModel<B>,
+    gradients: &GradientsParams,
+) -> Vec<f32> {
+    let read = |id, rank| match rank {
+        1 => floats(gradients.get::<B::InnerBackend, 1>(id).unwrap().into_data()),
+        _ => floats(gradients.get::<B::InnerBackend, 2>(id).unwrap().into_data()),
+    };
+    parameters(model).iter().flat_map(|p| read(p.id, p.shape.len())).collect()
+}
+
+#[test]
+fn the_schedule_is_warmup_and_cosine() {
+    let config = ScheduleConfig {
+        learning_rate: 1.0,
+        final_learning_rate: 0.1,
+        warmup_steps: 4,
+        decay_steps: Some(14),
+    };
+    let mut schedule = WarmupCosine::new(&config, 20, 0);
+    let rates: Vec<f64> = (0..20).map(|_| schedule.step()).collect();
+    for (step, rate) in rates.iter().enumerate() {
+        let expected = match step {
+            0..4 => (step + 1) as f64 / 5.0,
+            4..14 => {
+                let share = (step - 4) as f64 / 10.0;
+                0.1 + 0.45 * (1.0 + (std::f64::consts::PI * share).cos())
+            }
+            _ => 0.1,
+        };
+        assert!((rate - expected).abs() < 1e-12, "step {step}: {rate}, expected {expected}");
+    }
+    assert_eq!(rates[4], 1.0);
+    let mut later = WarmupCosine::new(&config, 20, 7);
+    assert_eq!(later.step(), rates[7]);
+    // Without a decay of its own it ends with the run, and a run may be all warmup.
+    let whole = ScheduleConfig {
+        decay_steps: None,
+        ..config.clone()
+    };
+    assert!((WarmupCosine::new(&whole, 24, 0).learning_rate(14) - 0.55).abs() < 1e-12);
+    let short = WarmupCosine::new(&whole, 3, 0);
+    assert_eq!((short.learning_rate(2), short.learning_rate(9)), (0.6, 0.1));
+}
+
+#[test]
+fn clipping_scales_all_gradients_by_one_factor() {
+    on_each_backend!(|device: B| {
+        let model = model::<B>(&device);
+        let mut gradients = TrainStep::step(&model, batch(&[0, 9], 1.0)).grads;
+        let before = all_gradients(&model, &gradients);
+        let norm = before.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        assert!((gradient_norm::<B, _>(&model, &gradients) - norm).abs() < 1e-5 * norm);
+
+        let reported = clip_gradients::<B, _>(&model, &mut gradients, Some(2.0 * norm));
+        assert!((reported - norm).abs() < 1e-5 * norm);
+        assert_eq!(all_gradients(&model, &gradients), before, "within bounds, untouched");
+
+        clip_gradients::<B, _>(&model, &mut gradients, Some(0.5 * norm));
+        let expected: Vec<f64> = before.iter().map(|g| 0.5 * f64::from(*g)).collect();
+        let clipped = all_gradients(&model, &gradients);
+        // 1e-6 of the norm is added to it before dividing, as PyTorch does.
+        crate::support::assert_close(&clipped, &expected, 1e-5 * norm, "clipped");
+    });
+}
+
+#[test]
+fn accumulated_gradients_are_those_of_the_large_batch() {
+    on_each_backend!(|device: B| {
+        let model = model::<B>(&device);
+        let starts = [0, 9, 20, 33, 41, 58, 66, 80];
+        let large = TrainStep::step(&model, batch(&starts, 1.0));
+        let mut accumulator = GradientsAccumulator::new();
+        let mut loss = 0.0;
+        for part in starts.chunks(2) {
+            let output = TrainStep::step(&model, batch(part, 0.25));
+            loss += 0.25 * output.item.loss;
+            accumulator.accumulate(&model, output.grads);
+        }
+        assert!((loss - large.item.loss).abs() < 1e-5);
+        let expected: Vec<f64> =
+            all_gradients(&model, &large.grads).iter().map(|g| f64::from(*g)).collect();
+        let found = all_gradients(&model, &accumulator.grads());
+        crate::support::assert_close(&found, &expected, 1e-6, "accumulated gradient");
+    });
+}
+
+#[test]
+fn only_matrices_decay() {
+    on_each_backend!(|device: B| {
+        let model = model::<B>(&device);
+        let before = tensors(&model);
+        let output = TrainStep::step(&model, batch(&[0], 1.0));
+        let mut gradients = output.grads;
+        // Gradients of zero leave nothing but the decay.
+        for parameter in parameters(&model) {
+            let id = parameter.id;
+            if parameter.shape.len() == 1 {
+                let gradient = gradients.remove::<B::InnerBackend, 1>(id).unwrap();
+                gradients.register(id, gradient.zeros_like());
+            } else {
+                let gradient = gradients.remove::<B::InnerBackend, 2>(id).unwrap();
+                gradients.register(id, gradient.zeros_like());
+            }
+        }
+        let mut optimizer = AdamW::<B>::new(OptimizerConfig {
+            weight_decay: 0.5,
+            ..OptimizerConfig::default()
+        });
+        let model = optimizer.step(0.1, model, gradients);
+        for ((name, before), (_, after)) in before.into_iter().zip(tensors(&model)) {
+            let factor = if before.shape.len() == 1 { 1.0 } else { 0.95 };
+            let expected: Vec<f64> =
+                floats(before).iter().map(|x| factor * f64::from(*x)).collect();
+            crate::support::assert_close(&floats(after), &expected, 1e-7, &name);
+        }
+    });
+}
+
+#[test]
+fn an_optimizer_goes_on_from_its_record() {
+    on_each_backend!(|device: B| {
+        let optimizer = || AdamW::<B>::new(OptimizerConfig::default());
+        let step = |optimizer: &mut AdamW<B>, model: CausalLanguageModel<B>| {
+            let output = TrainStep::step(&model, batch(&[0, 30], 1.0));
+            optimizer.step(1e-2, model, output.grads)
+        };
+        let mut whole = optimizer();
+        let first = step(&mut whole, model(&device));
+        let record = Optimizer::<CausalLanguageModel<B>, B>::to_record(&whole);
+        let expected = tensors(&step(&mut whole, first.clone()));
+        let mut restored =
+            Optimizer::<CausalLanguageModel<B>, B>::load_record(optimizer(), record);
+        assert_eq!(tensors(&step(&mut restored, first.clone())), expected);
+        assert_ne!(tensors(&step(&mut optimizer(), first)), expected);
+    });
+}
+
+#[test]
+fn a_model_learns_a_sequence_by_heart() {
+    on_each_backend!(|device: B| {
+        let mut model = model::<B>(&device);
+        let mut optimizer = AdamW::<B>::new(OptimizerConfig::default());
+        let starts = [0, 8, 16, 24];
+        let first = TrainStep::step(&model, batch(&starts, 1.0)).item.loss;
+        // An untrained model knows nothing: its loss is that of a uniform guess.
+        assert!((first - 11f64.ln()).abs() < 0.05, "{first}");
+        for _ in 0..150 {
+            let output = TrainStep::step(&model, batch(&starts, 1.0));
+            model = optimizer.step(1e-2, model, output.grads);
+        }
+        use burn::module::AutodiffModule;
+        let valid = model.valid();
+        let last = evaluate(&valid, starts.iter().map(|start| batch(&[*start], 1.0)));
+        assert_eq!(last.tokens, 32);
+        assert!(last.loss < 0.2, "{}", last.loss);
+        assert!((last.bits_per_byte(2.0) - last.loss / 2f64.ln() / 2.0).abs() < 1e-12);
+        assert!(valid.num_params() > 0);
+    });
+}
