@@ -6,6 +6,11 @@ use std::process::ExitCode;
 
 use emberlm::cli::Cli;
 
+/// Tensors come and go by the megabyte at every step. The system's allocator gives such blocks
+/// back to the kernel each time, and taking them again costs more than many an operation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Anything that the user can put right.
 const FAILURE: u8 = 2;
 /// A mistake of ours, on whatever thread.

@@ -106,7 +106,12 @@ pub trait GptBackend: Backend {
             // True where the key lies in the future of the query.
             let offset = (s - t) as i64;
             let future = Tensor::<Self, 2, Bool>::tril_mask([t, s], offset, &device);
-            scores.mask_fill(future.unsqueeze::<4>().expand([b, h, t, s]), f32::NEG_INFINITY)
+            // Added rather than filled in: a sum broadcasts without a mask of all scores, and its
+            // gradient is free.
+            let barrier = Tensor::<Self, 2>::zeros([t, s], &device).mask_fill(future, f32::NEG_INFINITY);
+            // As rows of T S numbers, the one broadcast that every backend is fast at.
+            let rows = scores.reshape([b * h, t * s]) + barrier.reshape([1, t * s]);
+            rows.reshape([b, h, t, s])
         };
         let weights = Self::dropout(softmax(scores, 3), options.dropout);
         weights.matmul(value)

@@ -49,12 +49,10 @@ impl<B: GptBackend> CausalAttention<B> {
         let [b, t, d] = input.dims();
         let (h, k) = (self.n_heads, d / self.n_heads);
 
-        let mut parts = self.qkv.forward(input).chunk(3, 2).into_iter(); // 3 x [B, T, D]
-        let mut heads = || {
-            let part = parts.next().expect("3 D columns make three chunks");
-            part.reshape([b, t, h, k]).swap_dims(1, 2) // [B, H, T, K]
-        };
-        let (query, key, value) = (heads(), heads(), heads());
+        let joined = self.qkv.forward(input).reshape([b, t, 3 * h, k]);
+        let heads = joined.swap_dims(1, 2); // [B, 3 H, T, K]
+        let part = |first: usize| heads.clone().narrow(1, first * h, h); // [B, H, T, K]
+        let (query, key, value) = (part(0), part(1), part(2));
         let (key, value) = match cache {
             Some(cache) => cache.extend(key, value), // [B, H, S, K]
             None => (key, value),
