@@ -25,10 +25,7 @@ pub struct Checkpoints {
 
 impl Checkpoints {
     pub(super) fn new(run: &Path, keep: usize) -> Self {
-        Self {
-            run: run.into(),
-            keep,
-        }
+        Self { run: run.into(), keep }
     }
 
     fn folder(&self) -> PathBuf {

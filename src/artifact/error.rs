@@ -8,34 +8,21 @@ use crate::tokenizer::TokenizerError;
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     #[error("there is no run `{name}` in {}{}", .root.display(), known_runs(.known))]
-    UnknownRun {
-        name: String,
-        root: PathBuf,
-        known: Vec<String>,
-    },
+    UnknownRun { name: String, root: PathBuf, known: Vec<String> },
     #[error("the run {} exists already; choose another name with --run", .path.display())]
     Exists { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
     #[error("cannot write {}: {source}", .path.display())]
-    Write {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Write { path: PathBuf, source: std::io::Error },
     #[error("cannot read {}: {source}", .path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Read { path: PathBuf, source: std::io::Error },
     #[error("{} is damaged: {reason}; restore it from a copy or train the run again", .path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error("{}: {source}", .path.display())]
     Config { path: PathBuf, source: ConfigError },
     #[error("{}: {source}", .path.display())]
-    Tokenizer {
-        path: PathBuf,
-        source: TokenizerError,
-    },
+    Tokenizer { path: PathBuf, source: TokenizerError },
     #[error("{}: {source}", .path.display())]
     Model { path: PathBuf, source: ModelError },
 }

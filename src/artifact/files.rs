@@ -14,17 +14,11 @@ use super::ArtifactError;
 const CHECKSUMS: &str = "checksums.json";
 
 pub(super) fn write_error(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + '_ {
-    |source| ArtifactError::Write {
-        path: path.into(),
-        source,
-    }
+    |source| ArtifactError::Write { path: path.into(), source }
 }
 
 pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + '_ {
-    |source| ArtifactError::Read {
-        path: path.into(),
-        source,
-    }
+    |source| ArtifactError::Read { path: path.into(), source }
 }
 
 /// Writes a file beside its place, syncs it, and moves it there.
@@ -62,10 +56,8 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Arti
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ArtifactError> {
     let text = fs::read_to_string(path).map_err(read_error(path))?;
-    serde_json::from_str(&text).map_err(|error| ArtifactError::Damaged {
-        path: path.into(),
-        reason: error.to_string(),
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| ArtifactError::Damaged { path: path.into(), reason: error.to_string() })
 }
 
 /// Records the checksums of files of a folder in the folder.

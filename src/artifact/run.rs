@@ -73,17 +73,9 @@ impl Run {
         fs::create_dir_all(root).map_err(write_error(root))?;
         fs::create_dir(&path).map_err(|source| match source.kind() {
             ErrorKind::AlreadyExists => ArtifactError::Exists { path: path.clone() },
-            _ => ArtifactError::Write {
-                path: path.clone(),
-                source,
-            },
+            _ => ArtifactError::Write { path: path.clone(), source },
         })?;
-        let run = Self {
-            name: config.name.clone(),
-            config: config.clone(),
-            tokenizer,
-            path,
-        };
+        let run = Self { name: config.name.clone(), config: config.clone(), tokenizer, path };
         let written = files::write_json(&run.path.join(CONFIG), &run.config)
             .and_then(|()| files::write_json(&run.path.join(TOKENIZER), &run.tokenizer))
             .and_then(|()| files::write_checksums(&run.path, &[CONFIG, TOKENIZER]));
@@ -120,10 +112,8 @@ impl Run {
         files::verify(&path, CONFIG)?;
         files::verify(&path, TOKENIZER)?;
         let value: Value = files::read_json(&path.join(CONFIG))?;
-        let config = config::resolve(value).map_err(|source| ArtifactError::Config {
-            path: path.join(CONFIG),
-            source,
-        })?;
+        let config = config::resolve(value)
+            .map_err(|source| ArtifactError::Config { path: path.join(CONFIG), source })?;
         Ok(Self {
             name: config.name.clone(),
             config,
@@ -149,10 +139,7 @@ impl Run {
     pub fn tokenizer(&self) -> Result<Box<dyn Tokenizer>, ArtifactError> {
         self.tokenizer
             .restore()
-            .map_err(|source| ArtifactError::Tokenizer {
-                path: self.path.join(TOKENIZER),
-                source,
-            })
+            .map_err(|source| ArtifactError::Tokenizer { path: self.path.join(TOKENIZER), source })
     }
 
     pub fn checkpoints(&self) -> Checkpoints {
@@ -167,9 +154,9 @@ impl Run {
         let checkpoints = self.checkpoints();
         let best = checkpoints.best()?.map(|best| best.step);
         let newest = checkpoints.steps()?.last().copied();
-        let step = best.or(newest).ok_or_else(|| ArtifactError::NoCheckpoint {
-            path: self.path.clone(),
-        })?;
+        let step = best
+            .or(newest)
+            .ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })?;
         self.load_checkpoint(step, device)
     }
 
@@ -183,21 +170,15 @@ impl Run {
         let path = folder.join(MODEL);
         let mut tensors = read_tensors(&path)?;
         let vocab_size = self.config.model.vocab_size.unwrap_or_default();
-        let model = Gpt::new(
-            &self.name,
-            &self.config.model,
-            vocab_size,
-            Initializer::Zeros,
-            device,
-        );
+        let model =
+            Gpt::new(&self.name, &self.config.model, vocab_size, Initializer::Zeros, device);
         let loaded = model::load_parameters(model, |name| tensors.remove(name));
         let left_over = tensors.into_keys().min();
         match (loaded, left_over) {
             (Ok(model), None) => Ok(model),
-            (Ok(_), Some(name)) => Err(ArtifactError::Model {
-                path,
-                source: ModelError::LeftOver { name },
-            }),
+            (Ok(_), Some(name)) => {
+                Err(ArtifactError::Model { path, source: ModelError::LeftOver { name } })
+            }
             (Err(source), _) => Err(ArtifactError::Model { path, source }),
         }
     }
@@ -208,11 +189,7 @@ impl Run {
     /// A disk that cannot be written.
     pub fn metrics_file(&self) -> Result<File, ArtifactError> {
         let path = self.path.join("metrics.jsonl");
-        File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(write_error(&path))
+        File::options().create(true).append(true).open(&path).map_err(write_error(&path))
     }
 
     /// # Errors

@@ -23,9 +23,7 @@ pub fn write_tensors(
     };
     let mut views = Vec::with_capacity(tensors.len());
     for (name, data) in tensors {
-        let values = data
-            .as_slice::<f32>()
-            .map_err(|error| damaged(name, format!("{error:?}")))?;
+        let values = data.as_slice::<f32>().map_err(|error| damaged(name, format!("{error:?}")))?;
         let view = TensorView::new(Dtype::F32, data.shape.to_vec(), bytemuck::cast_slice(values))
             .map_err(|error| damaged(name, error.to_string()))?;
         views.push((name.as_str(), view));
@@ -45,10 +43,7 @@ pub fn write_tensors(
 /// # Errors
 /// A file that cannot be read, is not safetensors, or holds other numbers than f32 and i64.
 pub fn read_tensors(path: &Path) -> Result<HashMap<String, TensorData>, ArtifactError> {
-    let damaged = |reason: String| ArtifactError::Damaged {
-        path: path.into(),
-        reason,
-    };
+    let damaged = |reason: String| ArtifactError::Damaged { path: path.into(), reason };
     let bytes = fs::read(path).map_err(read_error(path))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     file.iter()
@@ -56,16 +51,16 @@ pub fn read_tensors(path: &Path) -> Result<HashMap<String, TensorData>, Artifact
             let shape = view.shape().to_vec();
             // The file's bytes need not be aligned, so they are collected rather than cast.
             let data = match view.dtype() {
-                Dtype::F32 => TensorData::new(
-                    bytemuck::pod_collect_to_vec::<u8, f32>(view.data()),
-                    shape,
-                ),
-                Dtype::I64 => TensorData::new(
-                    bytemuck::pod_collect_to_vec::<u8, i64>(view.data()),
-                    shape,
-                ),
+                Dtype::F32 => {
+                    TensorData::new(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()), shape)
+                }
+                Dtype::I64 => {
+                    TensorData::new(bytemuck::pod_collect_to_vec::<u8, i64>(view.data()), shape)
+                }
                 other => {
-                    return Err(damaged(format!("tensor `{name}` holds {other:?}, not F32 or I64")));
+                    return Err(damaged(format!(
+                        "tensor `{name}` holds {other:?}, not F32 or I64"
+                    )));
                 }
             };
             Ok((name.to_string(), data))

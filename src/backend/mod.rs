@@ -69,10 +69,7 @@ impl FromStr for BackendKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.name() == name)
-            .ok_or_else(|| BackendError::Unknown {
-                name: name.into(),
-                compiled: list(compiled()),
-            })
+            .ok_or_else(|| BackendError::Unknown { name: name.into(), compiled: list(compiled()) })
     }
 }
 
@@ -81,14 +78,14 @@ impl FromStr for BackendKind {
 pub enum BackendError {
     #[error("no backend `{name}`; compiled in: {compiled}")]
     Unknown { name: String, compiled: String },
-    #[error("backend `{kind}` is not compiled in (compiled in: {compiled}); rebuild with --features {kind}")]
+    #[error(
+        "backend `{kind}` is not compiled in (compiled in: {compiled}); rebuild with --features {kind}"
+    )]
     NotCompiled { kind: BackendKind, compiled: String },
-    #[error("backend `{kind}` finds no usable device: {reason}; choose another with --backend ({compiled})")]
-    NoDevice {
-        kind: BackendKind,
-        reason: String,
-        compiled: String,
-    },
+    #[error(
+        "backend `{kind}` finds no usable device: {reason}; choose another with --backend ({compiled})"
+    )]
+    NoDevice { kind: BackendKind, reason: String, compiled: String },
 }
 
 /// The backends in this binary, best first.
@@ -112,10 +109,7 @@ pub fn choose(name: Option<&str>) -> Result<BackendKind, BackendError> {
     if kind.is_compiled() {
         Ok(kind)
     } else {
-        Err(BackendError::NotCompiled {
-            kind,
-            compiled: list(compiled()),
-        })
+        Err(BackendError::NotCompiled { kind, compiled: list(compiled()) })
     }
 }
 
@@ -142,14 +136,14 @@ pub fn dispatch<J: Job>(kind: BackendKind, job: J) -> Result<J::Output, BackendE
         #[cfg(feature = "ndarray")]
         BackendKind::Ndarray => dispatch_to::<burn_ndarray::NdArray, J>(kind, job),
         #[allow(unreachable_patterns)] // reached by the kinds that are not compiled in
-        kind => Err(BackendError::NotCompiled {
-            kind,
-            compiled: list(compiled()),
-        }),
+        kind => Err(BackendError::NotCompiled { kind, compiled: list(compiled()) }),
     }
 }
 
-fn dispatch_to<B: GptBackend, J: Job>(kind: BackendKind, job: J) -> Result<J::Output, BackendError> {
+fn dispatch_to<B: GptBackend, J: Job>(
+    kind: BackendKind,
+    job: J,
+) -> Result<J::Output, BackendError> {
     let device = B::Device::default();
     probe::<B>(&device).map_err(|reason| BackendError::NoDevice {
         kind,

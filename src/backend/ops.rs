@@ -108,7 +108,8 @@ pub trait GptBackend: Backend {
             let future = Tensor::<Self, 2, Bool>::tril_mask([t, s], offset, &device);
             // Added rather than filled in: a sum broadcasts without a mask of all scores, and its
             // gradient is free.
-            let barrier = Tensor::<Self, 2>::zeros([t, s], &device).mask_fill(future, f32::NEG_INFINITY);
+            let barrier =
+                Tensor::<Self, 2>::zeros([t, s], &device).mask_fill(future, f32::NEG_INFINITY);
             // As rows of T S numbers, the one broadcast that every backend is fast at.
             let rows = scores.reshape([b * h, t * s]) + barrier.reshape([1, t * s]);
             rows.reshape([b, h, t, s])

@@ -16,7 +16,7 @@ pub(super) fn run() -> anyhow::Result<()> {
         let parameters = match model.vocab_size {
             Some(vocab_size) => model::parameter_count(&model, vocab_size).to_string(),
             None => format!(
-                "{} + {} a token of the vocabulary",
+                "{} + {} V",
                 model::parameter_count(&model, 0),
                 model::parameter_count(&model, 1) - model::parameter_count(&model, 0)
             ),
@@ -27,5 +27,6 @@ pub(super) fn run() -> anyhow::Result<()> {
             model.n_layers, model.n_heads, model.d_model, model.context_length
         )?;
     }
+    writeln!(out, "V: different tokens in the training text")?;
     Ok(())
 }

@@ -21,11 +21,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
             (corpus.validation, corpus.source_entropy)
         }
     };
-    let job = Evaluate {
-        run: &run,
-        split,
-        source_entropy,
-    };
+    let job = Evaluate { run: &run, split, source_entropy };
     backend::dispatch(backend, job)?
 }
 

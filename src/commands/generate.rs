@@ -60,14 +60,7 @@ impl Job for Generate<'_> {
             }
             write!(out, "{}", self.text)?;
             let sampler = Sampler::new(self.sampling, self.args.seed.wrapping_add(sample))?;
-            stream(
-                &model,
-                self.tokenizer,
-                self.prompt,
-                self.args.max_tokens,
-                sampler,
-                &mut out,
-            )?;
+            stream(&model, self.tokenizer, self.prompt, self.args.max_tokens, sampler, &mut out)?;
             writeln!(out)?;
         }
         Ok(())

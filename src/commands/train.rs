@@ -13,35 +13,20 @@ use crate::config::{self, ConfigError, RunConfig, Source};
 use crate::data::{Corpus, EvaluationLoader, disjoint_windows};
 use crate::generate::{Sampler, Sampling};
 use crate::model::{Gpt, Initializer};
-use crate::train::{
-    CausalLanguageModel, Display, Outcome, Training, evaluate, train,
-};
+use crate::train::{CausalLanguageModel, Display, Outcome, Training, evaluate, train};
 
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.backend.as_deref())?;
     let mut config = resolve(&args)?;
-    let corpus = Corpus::prepare(
-        &config.data,
-        &config.tokenizer,
-        config.model.context_length,
-        config.seed,
-    )?;
+    let corpus =
+        Corpus::prepare(&config.data, &config.tokenizer, config.model.context_length, config.seed)?;
     let tokens = corpus.tokenizer.vocab_size();
     let vocab_size = config.model.vocab_size.unwrap_or(tokens);
     if vocab_size < tokens {
-        return Err(ConfigError::Vocabulary {
-            configured: vocab_size,
-            tokenizer: tokens,
-        }
-        .into());
+        return Err(ConfigError::Vocabulary { configured: vocab_size, tokenizer: tokens }.into());
     }
     config.model.vocab_size = Some(vocab_size);
-    let job = Train {
-        backend,
-        config,
-        corpus: &corpus,
-        args: &args,
-    };
+    let job = Train { backend, config, corpus: &corpus, args: &args };
     backend::dispatch(backend, job)?
 }
 
@@ -164,19 +149,12 @@ impl Train<'_> {
         outcome: Outcome<B>,
     ) -> anyhow::Result<()> {
         let (config, corpus) = (&self.config, self.corpus);
-        let Outcome {
-            model,
-            progress,
-            best,
-        } = outcome;
+        let Outcome { model, progress, best } = outcome;
         let Some((best_step, best)) = best else {
             say(format_args!("stopped before the first step; nothing was saved"));
             return Ok(());
         };
-        let windows = disjoint_windows(
-            corpus.validation.tokens.len(),
-            config.model.context_length,
-        );
+        let windows = disjoint_windows(corpus.validation.tokens.len(), config.model.context_length);
         let loader =
             EvaluationLoader::new(corpus.validation.clone(), windows, config.train.batch_size);
         let whole = evaluate(&model, loader.batches());
@@ -200,11 +178,7 @@ impl Train<'_> {
         let seconds = Duration::from_secs(progress.seconds.round() as u64);
         say(format_args!(
             "{} {} steps, {} tokens in {}",
-            if progress.step < config.train.steps {
-                "stopped after"
-            } else {
-                "finished"
-            },
+            if progress.step < config.train.steps { "stopped after" } else { "finished" },
             progress.step,
             progress.tokens,
             humantime::format_duration(seconds),

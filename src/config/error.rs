@@ -4,11 +4,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("no configuration `{name}`{}; built in are {known}, or give a .json file", suggestion(.nearest))]
-    UnknownName {
-        name: String,
-        nearest: Option<String>,
-        known: String,
-    },
+    UnknownName { name: String, nearest: Option<String>, known: String },
     #[error("cannot read the configuration file {}: {reason}", .path.display())]
     Unreadable { path: PathBuf, reason: String },
     #[error("{origin} is not valid JSON: {reason}")]
@@ -16,17 +12,9 @@ pub enum ConfigError {
     #[error("{origin} extends `{name}`, which extends it in turn; remove one of the two")]
     Cycle { origin: String, name: String },
     #[error("`{path}` is not a known key{}; known there are {known}", suggestion(.nearest))]
-    UnknownKey {
-        path: String,
-        nearest: Option<String>,
-        known: String,
-    },
+    UnknownKey { path: String, nearest: Option<String>, known: String },
     #[error("`{path}`: {reason}{}", suggestion(.nearest))]
-    Value {
-        path: String,
-        reason: String,
-        nearest: Option<String>,
-    },
+    Value { path: String, reason: String, nearest: Option<String> },
     #[error("--set {argument}: expected path.to.key=value, for example train.steps=500")]
     Assignment { argument: String },
     #[error("--set {argument}: `{prefix}` is not an object, so it has no key below it")]
@@ -36,11 +24,7 @@ pub enum ConfigError {
     )]
     HeadWidth { d_model: usize, n_heads: usize },
     #[error("`{path}` = {found} is out of range: it must be {expected}")]
-    Range {
-        path: &'static str,
-        found: String,
-        expected: &'static str,
-    },
+    Range { path: &'static str, found: String, expected: &'static str },
     #[error(
         "model.vocab_size = {configured} is smaller than the tokenizer's {tokenizer} tokens; leave it out or raise it"
     )]
@@ -48,17 +32,10 @@ pub enum ConfigError {
 }
 
 fn suggestion(nearest: &Option<String>) -> String {
-    nearest
-        .as_ref()
-        .map(|name| format!("; did you mean `{name}`?"))
-        .unwrap_or_default()
+    nearest.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
 fn nearest_multiples(width: usize, heads: usize) -> String {
     let below = width / heads * heads;
-    if below == 0 {
-        format!("{heads}")
-    } else {
-        format!("{below} and {}", below + heads)
-    }
+    if below == 0 { format!("{heads}") } else { format!("{below} and {}", below + heads) }
 }

@@ -6,23 +6,11 @@ use super::{ConfigError, RunConfig};
 /// The configurations that are compiled in, so that the program works outside its repository.
 const BUILTIN: [(&str, &str); 7] = [
     ("stories", include_str!("../../model-configs/stories.json")),
-    (
-        "shakespeare-char",
-        include_str!("../../model-configs/shakespeare-char.json"),
-    ),
-    (
-        "shakespeare-char-cpu",
-        include_str!("../../model-configs/shakespeare-char-cpu.json"),
-    ),
+    ("shakespeare-char", include_str!("../../model-configs/shakespeare-char.json")),
+    ("shakespeare-char-cpu", include_str!("../../model-configs/shakespeare-char-cpu.json")),
     ("gpt2", include_str!("../../model-configs/gpt2.json")),
-    (
-        "gpt2-medium",
-        include_str!("../../model-configs/gpt2-medium.json"),
-    ),
-    (
-        "gpt2-large",
-        include_str!("../../model-configs/gpt2-large.json"),
-    ),
+    ("gpt2-medium", include_str!("../../model-configs/gpt2-medium.json")),
+    ("gpt2-large", include_str!("../../model-configs/gpt2-large.json")),
     ("gpt2-xl", include_str!("../../model-configs/gpt2-xl.json")),
 ];
 
@@ -80,12 +68,9 @@ impl Source {
                 .find(|(builtin, _)| builtin == name)
                 .map(|(_, text)| text.to_string())
                 .unwrap_or_default()),
-            Self::File(path) => {
-                std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
-                    path: path.clone(),
-                    reason: error.to_string(),
-                })
-            }
+            Self::File(path) => std::fs::read_to_string(path).map_err(|error| {
+                ConfigError::Unreadable { path: path.clone(), reason: error.to_string() }
+            }),
         }
     }
 }
@@ -129,10 +114,7 @@ fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigEr
     };
     let parent = Source::find(&name, source.folder())?;
     if seen.contains(&parent) || parent == *source {
-        return Err(ConfigError::Cycle {
-            origin: source.origin(),
-            name,
-        });
+        return Err(ConfigError::Cycle { origin: source.origin(), name });
     }
     seen.push(source.clone());
     let mut base = load_chain(&parent, seen)?;
@@ -154,8 +136,7 @@ fn merge(base: &mut Value, over: Value) {
 }
 
 fn other_kind(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
-    over.get("kind")
-        .is_some_and(|kind| base.get("kind") != Some(kind))
+    over.get("kind").is_some_and(|kind| base.get("kind") != Some(kind))
 }
 
 /// Applies one `path.to.key=value`; the value is JSON, or else a plain string.
@@ -163,9 +144,7 @@ fn other_kind(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
 /// # Errors
 /// An argument without `=`, or a path that leads through something that is no object.
 pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigError> {
-    let malformed = || ConfigError::Assignment {
-        argument: argument.into(),
-    };
+    let malformed = || ConfigError::Assignment { argument: argument.into() };
     let (path, text) = argument.split_once('=').ok_or_else(malformed)?;
     if path.split('.').any(str::is_empty) {
         return Err(malformed());
@@ -184,10 +163,7 @@ pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigEr
             },
             Value::Null => break,
             _ => {
-                return Err(ConfigError::AssignmentPath {
-                    argument: argument.into(),
-                    prefix,
-                });
+                return Err(ConfigError::AssignmentPath { argument: argument.into(), prefix });
             }
         }
         if !prefix.is_empty() {
@@ -234,11 +210,7 @@ fn describe(path: &str, message: &str) -> ConfigError {
         .starts_with("unknown variant")
         .then(|| nearest(quoted.first()?, &quoted[1..]))
         .flatten();
-    ConfigError::Value {
-        path: path.into(),
-        reason: message.into(),
-        nearest,
-    }
+    ConfigError::Value { path: path.into(), reason: message.into(), nearest }
 }
 
 fn nearest(name: &str, known: &[String]) -> Option<String> {

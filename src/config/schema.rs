@@ -205,12 +205,7 @@ pub struct OptimizerConfig {
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-        }
+        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 }
     }
 }
 
@@ -249,12 +244,7 @@ pub struct SampleConfig {
 
 impl Default for SampleConfig {
     fn default() -> Self {
-        Self {
-            prompt: "\n".into(),
-            max_tokens: 300,
-            temperature: 0.8,
-            top_k: Some(200),
-        }
+        Self { prompt: "\n".into(), max_tokens: 300, temperature: 0.8, top_k: Some(200) }
     }
 }
 
@@ -284,30 +274,16 @@ impl RunConfig {
             check(path, value, value >= 1, "at least 1")?;
         }
         if model.d_model % model.n_heads != 0 {
-            return Err(ConfigError::HeadWidth {
-                d_model: model.d_model,
-                n_heads: model.n_heads,
-            });
+            return Err(ConfigError::HeadWidth { d_model: model.d_model, n_heads: model.n_heads });
         }
         let dropout = model.dropout;
-        check(
-            "model.dropout",
-            dropout,
-            (0.0..1.0).contains(&dropout),
-            "at least 0 and below 1",
-        )?;
+        check("model.dropout", dropout, (0.0..1.0).contains(&dropout), "at least 0 and below 1")?;
         let optimizer = &self.train.optimizer;
         let schedule = &self.train.schedule;
-        for (path, value) in [
-            ("train.optimizer.beta1", optimizer.beta1),
-            ("train.optimizer.beta2", optimizer.beta2),
-        ] {
-            check(
-                path,
-                value,
-                (0.0..1.0).contains(&value),
-                "at least 0 and below 1",
-            )?;
+        for (path, value) in
+            [("train.optimizer.beta1", optimizer.beta1), ("train.optimizer.beta2", optimizer.beta2)]
+        {
+            check(path, value, (0.0..1.0).contains(&value), "at least 0 and below 1")?;
         }
         for (path, value) in [
             ("model.norm_epsilon", model.norm_epsilon),
@@ -320,33 +296,19 @@ impl RunConfig {
         }
         for (path, value) in [
             ("train.optimizer.weight_decay", optimizer.weight_decay),
-            (
-                "train.schedule.final_learning_rate",
-                schedule.final_learning_rate,
-            ),
+            ("train.schedule.final_learning_rate", schedule.final_learning_rate),
             ("sample.temperature", self.sample.temperature),
         ] {
             let valid = value.is_finite() && value >= 0.0;
             check(path, value, valid, "zero or a positive number")?;
         }
         match &self.data {
-            DataConfig::Stories {
-                train_stories,
-                validation_stories,
-            } => {
+            DataConfig::Stories { train_stories, validation_stories } => {
                 let (train, validation) = (*train_stories, *validation_stories);
                 check("data.train_stories", train, train >= 1, "at least 1")?;
-                check(
-                    "data.validation_stories",
-                    validation,
-                    validation >= 1,
-                    "at least 1",
-                )?;
+                check("data.validation_stories", validation, validation >= 1, "at least 1")?;
             }
-            DataConfig::Text {
-                validation_fraction: share,
-                ..
-            } => check(
+            DataConfig::Text { validation_fraction: share, .. } => check(
                 "data.validation_fraction",
                 share,
                 *share > 0.0 && *share < 1.0,
@@ -374,9 +336,5 @@ fn check(
     if valid {
         return Ok(());
     }
-    Err(ConfigError::Range {
-        path,
-        found: found.to_string(),
-        expected,
-    })
+    Err(ConfigError::Range { path, found: found.to_string(), expected })
 }

@@ -30,12 +30,7 @@ impl TokenBatch {
             });
             ids.map(|id| *id as i32).collect()
         };
-        Self {
-            inputs: read(0),
-            targets: read(1),
-            rows: windows.len(),
-            share,
-        }
+        Self { inputs: read(0), targets: read(1), rows: windows.len(), share }
     }
 
     /// Targets in the batch.
@@ -75,22 +70,13 @@ impl TrainLoader {
         accumulation: usize,
         cursor: u64,
     ) -> Self {
-        Self {
-            split,
-            order,
-            batch_size,
-            accumulation,
-            cursor,
-        }
+        Self { split, order, batch_size, accumulation, cursor }
     }
 }
 
 impl<B: Backend> DataLoader<B, TokenBatch> for TrainLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TokenBatch> + 'a> {
-        Box::new(TrainIterator {
-            loader: self,
-            cursor: self.cursor,
-        })
+        Box::new(TrainIterator { loader: self, cursor: self.cursor })
     }
 
     fn num_items(&self) -> usize {
@@ -131,10 +117,7 @@ impl Iterator for TrainIterator<'_> {
 impl DataLoaderIterator<TokenBatch> for TrainIterator<'_> {
     fn progress(&self) -> Progress {
         let items_total = self.loader.order.windows_per_pass();
-        Progress {
-            items_processed: (self.cursor % items_total as u64) as usize,
-            items_total,
-        }
+        Progress { items_processed: (self.cursor % items_total as u64) as usize, items_total }
     }
 }
 
@@ -148,11 +131,7 @@ pub struct EvaluationLoader {
 
 impl EvaluationLoader {
     pub fn new(split: Split, windows: Vec<Window>, batch_size: usize) -> Self {
-        Self {
-            split,
-            windows,
-            batch_size,
-        }
+        Self { split, windows, batch_size }
     }
 
     /// The windows in batches; where one is shorter than the one before, a new batch begins.
@@ -168,10 +147,7 @@ impl<B: Backend> DataLoader<B, TokenBatch> for EvaluationLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TokenBatch> + 'a> {
         Box::new(EvaluationIterator {
             batches: Box::new(self.batches()),
-            progress: Progress {
-                items_processed: 0,
-                items_total: self.windows.len(),
-            },
+            progress: Progress { items_processed: 0, items_total: self.windows.len() },
         })
     }
 

@@ -35,30 +35,18 @@ impl Split {
         split: &'static str,
         tokenizer: &dyn Tokenizer,
     ) -> Result<Self, DataError> {
-        let tokens = tokenizer
-            .encode(text)
-            .map_err(|source| DataError::Encode { split, source })?;
-        Ok(Self {
-            tokens: tokens.into(),
-            bytes: text.len(),
-        })
+        let tokens =
+            tokenizer.encode(text).map_err(|source| DataError::Encode { split, source })?;
+        Ok(Self { tokens: tokens.into(), bytes: text.len() })
     }
 
-    fn check_length(
-        &self,
-        split: &'static str,
-        context_length: usize,
-    ) -> Result<(), DataError> {
+    fn check_length(&self, split: &'static str, context_length: usize) -> Result<(), DataError> {
         let found = self.tokens.len();
         // The last token of a window is only a target, so a window needs one more.
         if found > context_length {
             return Ok(());
         }
-        Err(DataError::TooShort {
-            split,
-            found,
-            context_length,
-        })
+        Err(DataError::TooShort { split, found, context_length })
     }
 }
 
@@ -91,15 +79,9 @@ impl Corpus {
         train.check_length("training", context_length)?;
         validation.check_length("validation", context_length)?;
         // Per byte the entropy belongs to the text; per token it depends on how it is cut.
-        let source_entropy = source
-            .entropy_per_byte
-            .map(|entropy| entropy * validation.bytes_per_token());
-        Ok(Self {
-            tokenizer,
-            train,
-            validation,
-            source_entropy,
-        })
+        let source_entropy =
+            source.entropy_per_byte.map(|entropy| entropy * validation.bytes_per_token());
+        Ok(Self { tokenizer, train, validation, source_entropy })
     }
 }
 
@@ -113,10 +95,7 @@ struct Source {
 impl Source {
     fn read(data: &DataConfig, seed: u64) -> Result<Self, DataError> {
         match data {
-            DataConfig::Stories {
-                train_stories,
-                validation_stories,
-            } => {
+            DataConfig::Stories { train_stories, validation_stories } => {
                 let stories = Stories::new()?;
                 Ok(Self {
                     train: stories.generate(*train_stories, seed, 0),
@@ -124,21 +103,13 @@ impl Source {
                     entropy_per_byte: Some(stories.entropy_per_character()),
                 })
             }
-            DataConfig::Text {
-                path,
-                validation_path,
-                validation_fraction,
-            } => {
+            DataConfig::Text { path, validation_path, validation_fraction } => {
                 let text = read_text(path.as_ref().ok_or(DataError::NoPath)?)?;
                 let (train, validation) = match validation_path {
                     Some(path) => (text, read_text(path)?),
                     None => split_at_fraction(text, 1.0 - validation_fraction),
                 };
-                Ok(Self {
-                    train,
-                    validation,
-                    entropy_per_byte: None,
-                })
+                Ok(Self { train, validation, entropy_per_byte: None })
             }
         }
     }

@@ -15,11 +15,7 @@ pub enum GrammarError {
     #[error("rule `{rule}`: there is no rule `{name}`")]
     NoRule { rule: String, name: String },
     #[error("rule `{rule}`: there is no list `{list}` whose every entry has a form `{form}`")]
-    NoForm {
-        rule: String,
-        list: String,
-        form: String,
-    },
+    NoForm { rule: String, list: String, form: String },
     #[error("rule `{rule}` can be reached before `{name}` is drawn")]
     NotDrawn { rule: String, name: String },
     #[error("rule `{rule}` has no alternative of positive weight")]
@@ -27,17 +23,9 @@ pub enum GrammarError {
     #[error("rule `{rule}` contains itself")]
     Recursive { rule: String },
     #[error("rule `{rule}`: alternatives {first} and {second} can begin alike")]
-    Ambiguous {
-        rule: String,
-        first: usize,
-        second: usize,
-    },
+    Ambiguous { rule: String, first: usize, second: usize },
     #[error("rule `{rule}` writes `{name}` by its `{form}`, where one entry begins like another")]
-    UnclearDraw {
-        rule: String,
-        name: String,
-        form: String,
-    },
+    UnclearDraw { rule: String, name: String, form: String },
 }
 
 #[derive(Deserialize)]
@@ -67,7 +55,10 @@ enum Symbol {
         form: String,
     },
     /// Writes a form of an entry that was drawn before.
-    Recall { name: String, form: String },
+    Recall {
+        name: String,
+        form: String,
+    },
 }
 
 struct Alternative {
@@ -109,10 +100,7 @@ impl Grammar {
             start: 0,
             names: BTreeMap::new(),
         };
-        let reader = Reader {
-            list_names: &list_names,
-            rule_names: &rule_names,
-        };
+        let reader = Reader { list_names: &list_names, rule_names: &rule_names };
         grammar.start = reader.rule("(start)", start)?;
         for (name, texts) in document.rules {
             let total: u32 = texts.iter().map(|text| text.weight).sum();
@@ -158,12 +146,7 @@ impl Grammar {
                 Symbol::Literal(literal) => text.push_str(literal),
                 Symbol::Rule(rule) => self.expand(*rule, rng, kept, text),
                 Symbol::Recall { name, form } => text.push_str(self.form(kept, name, form)),
-                Symbol::Draw {
-                    list,
-                    name,
-                    except,
-                    form,
-                } => {
+                Symbol::Draw { list, name, except, form } => {
                     let taken = except.as_ref().map(|name| kept[name]);
                     let choices = self.lists[*list].len() - usize::from(taken.is_some());
                     let mut entry = rng.random_range(0..choices);
@@ -277,12 +260,7 @@ impl Grammar {
                     self.derive(&stack, text, kept, log_probability, found);
                 }
             }
-            Symbol::Draw {
-                list,
-                name,
-                except,
-                form,
-            } => {
+            Symbol::Draw { list, name, except, form } => {
                 let entries = &self.lists[*list];
                 let taken = except.as_ref().map(|name| kept[name]);
                 let choices = entries.len() - usize::from(taken.is_some());
@@ -316,9 +294,7 @@ impl Grammar {
         for rule in &self.rules {
             for symbol in rule.alternatives.iter().flat_map(|alternative| &alternative.symbols) {
                 let (list, name, form) = match symbol {
-                    Symbol::Draw {
-                        list, name, form, ..
-                    } => (Some(*list), name, form),
+                    Symbol::Draw { list, name, form, .. } => (Some(*list), name, form),
                     Symbol::Recall { name, form } => (self.names.get(name).copied(), name, form),
                     _ => continue,
                 };
@@ -349,9 +325,7 @@ impl Grammar {
     ) -> Result<BTreeSet<String>, GrammarError> {
         let name_of_rule = &self.rules[rule].name;
         if open.contains(&rule) {
-            return Err(GrammarError::Recursive {
-                rule: name_of_rule.clone(),
-            });
+            return Err(GrammarError::Recursive { rule: name_of_rule.clone() });
         }
         open.push(rule);
         let mut after: Option<BTreeSet<String>> = None;
@@ -401,10 +375,7 @@ impl Grammar {
             }
             // A draw must be recognisable too: no form a prefix of another entry's.
             for symbol in rule.alternatives.iter().flat_map(|alternative| &alternative.symbols) {
-                if let Symbol::Draw {
-                    list, name, form, ..
-                } = symbol
-                {
+                if let Symbol::Draw { list, name, form, .. } = symbol {
                     let forms: Vec<&String> =
                         self.lists[*list].iter().map(|entry| &entry[form]).collect();
                     let clash = forms.iter().enumerate().any(|(i, a)| {
@@ -465,7 +436,10 @@ impl Grammar {
                 }
                 Symbol::Draw { name, form, .. } | Symbol::Recall { name, form } => {
                     let list = &self.lists[self.names[name]];
-                    return list.iter().map(|entry| format!("{beginning}{}", entry[form])).collect();
+                    return list
+                        .iter()
+                        .map(|entry| format!("{beginning}{}", entry[form]))
+                        .collect();
                 }
                 Symbol::Rule(rule) => {
                     let alternatives = &self.rules[*rule].alternatives;
@@ -495,10 +469,7 @@ impl Reader<'_> {
         self.rule_names
             .iter()
             .position(|known| known == name)
-            .ok_or_else(|| GrammarError::NoRule {
-                rule: rule.into(),
-                name: name.into(),
-            })
+            .ok_or_else(|| GrammarError::NoRule { rule: rule.into(), name: name.into() })
     }
 
     fn symbols(&self, rule: &str, text: &str) -> Result<Vec<Symbol>, GrammarError> {
@@ -508,10 +479,9 @@ impl Reader<'_> {
             if !literal.is_empty() {
                 symbols.push(Symbol::Literal(literal.into()));
             }
-            let (inside, after) = after.split_once('}').ok_or_else(|| GrammarError::OpenBrace {
-                rule: rule.into(),
-                text: text.into(),
-            })?;
+            let (inside, after) = after
+                .split_once('}')
+                .ok_or_else(|| GrammarError::OpenBrace { rule: rule.into(), text: text.into() })?;
             symbols.push(self.symbol(rule, inside)?);
             rest = after;
         }
@@ -528,29 +498,15 @@ impl Reader<'_> {
         };
         let form = form.to_string();
         let Some((name, list)) = head.split_once('=') else {
-            return Ok(Symbol::Recall {
-                name: head.into(),
-                form,
-            });
+            return Ok(Symbol::Recall { name: head.into(), form });
         };
         let (list, except) = match list.split_once('-') {
             Some((list, except)) => (list, Some(except.to_string())),
             None => (list, None),
         };
-        let list = self
-            .list_names
-            .iter()
-            .position(|known| known == list)
-            .ok_or_else(|| GrammarError::NoForm {
-                rule: rule.into(),
-                list: list.into(),
-                form: form.clone(),
-            })?;
-        Ok(Symbol::Draw {
-            list,
-            name: name.into(),
-            except,
-            form,
-        })
+        let list = self.list_names.iter().position(|known| known == list).ok_or_else(|| {
+            GrammarError::NoForm { rule: rule.into(), list: list.into(), form: form.clone() }
+        })?;
+        Ok(Symbol::Draw { list, name: name.into(), except, form })
     }
 }

@@ -14,11 +14,7 @@ impl Permutation {
     /// An order of `0..len`, where `len` is at least one; every key gives another one.
     pub fn new(len: u64, key: u64) -> Self {
         let bits = u64::BITS - (len.max(2) - 1).leading_zeros();
-        Self {
-            len: len.max(1),
-            half_bits: bits.div_ceil(2),
-            key,
-        }
+        Self { len: len.max(1), half_bits: bits.div_ceil(2), key }
     }
 
     /// Where the `index`-th element stands; `index` is taken modulo the length.

@@ -14,10 +14,7 @@ pub fn read_text(path: &Path) -> Result<String, DataError> {
     }
     let bytes = std::fs::read(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => DataError::NotFound { path: path_buf() },
-        _ => DataError::Unreadable {
-            path: path_buf(),
-            reason: error.to_string(),
-        },
+        _ => DataError::Unreadable { path: path_buf(), reason: error.to_string() },
     })?;
     if bytes.is_empty() {
         return Err(DataError::Empty { path: path_buf() });

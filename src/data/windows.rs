@@ -25,11 +25,7 @@ pub struct WindowOrder {
 impl WindowOrder {
     /// `tokens` must exceed `context_length`.
     pub fn new(tokens: usize, context_length: usize, seed: u64) -> Self {
-        Self {
-            tokens,
-            context_length,
-            seed,
-        }
+        Self { tokens, context_length, seed }
     }
 
     /// Windows in one pass: as many as fit whatever the phase.
@@ -46,10 +42,7 @@ impl WindowOrder {
         let phases = slack.min(self.context_length - 1) + 1;
         let phase = (mix(key) % phases as u64) as usize;
         let number = Permutation::new(count as u64, key).at(place) as usize;
-        Window {
-            start: phase + number * self.context_length,
-            length: self.context_length,
-        }
+        Window { start: phase + number * self.context_length, length: self.context_length }
     }
 }
 
@@ -59,10 +52,7 @@ pub fn disjoint_windows(tokens: usize, context_length: usize) -> Vec<Window> {
     let targets = tokens.saturating_sub(1);
     (0..targets)
         .step_by(context_length)
-        .map(|start| Window {
-            start,
-            length: context_length.min(targets - start),
-        })
+        .map(|start| Window { start, length: context_length.min(targets - start) })
         .collect()
 }
 

@@ -73,8 +73,6 @@ impl<B: GptBackend> Iterator for Decoder<'_, B> {
 impl<B: GptBackend> Gpt<B> {
     /// At most `max_tokens` tokens after the prompt, which must not be empty.
     pub fn generate(&self, prompt: &[u32], max_tokens: usize, sampler: Sampler) -> Vec<u32> {
-        Decoder::new(self, prompt, self.vocab_size(), sampler)
-            .take(max_tokens)
-            .collect()
+        Decoder::new(self, prompt, self.vocab_size(), sampler).take(max_tokens).collect()
     }
 }

@@ -32,18 +32,9 @@ impl Sampling {
             if valid {
                 return Ok(());
             }
-            Err(SamplingError {
-                setting,
-                found,
-                expected,
-            })
+            Err(SamplingError { setting, found, expected })
         };
-        let Self {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-        } = *self;
+        let Self { temperature, top_k, top_p, min_p } = *self;
         let valid = temperature.is_finite() && temperature >= 0.0;
         check("temperature", temperature, valid, "zero or a positive number")?;
         if let Some(k) = top_k {
@@ -71,10 +62,7 @@ impl Sampler {
     /// A setting that is out of range.
     pub fn new(sampling: Sampling, seed: u64) -> Result<Self, SamplingError> {
         sampling.validate()?;
-        Ok(Self {
-            sampling,
-            rng: ChaCha8Rng::seed_from_u64(seed),
-        })
+        Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed) })
     }
 
     /// The id of the next token. The logits must not be empty.
@@ -97,12 +85,7 @@ impl Sampler {
 
     /// The tokens that the filters leave, most likely first, with unnormalised probabilities.
     fn candidates(&self, logits: &[f32]) -> Vec<(u32, f64)> {
-        let Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-        } = self.sampling;
+        let Sampling { temperature, top_k, top_p, min_p } = self.sampling;
         let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut candidates: Vec<(u32, f64)> = (0..)
             .zip(logits)

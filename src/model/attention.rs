@@ -41,11 +41,7 @@ impl<B: GptBackend> CausalAttention<B> {
     ///
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub fn forward(
-        &self,
-        input: Tensor<B, 3>,
-        cache: Option<&mut LayerCache<B>>,
-    ) -> Tensor<B, 3> {
+    pub fn forward(&self, input: Tensor<B, 3>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 3> {
         let [b, t, d] = input.dims();
         let (h, k) = (self.n_heads, d / self.n_heads);
 
@@ -57,10 +53,7 @@ impl<B: GptBackend> CausalAttention<B> {
             Some(cache) => cache.extend(key, value), // [B, H, S, K]
             None => (key, value),
         };
-        let options = AttentionOptions {
-            scale: (k as f64).powf(-0.5),
-            dropout: self.dropout,
-        };
+        let options = AttentionOptions { scale: (k as f64).powf(-0.5), dropout: self.dropout };
         let attended = B::causal_attention(query, key, value, options); // [B, H, T, K]
         let joined = attended.swap_dims(1, 2).reshape([b, t, d]);
         B::dropout(self.output.forward(joined), self.dropout)

@@ -9,12 +9,8 @@ pub struct Cache<B: Backend> {
 
 impl<B: Backend> Cache<B> {
     pub(super) fn new(n_layers: usize) -> Self {
-        let empty = LayerCache {
-            key_value: None,
-        };
-        Self {
-            layers: vec![empty; n_layers],
-        }
+        let empty = LayerCache { key_value: None };
+        Self { layers: vec![empty; n_layers] }
     }
 
     /// Positions seen so far.
@@ -46,10 +42,9 @@ impl<B: Backend> LayerCache<B> {
         value: Tensor<B, 4>,
     ) -> (Tensor<B, 4>, Tensor<B, 4>) {
         let (key, value) = match self.key_value.take() {
-            Some((old_key, old_value)) => (
-                Tensor::cat(vec![old_key, key], 2),
-                Tensor::cat(vec![old_value, value], 2),
-            ),
+            Some((old_key, old_value)) => {
+                (Tensor::cat(vec![old_key, key], 2), Tensor::cat(vec![old_value, value], 2))
+            }
             None => (key, value),
         };
         self.key_value = Some((key.clone(), value.clone()));

@@ -1,4 +1,4 @@
-use burn::module::{Module};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 

@@ -49,9 +49,7 @@ impl<B: Backend> Gpt<B> {
             name: name.into(),
             token_embedding: init.normal([vocab_size, d_model], deviation, device),
             position_embedding: init.normal([config.context_length, d_model], deviation, device),
-            blocks: (0..config.n_layers)
-                .map(|_| Block::new(config, init, device))
-                .collect(),
+            blocks: (0..config.n_layers).map(|_| Block::new(config, init, device)).collect(),
             final_norm: LayerNorm::new(d_model, config.bias, config.norm_epsilon, device),
             head: (!config.tied_head)
                 .then(|| Linear::new([d_model, vocab_size], false, deviation, init, device)),
@@ -112,11 +110,7 @@ impl<B: GptBackend> Gpt<B> {
         let (seen, new) = (cache.len(), tokens.dims()[1]);
         let context_length = self.context_length();
         if seen + new > context_length {
-            return Err(ModelError::ContextOverflow {
-                seen,
-                new,
-                context_length,
-            });
+            return Err(ModelError::ContextOverflow { seen, new, context_length });
         }
         let hidden = self.hidden(tokens, Some(cache));
         Ok(self.logits(last(hidden)).squeeze_dim(1))

@@ -8,19 +8,11 @@ use burn::tensor::{Tensor, TensorData};
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("{seen} tokens seen and {new} new ones exceed the context length of {context_length}")]
-    ContextOverflow {
-        seen: usize,
-        new: usize,
-        context_length: usize,
-    },
+    ContextOverflow { seen: usize, new: usize, context_length: usize },
     #[error("tensor `{name}` is missing; the configuration says it has shape {expected:?}")]
     Missing { name: String, expected: Vec<usize> },
     #[error("tensor `{name}` is {found:?}, the configuration says {expected:?}")]
-    ShapeMismatch {
-        name: String,
-        found: Vec<usize>,
-        expected: Vec<usize>,
-    },
+    ShapeMismatch { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("tensor `{name}` belongs to no parameter of the model")]
     LeftOver { name: String },
 }
@@ -37,11 +29,7 @@ pub struct Parameter {
 pub fn parameters<B: Backend, M: Module<B>>(module: &M) -> Vec<Parameter> {
     let mut found = Vec::new();
     visit(module, |name, id, tensor| {
-        found.push(Parameter {
-            name,
-            id,
-            shape: tensor.shape(),
-        });
+        found.push(Parameter { name, id, shape: tensor.shape() });
     });
     found
 }
@@ -61,11 +49,7 @@ pub fn load_parameters<B: Backend, M: Module<B>>(
     module: M,
     source: impl FnMut(&str) -> Option<TensorData>,
 ) -> Result<M, ModelError> {
-    let mut mapper = Load {
-        path: Vec::new(),
-        source,
-        error: None,
-    };
+    let mut mapper = Load { path: Vec::new(), source, error: None };
     let module = module.map(&mut mapper);
     mapper.error.map_or(Ok(module), Err)
 }
@@ -86,14 +70,8 @@ impl<B: Backend, const D: usize> AnyTensor for Tensor<B, D> {
     }
 }
 
-fn visit<B: Backend, M: Module<B>>(
-    module: &M,
-    each: impl FnMut(String, ParamId, &dyn AnyTensor),
-) {
-    module.visit(&mut Visit {
-        path: Vec::new(),
-        each,
-    });
+fn visit<B: Backend, M: Module<B>>(module: &M, each: impl FnMut(String, ParamId, &dyn AnyTensor)) {
+    module.visit(&mut Visit { path: Vec::new(), each });
 }
 
 struct Visit<F> {
@@ -133,11 +111,7 @@ impl<F: FnMut(&str) -> Option<TensorData>> Load<F> {
         if found == expected {
             Ok(data)
         } else {
-            Err(ModelError::ShapeMismatch {
-                name,
-                found,
-                expected,
-            })
+            Err(ModelError::ShapeMismatch { name, found, expected })
         }
     }
 }

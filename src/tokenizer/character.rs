@@ -22,9 +22,7 @@ impl CharacterTokenizer {
         let tokenizer = Self::from_distinct(characters.chars().collect());
         for (id, character) in tokenizer.characters.iter().enumerate() {
             if tokenizer.ids[character] as usize != id {
-                return Err(TokenizerError::RepeatedCharacter {
-                    character: *character,
-                });
+                return Err(TokenizerError::RepeatedCharacter { character: *character });
             }
         }
         Ok(tokenizer)
@@ -45,14 +43,11 @@ impl Tokenizer for CharacterTokenizer {
         text.chars()
             .enumerate()
             .map(|(index, character)| {
-                self.ids
-                    .get(&character)
-                    .copied()
-                    .ok_or(TokenizerError::UnknownCharacter {
-                        character,
-                        position: index + 1,
-                        known: self.characters.len(),
-                    })
+                self.ids.get(&character).copied().ok_or(TokenizerError::UnknownCharacter {
+                    character,
+                    position: index + 1,
+                    known: self.characters.len(),
+                })
             })
             .collect()
     }
@@ -67,8 +62,6 @@ impl Tokenizer for CharacterTokenizer {
     }
 
     fn saved(&self) -> SavedTokenizer {
-        SavedTokenizer::Character {
-            characters: self.characters.iter().collect(),
-        }
+        SavedTokenizer::Character { characters: self.characters.iter().collect() }
     }
 }

@@ -49,9 +49,7 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// The bytes of all tokens, exactly; U+FFFD for an id that stands for nothing.
     fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
         let unknown = || "\u{FFFD}".as_bytes().to_vec();
-        ids.iter()
-            .flat_map(|id| self.token_bytes(*id).unwrap_or_else(unknown))
-            .collect()
+        ids.iter().flat_map(|id| self.token_bytes(*id).unwrap_or_else(unknown)).collect()
     }
 
     /// The text of all tokens, with U+FFFD for bytes that are not UTF-8.

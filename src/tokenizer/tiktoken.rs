@@ -35,12 +35,7 @@ impl TiktokenTokenizer {
                 name: name.into(),
                 known: ENCODINGS.map(|(known, ..)| known).join(", "),
             })?;
-        Ok(Self {
-            name,
-            encoding: load(),
-            vocab_size,
-            end_of_text,
-        })
+        Ok(Self { name, encoding: load(), vocab_size, end_of_text })
     }
 }
 
@@ -69,8 +64,6 @@ impl Tokenizer for TiktokenTokenizer {
     }
 
     fn saved(&self) -> SavedTokenizer {
-        SavedTokenizer::Tiktoken {
-            encoding: self.name.into(),
-        }
+        SavedTokenizer::Tiktoken { encoding: self.name.into() }
     }
 }

@@ -9,10 +9,7 @@ pub fn gradient_norm<B: AutodiffBackend, M: AutodiffModule<B>>(
     module: &M,
     gradients: &GradientsParams,
 ) -> f64 {
-    let mut visitor = SumOfSquares::<B> {
-        gradients,
-        total: None,
-    };
+    let mut visitor = SumOfSquares::<B> { gradients, total: None };
     module.visit(&mut visitor);
     let total = visitor.total.map_or(0.0, |total| total.into_scalar().elem::<f64>());
     total.sqrt()
@@ -30,11 +27,7 @@ pub fn clip_gradients<B: AutodiffBackend, M: AutodiffModule<B>>(
     const EPSILON: f64 = 1e-6;
     let factor = max_norm.map_or(1.0, |max_norm| max_norm / (norm + EPSILON));
     if factor < 1.0 {
-        module.visit(&mut Scale::<B> {
-            gradients,
-            factor,
-            backend: PhantomData,
-        });
+        module.visit(&mut Scale::<B> { gradients, factor, backend: PhantomData });
     }
     norm
 }

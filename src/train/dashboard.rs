@@ -13,7 +13,5 @@ pub(super) fn open(interrupter: Interrupter) -> TuiMetricsRendererWrapper {
         }
         TuiMetricsRendererWrapper::new(interrupter, None)
     });
-    opener
-        .join()
-        .expect("the dashboard opens on any terminal; the panic above says why not")
+    opener.join().expect("the dashboard opens on any terminal; the panic above says why not")
 }

@@ -34,8 +34,5 @@ pub fn evaluate<B: GptBackend>(
         sum += output.loss * output.tokens as f64;
         tokens += output.tokens;
     }
-    Evaluation {
-        loss: sum / tokens as f64,
-        tokens,
-    }
+    Evaluation { loss: sum / tokens as f64, tokens }
 }

@@ -15,11 +15,7 @@ pub struct JsonLinesLogger<W: Write + Send> {
 impl<W: Write + Send> JsonLinesLogger<W> {
     /// Lines go to `output`; `taken` steps are behind the run.
     pub fn new(output: W, taken: usize) -> Self {
-        Self {
-            output,
-            names: HashMap::new(),
-            step: taken,
-        }
+        Self { output, names: HashMap::new(), step: taken }
     }
 }
 

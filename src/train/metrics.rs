@@ -37,11 +37,7 @@ pub(super) struct StepMetric {
 }
 
 impl StepMetric {
-    fn new(
-        name: &str,
-        precision: usize,
-        read: fn(&Observation, &MetricMetadata) -> f64,
-    ) -> Self {
+    fn new(name: &str, precision: usize, read: fn(&Observation, &MetricMetadata) -> f64) -> Self {
         Self {
             name: Arc::new(name.into()),
             higher_is_better: false,
@@ -59,10 +55,7 @@ impl StepMetric {
     }
 
     pub(super) fn perplexity() -> Self {
-        Self {
-            transform: f64::exp,
-            ..Self::new(PERPLEXITY, 2, |seen, _| seen.loss)
-        }
+        Self { transform: f64::exp, ..Self::new(PERPLEXITY, 2, |seen, _| seen.loss) }
     }
 
     pub(super) fn learning_rate() -> Self {
@@ -81,10 +74,7 @@ impl StepMetric {
     }
 
     fn entry(&self, value: f64, count: usize) -> NumericEntry {
-        NumericEntry::Aggregated {
-            aggregated_value: (self.transform)(value),
-            count,
-        }
+        NumericEntry::Aggregated { aggregated_value: (self.transform)(value), count }
     }
 
     fn format(&self, entry: &NumericEntry) -> String {
@@ -101,10 +91,7 @@ impl Metric for StepMetric {
 
     fn attributes(&self) -> MetricAttributes {
         let higher_is_better = self.higher_is_better;
-        let attributes = NumericAttributes {
-            unit: None,
-            higher_is_better,
-        };
+        let attributes = NumericAttributes { unit: None, higher_is_better };
         attributes.into()
     }
 

@@ -43,12 +43,7 @@ pub struct StepOutput {
 impl StepOutput {
     /// The output of a pass through the model alone.
     pub fn of_loss(loss: f64, tokens: usize) -> Self {
-        Self {
-            loss,
-            tokens,
-            gradient_norm: f64::NAN,
-            tokens_per_second: f64::NAN,
-        }
+        Self { loss, tokens, gradient_norm: f64::NAN, tokens_per_second: f64::NAN }
     }
 }
 

@@ -42,10 +42,7 @@ pub struct MomentsRecord<B: Backend> {
 
 impl<B: AutodiffBackend> AdamW<B> {
     pub fn new(config: OptimizerConfig) -> Self {
-        Self {
-            config,
-            state: Arc::default(),
-        }
+        Self { config, state: Arc::default() }
     }
 
     /// The moments of a parameter, once it has been updated.
@@ -155,11 +152,7 @@ fn adamw<B: Backend>(
             second: old.second * beta2 + new_second,
             step: old.step + 1,
         },
-        None => Moments {
-            first: new_first,
-            second: new_second,
-            step: 1,
-        },
+        None => Moments { first: new_first, second: new_second, step: 1 },
     };
     let step = moments.step as f64;
     let correction1 = 1.0 - beta1.powf(step);

@@ -17,10 +17,7 @@ use crate::data::{self, Corpus, EvaluationLoader, WindowOrder};
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error("the checkpoint of step {step} could not be saved: {source}")]
-    Save {
-        step: usize,
-        source: Box<dyn Error + Send + Sync>,
-    },
+    Save { step: usize, source: Box<dyn Error + Send + Sync> },
 }
 
 /// How a run is shown while it goes on.
@@ -61,16 +58,7 @@ pub struct Outcome<B: TrainBackend> {
 /// # Errors
 /// [`TrainError::Save`] where a checkpoint cannot be kept.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
-    let Training {
-        config,
-        corpus,
-        model,
-        device,
-        sink,
-        metrics,
-        display,
-        interrupter,
-    } = training;
+    let Training { config, corpus, model, device, sink, metrics, display, interrupter } = training;
     let context_length = config.model.context_length;
     let batch_size = config.train.batch_size;
     let train_tokens = corpus.train.tokens.len();
@@ -104,12 +92,8 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         optimizer: optimizer.clone(),
         state: state.clone(),
     };
-    let lines = PlainRenderer::new(
-        config.train.steps,
-        0,
-        config.train.log_every,
-        corpus.source_entropy,
-    );
+    let lines =
+        PlainRenderer::new(config.train.steps, 0, config.train.log_every, corpus.source_entropy);
     // The folder is where burn would put its own logs and checkpoints; ours go to the sink.
     let supervised = SupervisedTraining::<Components<B>>::new(
         std::env::temp_dir(),
@@ -138,10 +122,8 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     match state.error.take() {
         Some(error) => Err(error),
-        None => Ok(Outcome {
-            model: result.model,
-            progress: state.progress.clone(),
-            best: state.best,
-        }),
+        None => {
+            Ok(Outcome { model: result.model, progress: state.progress.clone(), best: state.best })
+        }
     }
 }

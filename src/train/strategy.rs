@@ -121,8 +121,7 @@ impl<B: TrainBackend> StepStrategy<B> {
             tokens += output.item.tokens;
         }
         let mut gradients = accumulator.grads();
-        let gradient_norm =
-            clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
+        let gradient_norm = clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
         learner.optimizer_step(gradients);
         progress.step += 1;
         progress.tokens += tokens as u64;
@@ -137,10 +136,7 @@ impl<B: TrainBackend> StepStrategy<B> {
     /// burn's dashboard counts epochs: ours is the stretch between two evaluations.
     fn item(&self, output: StepOutput, step: usize, lr: Option<f64>) -> TrainingItem<StepOutput> {
         let interval = self.config.evaluate_every;
-        let within = Items {
-            items_processed: (step - 1) % interval + 1,
-            items_total: interval,
-        };
+        let within = Items { items_processed: (step - 1) % interval + 1, items_total: interval };
         let intervals = Items {
             items_processed: step.div_ceil(interval),
             items_total: self.config.steps.div_ceil(interval),
@@ -149,15 +145,12 @@ impl<B: TrainBackend> StepStrategy<B> {
     }
 
     fn save(&self, state: &mut State<B>, model: &CausalLanguageModel<B>) -> Result<(), TrainError> {
-        let checkpoint = Checkpoint {
-            model,
-            optimizer: &self.optimizer,
-            progress: &state.progress,
-        };
-        state.sink.save(&checkpoint).map_err(|source| TrainError::Save {
-            step: checkpoint.progress.step,
-            source,
-        })
+        let checkpoint =
+            Checkpoint { model, optimizer: &self.optimizer, progress: &state.progress };
+        state
+            .sink
+            .save(&checkpoint)
+            .map_err(|source| TrainError::Save { step: checkpoint.progress.step, source })
     }
 
     fn note_best(&self, state: &mut State<B>, evaluation: Evaluation) -> Result<(), TrainError> {

@@ -6,8 +6,17 @@ use std::path::{Path, PathBuf};
 
 /// The path of the data, as lib.rs has it.
 const ORDER: [&str; 11] = [
-    "config", "backend", "tokenizer", "data", "model", "train", "artifact", "generate", "interop",
-    "cli", "commands",
+    "config",
+    "backend",
+    "tokenizer",
+    "data",
+    "model",
+    "train",
+    "artifact",
+    "generate",
+    "interop",
+    "cli",
+    "commands",
 ];
 
 fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
@@ -43,9 +52,8 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn lib_lists_the_modules_in_the_order_of_the_data() {
     let text = all().into_iter().find(|(name, _)| name == "lib.rs").unwrap().1;
-    let modules: Vec<&str> = code(&text)
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
-        .collect();
+    let modules: Vec<&str> =
+        code(&text).filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     assert_eq!(modules, ORDER);
 }
 
@@ -61,7 +69,10 @@ fn modules_import_only_from_those_before_them() {
         for line in code(&text) {
             for (at, _) in line.match_indices("crate::") {
                 let rest = &line[at + "crate::".len()..];
-                assert!(!rest.starts_with('{'), "{name}: import one module a line, so that this test sees it");
+                assert!(
+                    !rest.starts_with('{'),
+                    "{name}: import one module a line, so that this test sees it"
+                );
                 let module: String =
                     rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 let other = place(&module).unwrap_or_else(|| panic!("{name}: crate::{module}"));
@@ -81,8 +92,7 @@ fn only_the_backend_module_names_a_backend() {
         }
         for line in code(&text) {
             for feature in ["cuda", "wgpu", "flex", "ndarray"] {
-                let forbidden =
-                    [format!("feature = \"{feature}\""), format!("burn_{feature}")];
+                let forbidden = [format!("feature = \"{feature}\""), format!("burn_{feature}")];
                 assert!(forbidden.iter().all(|text| !line.contains(text)), "{name}: {line}");
             }
         }

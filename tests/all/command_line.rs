@@ -6,19 +6,28 @@ use std::process::{Command, Output};
 /// A few steps of a tiny model, everything else as the default.
 pub const TINY: [&str; 13] = [
     "--plain",
-    "--set", "model.d_model=16",
-    "--set", "model.n_layers=1",
-    "--set", "model.context_length=32",
-    "--set", "train.steps=6",
-    "--set", "train.evaluate_every=3",
-    "--set", "train.batch_size=2",
+    "--set",
+    "model.d_model=16",
+    "--set",
+    "model.n_layers=1",
+    "--set",
+    "model.context_length=32",
+    "--set",
+    "train.steps=6",
+    "--set",
+    "train.evaluate_every=3",
+    "--set",
+    "train.batch_size=2",
 ];
 
 /// Further settings that keep a run of the built-in corpus short.
 pub const SHORT: [&str; 6] = [
-    "--set", "data.train_stories=50",
-    "--set", "data.validation_stories=5",
-    "--set", "sample.max_tokens=20",
+    "--set",
+    "data.train_stories=50",
+    "--set",
+    "data.validation_stories=5",
+    "--set",
+    "sample.max_tokens=20",
 ];
 
 pub fn emberlm(folder: &Path, args: &[&str]) -> Output {

@@ -60,12 +60,7 @@ fn assignments_change_what_they_name_and_nothing_else() {
     expected.train.clip_norm = None;
     let found = load(
         "stories",
-        &[
-            "train.steps=7",
-            "model.dropout=0.25",
-            "sample.prompt=Once",
-            "train.clip_norm=null",
-        ],
+        &["train.steps=7", "model.dropout=0.25", "sample.prompt=Once", "train.clip_norm=null"],
     );
     assert_eq!(found.unwrap(), expected);
 }
@@ -130,7 +125,11 @@ fn refusals_say_what_would_be_right() {
             &["model.n_heads=3"],
             "model.d_model = 128 is not divisible by model.n_heads = 3; the nearest widths that are: 126 and 129",
         ),
-        ("stories", &["model.n_heads=0"], "`model.n_heads` = 0 is out of range: it must be at least 1"),
+        (
+            "stories",
+            &["model.n_heads=0"],
+            "`model.n_heads` = 0 is out of range: it must be at least 1",
+        ),
         ("stories", &["model.dropout=1"], "`model.dropout` = 1 is out of range"),
         ("stories", &["train.clip_norm=-1"], "`train.clip_norm` = -1 is out of range"),
         ("stories", &["name=../x"], "`name` = ../x is out of range"),

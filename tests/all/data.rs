@@ -11,18 +11,11 @@ use std::path::PathBuf;
 use crate::support::shared;
 
 fn text(path: PathBuf) -> DataConfig {
-    DataConfig::Text {
-        path: Some(path),
-        validation_path: None,
-        validation_fraction: 0.1,
-    }
+    DataConfig::Text { path: Some(path), validation_path: None, validation_fraction: 0.1 }
 }
 
 fn counting(count: u32) -> Split {
-    Split {
-        tokens: (0..count).collect(),
-        bytes: count as usize,
-    }
+    Split { tokens: (0..count).collect(), bytes: count as usize }
 }
 
 #[test]
@@ -60,9 +53,8 @@ fn a_pass_reads_each_of_its_windows_once() {
         let count = order.windows_per_pass();
         let mut phases = BTreeSet::new();
         for pass in 0..20 {
-            let starts: BTreeSet<usize> = (0..count)
-                .map(|place| order.window((pass * count + place) as u64).start)
-                .collect();
+            let starts: BTreeSet<usize> =
+                (0..count).map(|place| order.window((pass * count + place) as u64).start).collect();
             assert_eq!(starts.len(), count);
             let (first, last) = (starts.first().unwrap(), starts.last().unwrap());
             assert_eq!(last - first, (count - 1) * context_length, "windows touch");
@@ -136,13 +128,12 @@ fn tinyshakespeare_has_its_known_counts() {
     let Some(path) = shared("datasets/tinyshakespeare.txt") else {
         return;
     };
-    let corpus = Corpus::prepare(&text(path.clone()), &TokenizerConfig::Character {}, 64, 1).unwrap();
+    let corpus =
+        Corpus::prepare(&text(path.clone()), &TokenizerConfig::Character {}, 64, 1).unwrap();
     assert_eq!(corpus.tokenizer.vocab_size(), 65);
     assert_eq!(corpus.train.tokens.len(), 1_003_854);
     assert_eq!(corpus.validation.tokens.len(), 111_540);
-    let gpt2 = TokenizerConfig::Tiktoken {
-        encoding: "gpt2".into(),
-    };
+    let gpt2 = TokenizerConfig::Tiktoken { encoding: "gpt2".into() };
     let corpus = Corpus::prepare(&text(path), &gpt2, 64, 1).unwrap();
     assert_eq!(corpus.train.tokens.len(), 301_966);
     assert_eq!(corpus.validation.tokens.len(), 36_059);
@@ -154,7 +145,8 @@ fn the_split_is_by_characters_and_loses_none() {
     let path = folder.path().join("text");
     let written = "äöü€ abc ".repeat(12); // 108 characters
     std::fs::write(&path, &written).unwrap();
-    let corpus = Corpus::prepare(&text(path.clone()), &TokenizerConfig::Character {}, 4, 1).unwrap();
+    let corpus =
+        Corpus::prepare(&text(path.clone()), &TokenizerConfig::Character {}, 4, 1).unwrap();
     assert_eq!(corpus.train.tokens.len(), 97);
     assert_eq!(corpus.validation.tokens.len(), 11);
     assert_eq!(corpus.train.bytes + corpus.validation.bytes, written.len());

@@ -6,12 +6,7 @@ use std::collections::BTreeSet;
 use crate::on_each_backend;
 use crate::support::{Inner, numbers};
 
-const PLAIN: Sampling = Sampling {
-    temperature: 1.0,
-    top_k: None,
-    top_p: None,
-    min_p: None,
-};
+const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: None, top_p: None, min_p: None };
 
 fn chosen(sampling: Sampling, logits: &[f32], draws: u64) -> Vec<f64> {
     let mut sampler = Sampler::new(sampling, 3).unwrap();
@@ -26,13 +21,11 @@ fn chosen(sampling: Sampling, logits: &[f32], draws: u64) -> Vec<f64> {
 fn tokens_come_as_often_as_they_are_likely() {
     let logits = [1.0f32, 0.0, -1.0, 2.0];
     for temperature in [0.5, 1.0, 2.0] {
-        let weights: Vec<f64> = logits.iter().map(|l| (f64::from(*l) / temperature).exp()).collect();
+        let weights: Vec<f64> =
+            logits.iter().map(|l| (f64::from(*l) / temperature).exp()).collect();
         let total: f64 = weights.iter().sum();
         let draws = 40_000;
-        let sampling = Sampling {
-            temperature,
-            ..PLAIN
-        };
+        let sampling = Sampling { temperature, ..PLAIN };
         for (found, weight) in chosen(sampling, &logits, draws).iter().zip(weights) {
             let p = weight / total;
             let deviation = (p * (1.0 - p) / draws as f64).sqrt();

@@ -14,8 +14,8 @@ use emberlm::interop::gpt2::{Gpt2Config, tensor_name};
 use emberlm::model::{Gpt, Initializer, load_parameters, parameters, tensors};
 use emberlm::train::{AdamW, CausalLanguageModel, clip_gradients};
 
-use crate::support::{floats, golden, relative_error};
 use crate::on_each_backend;
+use crate::support::{floats, golden, relative_error};
 
 fn reference() -> HashMap<String, TensorData> {
     read_tensors(&golden("gpt2-tiny/reference.safetensors")).unwrap()
@@ -41,17 +41,13 @@ fn load<B: emberlm::backend::GptBackend>(device: &B::Device) -> Gpt<B> {
 fn batch(reference: &HashMap<String, TensorData>) -> TokenBatch {
     let inputs = &reference["input_ids"];
     let [rows, columns] = [inputs.shape[0], inputs.shape[1]];
-    let read = |name: &str| -> Vec<u32> {
-        reference[name].iter::<i64>().map(|id| id as u32).collect()
-    };
+    let read =
+        |name: &str| -> Vec<u32> { reference[name].iter::<i64>().map(|id| id as u32).collect() };
     let (inputs, targets) = (read("input_ids"), read("target_ids"));
     let (mut stream, mut windows) = (Vec::new(), Vec::new());
     for row in 0..rows {
         let ids = row * columns..(row + 1) * columns;
-        windows.push(Window {
-            start: stream.len(),
-            length: columns,
-        });
+        windows.push(Window { start: stream.len(), length: columns });
         stream.extend_from_slice(&inputs[ids.clone()]);
         stream.push(targets[ids.end - 1]);
         assert_eq!(inputs[ids.start + 1..ids.end], targets[ids.start..ids.end - 1]);
@@ -80,9 +76,7 @@ fn logits_and_loss_are_pytorchs() {
 fn every_gradient_is_pytorchs() {
     on_each_backend!(|device: B| {
         let reference = reference();
-        let model = CausalLanguageModel {
-            model: load::<B>(&device),
-        };
+        let model = CausalLanguageModel { model: load::<B>(&device) };
         let gradients = model.loss(&batch(&reference)).backward();
         let gradients = GradientsParams::from_grads(gradients, &model);
         let parameters = parameters(&model.model);
@@ -109,9 +103,7 @@ fn ten_optimizer_steps_follow_pytorch() {
     on_each_backend!(|device: B| {
         let reference = reference();
         let batch = batch(&reference);
-        let mut model = CausalLanguageModel {
-            model: load::<B>(&device),
-        };
+        let mut model = CausalLanguageModel { model: load::<B>(&device) };
         let mut optimizer = AdamW::<B>::new(OptimizerConfig {
             beta1: 0.9,
             beta2: 0.95,
@@ -129,11 +121,19 @@ fn ten_optimizer_steps_follow_pytorch() {
         }
         for (name, found) in tensors(&model.model) {
             let name = format!("after.{}", tensor_name(&name).unwrap());
-            let expected = floats(reference[&name].clone());
-            // Adam's first steps are sign(gradient) * learning rate, so a gradient near zero may
-            // move the other way: up to 2 lr per step for single values, but not for a tensor.
-            let error = relative_error(&floats(found), &expected);
-            assert!(error < 2e-3, "{name}: relative error {error:e}");
+            let (mut found, mut expected) = (floats(found), floats(reference[&name].clone()));
+            if name.ends_with("c_attn.bias") {
+                // A bias on the keys shifts all scores of a query alike, which the softmax does
+                // not see: its gradient is rounding noise, and Adam takes full steps along it.
+                let width = found.len() / 3;
+                for values in [&mut found, &mut expected] {
+                    values.drain(width..2 * width);
+                }
+            }
+            // 2e-4: Adam's first steps are the gradient's sign times the learning rate, so where a
+            // single gradient is near zero, rounding can send that one value the other way.
+            let error = relative_error(&found, &expected);
+            assert!(error < 2e-4, "{name}: relative error {error:e}");
         }
     });
 }
@@ -144,12 +144,7 @@ fn greedy_continuation_is_pytorchs() {
         let expected: Vec<u32> =
             reference()["greedy_ids"].iter::<i64>().map(|id| id as u32).collect();
         let model = load::<B::InnerBackend>(&device);
-        let greedy = Sampling {
-            temperature: 0.0,
-            top_k: None,
-            top_p: None,
-            min_p: None,
-        };
+        let greedy = Sampling { temperature: 0.0, top_k: None, top_p: None, min_p: None };
         let (prompt, continuation) = expected.split_at(4);
         let sampler = Sampler::new(greedy, 0).unwrap();
         assert_eq!(model.generate(prompt, continuation.len(), sampler), continuation);

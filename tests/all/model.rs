@@ -51,10 +51,7 @@ fn the_count_is_that_of_a_model_that_was_built() {
     on_each_backend!(|device: B| {
         for tied_head in [true, false] {
             for bias in [true, false] {
-                let config = ModelConfig {
-                    bias,
-                    ..small(tied_head)
-                };
+                let config = ModelConfig { bias, ..small(tied_head) };
                 let model: Gpt<Inner<B>> =
                     Gpt::new("small", &config, 13, Initializer::Zeros, &device);
                 assert_eq!(model.num_params(), parameter_count(&config, 13));
@@ -97,10 +94,7 @@ fn a_seed_gives_the_same_model_on_every_backend() {
 #[test]
 fn initial_weights_have_gpt2s_deviations() {
     on_each_backend!(|device: B| {
-        let config = ModelConfig {
-            d_model: 96,
-            ..small(true)
-        };
+        let config = ModelConfig { d_model: 96, ..small(true) };
         let model: Gpt<Inner<B>> = Gpt::new("a", &config, 500, Initializer::seeded(1), &device);
         for (name, data) in tensors(&model) {
             let values = floats(data);
@@ -154,11 +148,7 @@ fn cached_logits_are_the_uncached_ones() {
                 let overflow = model.decode(ids(&[1], &device), &mut cache).unwrap_err();
                 assert!(matches!(
                     overflow,
-                    ModelError::ContextOverflow {
-                        seen: 16,
-                        new: 1,
-                        context_length: 16
-                    }
+                    ModelError::ContextOverflow { seen: 16, new: 1, context_length: 16 }
                 ));
                 assert_eq!(cache.len(), 16);
             }
@@ -169,8 +159,7 @@ fn cached_logits_are_the_uncached_ones() {
 #[test]
 fn the_future_does_not_change_the_past() {
     on_each_backend!(|device: B| {
-        let model: Gpt<Inner<B>> =
-            Gpt::new("a", &small(true), 13, Initializer::seeded(3), &device);
+        let model: Gpt<Inner<B>> = Gpt::new("a", &small(true), 13, Initializer::seeded(3), &device);
         let run = |sequence: &[i32]| floats(model.forward(ids(sequence, &device)).into_data());
         let (a, b) = (run(&[1, 2, 3, 4, 5, 6]), run(&[1, 2, 3, 9, 9, 9]));
         assert_eq!(a[..3 * 13], b[..3 * 13]);
@@ -187,8 +176,7 @@ fn the_future_does_not_change_the_past() {
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     on_each_backend!(|device: B| {
-        let model: Gpt<Inner<B>> =
-            Gpt::new("a", &small(true), 13, Initializer::seeded(3), &device);
+        let model: Gpt<Inner<B>> = Gpt::new("a", &small(true), 13, Initializer::seeded(3), &device);
         let saved = tensors(&model);
         let blank = || Gpt::<Inner<B>>::new("a", &small(true), 13, Initializer::Zeros, &device);
         let find = |name: &str| {

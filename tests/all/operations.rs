@@ -29,7 +29,9 @@ fn erf(x: f64) -> f64 {
 #[test]
 fn dense_is_a_matrix_product_with_bias() {
     on_each_backend!(|device: B| {
-        for (rows, d_input, d_output, bias) in [(1, 1, 1, true), (6, 5, 7, false), (33, 17, 19, true)] {
+        for (rows, d_input, d_output, bias) in
+            [(1, 1, 1, true), (6, 5, 7, false), (33, 17, 19, true)]
+        {
             let (x, w, b) =
                 (numbers(rows * d_input, 1), numbers(d_input * d_output, 2), numbers(d_output, 3));
             let output = Inner::<B>::dense(
@@ -42,7 +44,9 @@ fn dense_is_a_matrix_product_with_bias() {
             for row in 0..rows {
                 for column in 0..d_output {
                     let product: f64 = (0..d_input)
-                        .map(|i| f64::from(x[row * d_input + i]) * f64::from(w[i * d_output + column]))
+                        .map(|i| {
+                            f64::from(x[row * d_input + i]) * f64::from(w[i * d_output + column])
+                        })
                         .sum();
                     expected.push(product + if bias { f64::from(b[column]) } else { 0.0 });
                 }
@@ -105,7 +109,8 @@ fn activations_are_their_formulas() {
 fn causal_attention_sees_the_past_only() {
     on_each_backend!(|device: B| {
         // [batch, heads, new positions, all positions, head width]
-        for [b, h, t, s, k] in [[1, 1, 1, 1, 1], [2, 3, 5, 5, 4], [1, 2, 3, 7, 5], [2, 1, 1, 9, 3]] {
+        for [b, h, t, s, k] in [[1, 1, 1, 1, 1], [2, 3, 5, 5, 4], [1, 2, 3, 7, 5], [2, 1, 1, 9, 3]]
+        {
             let q = numbers(b * h * t * k, 8);
             let (key, value) = (numbers(b * h * s * k, 9), numbers(b * h * s * k, 10));
             let scale = (k as f64).powf(-0.5);
@@ -186,10 +191,7 @@ fn gradients_agree_with_finite_differences_of_the_f64_formula() {
         // Attention has the longest composition; its gradient with respect to the query.
         let [t, k] = [4, 3];
         let (q, key, value) = (numbers(t * k, 12), numbers(t * k, 13), numbers(t * k, 14));
-        let options = AttentionOptions {
-            scale: 0.7,
-            dropout: 0.0,
-        };
+        let options = AttentionOptions { scale: 0.7, dropout: 0.0 };
         let query = tensor::<B, 4>(&q, [1, 1, t, k], &device).require_grad();
         let output = B::causal_attention(
             query.clone(),
@@ -235,7 +237,6 @@ fn gradients_agree_with_finite_differences_of_the_f64_formula() {
 #[test]
 fn a_seed_makes_random_masks_repeat() {
     on_each_backend!(|device: B| {
-        use burn::tensor::backend::Backend;
         let draw = || {
             B::seed(&device, 7);
             floats(Tensor::<B, 1>::random([64], Distribution::Default, &device).into_data())

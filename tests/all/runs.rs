@@ -41,8 +41,18 @@ fn a_run_leaves_what_it_should_and_can_be_sampled_and_evaluated() {
     let summary = read(&run.join("summary.json"));
     let keys: BTreeSet<&str> = summary.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = [
-        "name", "steps", "tokens", "params", "best_val_loss", "best_step", "final_val_loss",
-        "bits_per_byte", "source_entropy", "seconds", "tokens_per_s", "backend",
+        "name",
+        "steps",
+        "tokens",
+        "params",
+        "best_val_loss",
+        "best_step",
+        "final_val_loss",
+        "bits_per_byte",
+        "source_entropy",
+        "seconds",
+        "tokens_per_s",
+        "backend",
     ];
     assert_eq!(keys, BTreeSet::from(expected));
     assert_eq!(summary["steps"], 6);
@@ -84,7 +94,10 @@ fn a_run_leaves_what_it_should_and_can_be_sampled_and_evaluated() {
     assert!(two.starts_with(first.trim_end()) && two.contains("\n---\n"), "{two}");
 
     let evaluated = succeed(&emberlm(folder.path(), &["eval", "stories"]));
-    assert!(evaluated.contains(&format!("loss            {:.4}", number("final_val_loss"))), "{evaluated}");
+    assert!(
+        evaluated.contains(&format!("loss            {:.4}", number("final_val_loss"))),
+        "{evaluated}"
+    );
 
     // A second run takes the next name; one that is asked for by name does not.
     succeed(&train(folder.path(), &[]));
@@ -108,7 +121,8 @@ fn a_run_repeats_bit_by_bit() {
                 .lines()
                 .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].clone())
                 .collect();
-            let weights = fs::read(run.join("checkpoints/step-00000006/model.safetensors")).unwrap();
+            let weights =
+                fs::read(run.join("checkpoints/step-00000006/model.safetensors")).unwrap();
             (losses, weights)
         };
         assert_eq!(run(&format!("{kind}-a")), run(&format!("{kind}-b")));
@@ -121,19 +135,29 @@ fn own_text_trains_and_a_foreign_character_is_named() {
     fs::write(folder.path().join("own.txt"), "größer, schöner, weiter. ".repeat(40)).unwrap();
     let output = emberlm(
         folder.path(),
-        &[&["train", "--data", "own.txt", "--artifacts", "elsewhere", "--run", "own"][..],
-            &crate::command_line::TINY, &["--set", "sample.max_tokens=10"]].concat(),
+        &[
+            &["train", "--data", "own.txt", "--artifacts", "elsewhere", "--run", "own"][..],
+            &crate::command_line::TINY,
+            &["--set", "sample.max_tokens=10"],
+        ]
+        .concat(),
     );
     let text = succeed(&output);
     assert!(text.contains("more: emberlm generate own --artifacts elsewhere"), "{text}");
     let generate = |prompt: &str| {
-        emberlm(folder.path(), &["generate", "elsewhere/own", "--prompt", prompt, "--max-tokens", "5"])
+        emberlm(
+            folder.path(),
+            &["generate", "elsewhere/own", "--prompt", prompt, "--max-tokens", "5"],
+        )
     };
     assert!(succeed(&generate("schön")).starts_with("schön"));
     let foreign = generate("schön Ω");
     assert_eq!(foreign.status.code(), Some(2));
     let message = String::from_utf8_lossy(&foreign.stderr);
-    assert!(message.contains("has never seen the character 'Ω' (U+03A9, at character 7)"), "{message}");
+    assert!(
+        message.contains("has never seen the character 'Ω' (U+03A9, at character 7)"),
+        "{message}"
+    );
     assert_eq!(message.lines().count(), 1);
     assert_eq!(generate("").status.code(), Some(2));
     // Evaluation finds the text again from another folder.
@@ -208,7 +232,10 @@ fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
     let output = limited(16, "part", "train.log_every=1");
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("the checkpoint of step 3 could not be saved: cannot write"), "{message}");
+    assert!(
+        message.contains("the checkpoint of step 3 could not be saved: cannot write"),
+        "{message}"
+    );
     assert_eq!(message.lines().count(), 1, "{message}");
     let checkpoints = folder.path().join("artifacts/part/checkpoints");
     assert_eq!(fs::read_dir(checkpoints).unwrap().count(), 0);
@@ -219,7 +246,8 @@ fn only_the_newest_and_the_best_checkpoints_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let every = ["--set", "train.evaluate_every=1", "--set", "train.keep_checkpoints=2"];
     // A learning rate that destroys the model: the first evaluation stays the best.
-    let worse = ["--set", "train.schedule.learning_rate=5", "--set", "train.schedule.warmup_steps=4"];
+    let worse =
+        ["--set", "train.schedule.learning_rate=5", "--set", "train.schedule.warmup_steps=4"];
     succeed(&train(folder.path(), &[&every[..], &worse].concat()));
     let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
     let best = run.checkpoints().best().unwrap().unwrap().step;

@@ -42,7 +42,8 @@ fn enumerate(document: &Value, rule: &str) -> Vec<(String, f64)> {
         let entries = document["entities"][list].as_array().unwrap();
         let taken = kept.get(except).map(|(_, entry)| *entry);
         let choices = entries.len() - usize::from(taken.is_some());
-        for (entry, forms) in entries.iter().enumerate().filter(|(entry, _)| Some(*entry) != taken) {
+        for (entry, forms) in entries.iter().enumerate().filter(|(entry, _)| Some(*entry) != taken)
+        {
             let mut kept = kept.clone();
             kept.insert(name.into(), (list.into(), entry));
             let text = text.clone() + forms[form].as_str().unwrap();
@@ -179,10 +180,7 @@ fn faults_of_a_grammar_are_found() {
             json!({"s": one("{x=animal.age}")}),
             GrammarError::NoForm { rule: rule(), list: "x".into(), form: "age".into() },
         ),
-        (
-            json!({"s": one("a {x")}),
-            GrammarError::OpenBrace { rule: rule(), text: "a {x".into() },
-        ),
+        (json!({"s": one("a {x")}), GrammarError::OpenBrace { rule: rule(), text: "a {x".into() }),
         (
             json!({"s": two("a", "ab")}),
             GrammarError::Ambiguous { rule: rule(), first: 1, second: 2 },

@@ -69,8 +69,7 @@ pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str)
 /// Norm of the difference over norm.
 pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let difference: f64 =
-        found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let difference: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     let norm: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
     (difference / norm).sqrt()
 }
@@ -90,4 +89,3 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
 
 /// `TrainBackend` with its inner backend, for tests that need no gradients.
 pub type Inner<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
-

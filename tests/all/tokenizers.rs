@@ -19,7 +19,7 @@ fn character_text_survives_the_round_trip() {
     assert_eq!(ids.len(), text.chars().count());
     assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
     assert_eq!(tokenizer.decode(&ids), text);
-    assert_eq!(tokenizer.encode("").unwrap(), []);
+    assert!(tokenizer.encode("").unwrap().is_empty());
 }
 
 #[test]
@@ -44,9 +44,15 @@ fn gpt2_ids_are_openais() {
 
 #[test]
 fn every_encoding_has_the_ids_it_claims() {
-    for name in
-        ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"]
-    {
+    for name in [
+        "gpt2",
+        "r50k_base",
+        "p50k_base",
+        "p50k_edit",
+        "cl100k_base",
+        "o200k_base",
+        "o200k_harmony",
+    ] {
         let tokenizer = TiktokenTokenizer::new(name).unwrap();
         let last = tokenizer.vocab_size() as u32 - 1;
         assert!(tokenizer.token_bytes(last).is_some(), "{name}: {last} is the last id");
@@ -79,9 +85,7 @@ fn a_saved_tokenizer_is_the_same_again() {
     let text = "some text\nof its own €";
     for config in [
         TokenizerConfig::Character {},
-        TokenizerConfig::Tiktoken {
-            encoding: "cl100k_base".into(),
-        },
+        TokenizerConfig::Tiktoken { encoding: "cl100k_base".into() },
     ] {
         let tokenizer = build(&config, text).unwrap();
         let json = serde_json::to_string(&tokenizer.saved()).unwrap();
@@ -89,11 +93,6 @@ fn a_saved_tokenizer_is_the_same_again() {
         assert_eq!(restored.vocab_size(), tokenizer.vocab_size());
         assert_eq!(restored.encode(text), tokenizer.encode(text));
     }
-    let twice = SavedTokenizer::Character {
-        characters: "aba".into(),
-    };
-    assert_eq!(
-        twice.restore().unwrap_err(),
-        TokenizerError::RepeatedCharacter { character: 'a' }
-    );
+    let twice = SavedTokenizer::Character { characters: "aba".into() };
+    assert_eq!(twice.restore().unwrap_err(), TokenizerError::RepeatedCharacter { character: 'a' });
 }

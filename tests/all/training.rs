@@ -10,7 +10,7 @@ use emberlm::train::{
 };
 
 use crate::on_each_backend;
-use crate::support::floats;
+use crate::support::{floats, relative_error};
 
 fn config() -> RunConfig {
     let json = r#"{"name": "small", "model": {"d_model": 16, "n_layers": 2, "n_heads": 2,
@@ -68,10 +68,7 @@ fn the_schedule_is_warmup_and_cosine() {
     let mut later = WarmupCosine::new(&config, 20, 7);
     assert_eq!(later.step(), rates[7]);
     // Without a decay of its own it ends with the run, and a run may be all warmup.
-    let whole = ScheduleConfig {
-        decay_steps: None,
-        ..config.clone()
-    };
+    let whole = ScheduleConfig { decay_steps: None, ..config.clone() };
     assert!((WarmupCosine::new(&whole, 24, 0).learning_rate(14) - 0.55).abs() < 1e-12);
     let short = WarmupCosine::new(&whole, 3, 0);
     assert_eq!((short.learning_rate(2), short.learning_rate(9)), (0.6, 0.1));
@@ -112,10 +109,11 @@ fn accumulated_gradients_are_those_of_the_large_batch() {
             accumulator.accumulate(&model, output.grads);
         }
         assert!((loss - large.item.loss).abs() < 1e-5);
-        let expected: Vec<f64> =
-            all_gradients(&model, &large.grads).iter().map(|g| f64::from(*g)).collect();
         let found = all_gradients(&model, &accumulator.grads());
-        crate::support::assert_close(&found, &expected, 1e-6, "accumulated gradient");
+        // 1e-4, as for the golden gradients: the same products in sums of another order, which
+        // moves ndarray's result by 2e-5 and flex's by 2e-7.
+        let error = relative_error(&found, &all_gradients(&model, &large.grads));
+        assert!(error < 1e-4, "relative error {error:e}");
     });
 }
 
@@ -137,10 +135,8 @@ fn only_matrices_decay() {
                 gradients.register(id, gradient.zeros_like());
             }
         }
-        let mut optimizer = AdamW::<B>::new(OptimizerConfig {
-            weight_decay: 0.5,
-            ..OptimizerConfig::default()
-        });
+        let mut optimizer =
+            AdamW::<B>::new(OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() });
         let model = optimizer.step(0.1, model, gradients);
         for ((name, before), (_, after)) in before.into_iter().zip(tensors(&model)) {
             let factor = if before.shape.len() == 1 { 1.0 } else { 0.95 };
@@ -163,8 +159,7 @@ fn an_optimizer_goes_on_from_its_record() {
         let first = step(&mut whole, model(&device));
         let record = Optimizer::<CausalLanguageModel<B>, B>::to_record(&whole);
         let expected = tensors(&step(&mut whole, first.clone()));
-        let mut restored =
-            Optimizer::<CausalLanguageModel<B>, B>::load_record(optimizer(), record);
+        let mut restored = Optimizer::<CausalLanguageModel<B>, B>::load_record(optimizer(), record);
         assert_eq!(tensors(&step(&mut restored, first.clone())), expected);
         assert_ne!(tensors(&step(&mut optimizer(), first)), expected);
     });
