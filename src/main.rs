@@ -13,6 +13,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Anything that the user can put right.
 const FAILURE: u8 = 2;
+/// As after a signal.
+const KILLED: i32 = 130;
 /// A mistake of ours, on whatever thread.
 const PANIC: i32 = 101;
 
@@ -39,6 +41,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// panic on any thread ends the process.
 fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
+        // This is how burn's dashboard ends a program on its user's word.
+        if panic.payload_as_str().is_some_and(|text| text.contains("from user input")) {
+            let _ = writeln!(std::io::stderr(), "killed from the dashboard");
+            std::process::exit(KILLED);
+        }
         let _ = writeln!(std::io::stderr(), "emberlm stops: {panic}");
         std::process::exit(PANIC);
     }));

@@ -13,6 +13,7 @@ use burn::tensor::backend::Backend;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(not(any(feature = "cuda", feature = "wgpu", feature = "flex", feature = "ndarray")))]
 compile_error!(
@@ -154,29 +155,34 @@ fn dispatch_to<B: GptBackend, J: Job>(
 }
 
 /// Adds two numbers on the device. Drivers that are missing announce themselves by a panic, on
-/// whatever thread first touches them, so that is what is caught here.
+/// whatever thread first touches them, so the first message of any thread is the reason.
 fn probe<B: Backend>(device: &B::Device) -> Result<(), String> {
+    let reason: Arc<Mutex<Option<String>>> = Arc::default();
+    let first = reason.clone();
     let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
+    panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or("the driver failed without a message");
+        let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| one_line(message));
+    }));
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         let one = Tensor::<B, 1>::ones([1], device);
         (one.clone() + one).into_data().iter::<f32>().next()
     }));
     panic::set_hook(hook);
-    match outcome {
-        Ok(Some(2.0)) => Ok(()),
-        Ok(sum) => Err(format!("it computes 1 + 1 = {sum:?}")),
-        Err(payload) => Err(first_line(payload.as_ref())),
+    let reason = reason.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (outcome, reason) {
+        (Ok(Some(2.0)), _) => Ok(()),
+        (_, Some(reason)) => Err(reason),
+        (outcome, None) => Err(format!("it computes 1 + 1 = {outcome:?}")),
     }
 }
 
-fn first_line(payload: &(dyn std::any::Any + Send)) -> String {
-    let message = payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("the driver failed without a message");
-    message.lines().next().unwrap_or_default().trim_end_matches('.').into()
+/// The first sentence of a driver's message, which may go on for a page.
+fn one_line(message: &str) -> String {
+    let line = message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let end = [". ", " - ", ": ["].iter().filter_map(|stop| line.find(stop)).min();
+    line[..end.unwrap_or(line.len())].trim_end_matches(['.', ':']).into()
 }
 
 #[cfg(feature = "cuda")]

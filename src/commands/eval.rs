@@ -1,23 +1,25 @@
 use std::io::Write;
+use std::sync::Arc;
 
 use crate::artifact::Run;
 use crate::backend::{self, Job, TrainBackend};
 use crate::cli::EvalArgs;
-use crate::data::{Corpus, EvaluationLoader, Split, disjoint_windows};
+use crate::data::{Corpus, EvaluationLoader, Split, SplitText, disjoint_windows};
 use crate::model::Gpt;
+use crate::tokenizer::Tokenizer;
 use crate::train::{CausalLanguageModel, evaluate};
 
 pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.backend.as_deref())?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let config = run.config();
-    let tokenizer = run.tokenizer()?;
+    let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
     let (split, source_entropy) = match &args.data {
         Some(path) => (Split::read(path, tokenizer.as_ref())?, None),
         None => {
-            let context_length = config.model.context_length;
-            let corpus =
-                Corpus::prepare(&config.data, &config.tokenizer, context_length, config.seed)?;
+            // With the run's own tokenizer: the text may have changed since.
+            let text = SplitText::read(&config.data, config.seed)?;
+            let corpus = Corpus::encode(&text, tokenizer, config.model.context_length)?;
             (corpus.validation, corpus.source_entropy)
         }
     };

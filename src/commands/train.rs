@@ -10,7 +10,7 @@ use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
 use crate::config::{self, ConfigError, RunConfig, Source};
-use crate::data::{Corpus, EvaluationLoader, disjoint_windows};
+use crate::data::{Corpus, EvaluationLoader, SplitText, disjoint_windows};
 use crate::generate::{Sampler, Sampling};
 use crate::model::{Gpt, Initializer};
 use crate::train::{CausalLanguageModel, Display, Outcome, Training, evaluate, train};
@@ -18,8 +18,10 @@ use crate::train::{CausalLanguageModel, Display, Outcome, Training, evaluate, tr
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.backend.as_deref())?;
     let mut config = resolve(&args)?;
-    let corpus =
-        Corpus::prepare(&config.data, &config.tokenizer, config.model.context_length, config.seed)?;
+    let text = SplitText::read(&config.data, config.seed)?;
+    let tokenizer = text.tokenizer(&config.tokenizer)?;
+    let corpus = Corpus::encode(&text, tokenizer, config.model.context_length)?;
+    drop(text);
     let tokens = corpus.tokenizer.vocab_size();
     let vocab_size = config.model.vocab_size.unwrap_or(tokens);
     if vocab_size < tokens {

@@ -273,7 +273,7 @@ impl RunConfig {
         ] {
             check(path, value, value >= 1, "at least 1")?;
         }
-        if model.d_model % model.n_heads != 0 {
+        if !model.d_model.is_multiple_of(model.n_heads) {
             return Err(ConfigError::HeadWidth { d_model: model.d_model, n_heads: model.n_heads });
         }
         let dropout = model.dropout;

@@ -61,39 +61,41 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads or generates the text, builds the tokenizer, and encodes both sides.
+    /// Encodes both sides of a text.
     ///
     /// # Errors
-    /// Text that cannot be read or encoded, or that is too short for one window.
-    pub fn prepare(
-        data: &DataConfig,
-        tokenizer: &TokenizerConfig,
+    /// Text that cannot be encoded, or that is too short for one window.
+    pub fn encode(
+        text: &SplitText,
+        tokenizer: Arc<dyn Tokenizer>,
         context_length: usize,
-        seed: u64,
     ) -> Result<Self, DataError> {
-        let source = Source::read(data, seed)?;
-        let tokenizer: Arc<dyn Tokenizer> =
-            tokenizer::build(tokenizer, &format!("{}{}", source.train, source.validation))?.into();
-        let train = Split::encode(&source.train, "training", tokenizer.as_ref())?;
-        let validation = Split::encode(&source.validation, "validation", tokenizer.as_ref())?;
+        let train = Split::encode(&text.train, "training", tokenizer.as_ref())?;
+        let validation = Split::encode(&text.validation, "validation", tokenizer.as_ref())?;
         train.check_length("training", context_length)?;
         validation.check_length("validation", context_length)?;
         // Per byte the entropy belongs to the text; per token it depends on how it is cut.
         let source_entropy =
-            source.entropy_per_byte.map(|entropy| entropy * validation.bytes_per_token());
+            text.entropy_per_byte.map(|entropy| entropy * validation.bytes_per_token());
         Ok(Self { tokenizer, train, validation, source_entropy })
     }
 }
 
-struct Source {
+/// A text before it is tokenized.
+#[derive(Debug, Clone)]
+pub struct SplitText {
     train: String,
     validation: String,
-    /// In nats.
+    /// In nats, where the source is known.
     entropy_per_byte: Option<f64>,
 }
 
-impl Source {
-    fn read(data: &DataConfig, seed: u64) -> Result<Self, DataError> {
+impl SplitText {
+    /// Reads or generates the text and splits it.
+    ///
+    /// # Errors
+    /// Text that cannot be read.
+    pub fn read(data: &DataConfig, seed: u64) -> Result<Self, DataError> {
         match data {
             DataConfig::Stories { train_stories, validation_stories } => {
                 let stories = Stories::new()?;
@@ -112,6 +114,15 @@ impl Source {
                 Ok(Self { train, validation, entropy_per_byte: None })
             }
         }
+    }
+
+    /// The tokenizer that a configuration asks for, built from both sides where it is built at
+    /// all, as nanoGPT's preparation does.
+    ///
+    /// # Errors
+    /// An encoding that does not exist.
+    pub fn tokenizer(&self, config: &TokenizerConfig) -> Result<Arc<dyn Tokenizer>, DataError> {
+        Ok(tokenizer::build(config, [&self.train, &self.validation])?.into())
     }
 }
 

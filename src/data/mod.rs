@@ -10,7 +10,7 @@ mod text;
 mod windows;
 
 pub use batch::{EvaluationLoader, TokenBatch, TrainLoader};
-pub use corpus::{Corpus, Split};
+pub use corpus::{Corpus, Split, SplitText};
 pub use error::DataError;
 pub use grammar::{Grammar, GrammarError};
 pub use permutation::Permutation;

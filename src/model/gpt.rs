@@ -120,7 +120,7 @@ impl<B: GptBackend> Gpt<B> {
     fn hidden(&self, tokens: Tensor<B, 2, Int>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 3> {
         let t = tokens.dims()[1];
         let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let positions = self.position_embedding.val().slice([start..start + t]); // [T, D]
+        let positions = self.position_embedding.val().narrow(0, start, t); // [T, D]
         let embedded = B::embed(self.token_embedding.val(), tokens) + positions.unsqueeze();
         let mut stream = B::dropout(embedded, self.dropout); // [B, T, D]
         for (layer, block) in self.blocks.iter().enumerate() {

@@ -10,9 +10,12 @@ pub struct CharacterTokenizer {
 }
 
 impl CharacterTokenizer {
-    /// The characters of a text, in the order of their code points.
-    pub fn train(text: &str) -> Self {
-        let characters: BTreeSet<char> = text.chars().collect();
+    /// The characters of some texts, in the order of their code points.
+    pub fn train(texts: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let mut characters = BTreeSet::new();
+        for text in texts {
+            characters.extend(text.as_ref().chars());
+        }
         Self::from_distinct(characters.into_iter().collect())
     }
 

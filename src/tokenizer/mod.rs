@@ -81,14 +81,17 @@ impl SavedTokenizer {
     }
 }
 
-/// The tokenizer that a configuration asks for; `text` is what a vocabulary is built from where
+/// The tokenizer that a configuration asks for; `texts` are what a vocabulary is built from where
 /// it is built at all.
 ///
 /// # Errors
 /// An encoding that does not exist.
-pub fn build(config: &TokenizerConfig, text: &str) -> Result<Box<dyn Tokenizer>, TokenizerError> {
+pub fn build<'a>(
+    config: &TokenizerConfig,
+    texts: impl IntoIterator<Item = &'a String>,
+) -> Result<Box<dyn Tokenizer>, TokenizerError> {
     match config {
-        TokenizerConfig::Character {} => Ok(Box::new(CharacterTokenizer::train(text))),
+        TokenizerConfig::Character {} => Ok(Box::new(CharacterTokenizer::train(texts))),
         TokenizerConfig::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
     }
 }

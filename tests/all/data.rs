@@ -2,8 +2,8 @@ use burn::data::dataloader::DataLoader;
 use burn_ndarray::NdArray;
 use emberlm::config::{DataConfig, TokenizerConfig};
 use emberlm::data::{
-    Corpus, DataError, EvaluationLoader, Permutation, Split, TokenBatch, TrainLoader, Window,
-    WindowOrder, disjoint_windows, read_text, spread_windows,
+    Corpus, DataError, EvaluationLoader, Permutation, Split, SplitText, TokenBatch, TrainLoader,
+    Window, WindowOrder, disjoint_windows, read_text, spread_windows,
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,6 +12,15 @@ use crate::support::shared;
 
 fn text(path: PathBuf) -> DataConfig {
     DataConfig::Text { path: Some(path), validation_path: None, validation_fraction: 0.1 }
+}
+
+fn prepare(
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+    context_length: usize,
+) -> Result<Corpus, DataError> {
+    let text = SplitText::read(data, 1)?;
+    Corpus::encode(&text, text.tokenizer(tokenizer)?, context_length)
 }
 
 fn counting(count: u32) -> Split {
@@ -128,13 +137,12 @@ fn tinyshakespeare_has_its_known_counts() {
     let Some(path) = shared("datasets/tinyshakespeare.txt") else {
         return;
     };
-    let corpus =
-        Corpus::prepare(&text(path.clone()), &TokenizerConfig::Character {}, 64, 1).unwrap();
+    let corpus = prepare(&text(path.clone()), &TokenizerConfig::Character {}, 64).unwrap();
     assert_eq!(corpus.tokenizer.vocab_size(), 65);
     assert_eq!(corpus.train.tokens.len(), 1_003_854);
     assert_eq!(corpus.validation.tokens.len(), 111_540);
     let gpt2 = TokenizerConfig::Tiktoken { encoding: "gpt2".into() };
-    let corpus = Corpus::prepare(&text(path), &gpt2, 64, 1).unwrap();
+    let corpus = prepare(&text(path), &gpt2, 64).unwrap();
     assert_eq!(corpus.train.tokens.len(), 301_966);
     assert_eq!(corpus.validation.tokens.len(), 36_059);
 }
@@ -145,8 +153,7 @@ fn the_split_is_by_characters_and_loses_none() {
     let path = folder.path().join("text");
     let written = "äöü€ abc ".repeat(12); // 108 characters
     std::fs::write(&path, &written).unwrap();
-    let corpus =
-        Corpus::prepare(&text(path.clone()), &TokenizerConfig::Character {}, 4, 1).unwrap();
+    let corpus = prepare(&text(path.clone()), &TokenizerConfig::Character {}, 4).unwrap();
     assert_eq!(corpus.train.tokens.len(), 97);
     assert_eq!(corpus.validation.tokens.len(), 11);
     assert_eq!(corpus.train.bytes + corpus.validation.bytes, written.len());
@@ -160,7 +167,7 @@ fn the_split_is_by_characters_and_loses_none() {
         validation_path: Some(other),
         validation_fraction: 0.1,
     };
-    let corpus = Corpus::prepare(&own, &TokenizerConfig::Character {}, 4, 1).unwrap();
+    let corpus = prepare(&own, &TokenizerConfig::Character {}, 4).unwrap();
     assert_eq!(corpus.train.tokens.len(), 108);
     assert_eq!(corpus.validation.tokens.len(), 9);
 }
@@ -180,7 +187,7 @@ fn bad_files_are_named_with_their_fault() {
     let latin1 = read_text(&write("latin1", b"na\xEFve"));
     assert!(matches!(latin1, Err(DataError::NotUtf8 { offset: 2, .. })));
     let short = text(write("short", b"too short"));
-    let error = Corpus::prepare(&short, &TokenizerConfig::Character {}, 8, 1).unwrap_err();
+    let error = prepare(&short, &TokenizerConfig::Character {}, 8).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the training text has 8 tokens, but a window of model.context_length = 8 needs 9; give a longer text or lower the context length"

@@ -5,7 +5,7 @@ use emberlm::tokenizer::{
 
 #[test]
 fn characters_are_numbered_by_code_point() {
-    let tokenizer = CharacterTokenizer::train("hello, wörld\n");
+    let tokenizer = CharacterTokenizer::train(["hello, wörld\n"]);
     assert_eq!(tokenizer.vocab_size(), 11);
     let ids: Vec<u32> = (0..11).collect();
     assert_eq!(tokenizer.decode(&ids), "\n ,dehlorwö");
@@ -14,7 +14,7 @@ fn characters_are_numbered_by_code_point() {
 #[test]
 fn character_text_survives_the_round_trip() {
     let text = "Grüße, 世界! 🦀\n\tEnd.";
-    let tokenizer = CharacterTokenizer::train(text);
+    let tokenizer = CharacterTokenizer::train([text]);
     let ids = tokenizer.encode(text).unwrap();
     assert_eq!(ids.len(), text.chars().count());
     assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
@@ -24,7 +24,7 @@ fn character_text_survives_the_round_trip() {
 
 #[test]
 fn an_unknown_character_is_named_with_its_place() {
-    let tokenizer = CharacterTokenizer::train("abc");
+    let tokenizer = CharacterTokenizer::train(["abc"]);
     let error = tokenizer.encode("abßc").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -76,7 +76,7 @@ fn decoding_never_fails() {
     assert!(gpt2.decode(&ids[..1]).contains('\u{FFFD}'));
     assert!("🦀".as_bytes().starts_with(&gpt2.decode_bytes(&ids[..1])));
     assert_eq!(gpt2.decode(&[u32::MAX, 15496]), "\u{FFFD}Hello");
-    let characters = CharacterTokenizer::train("ab");
+    let characters = CharacterTokenizer::train(["ab"]);
     assert_eq!(characters.decode(&[0, 7, 1]), "a\u{FFFD}b");
 }
 
@@ -87,7 +87,7 @@ fn a_saved_tokenizer_is_the_same_again() {
         TokenizerConfig::Character {},
         TokenizerConfig::Tiktoken { encoding: "cl100k_base".into() },
     ] {
-        let tokenizer = build(&config, text).unwrap();
+        let tokenizer = build(&config, [&text.to_string()]).unwrap();
         let json = serde_json::to_string(&tokenizer.saved()).unwrap();
         let restored = serde_json::from_str::<SavedTokenizer>(&json).unwrap().restore().unwrap();
         assert_eq!(restored.vocab_size(), tokenizer.vocab_size());
