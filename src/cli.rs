@@ -62,9 +62,9 @@ pub struct TrainArgs {
 pub struct GenerateArgs {
     /// Name or path of the run
     pub run: String,
-    /// Text to continue
-    #[arg(long, value_name = "TEXT", default_value = "\n", hide_default_value = true)]
-    pub prompt: String,
+    /// Text to continue [default: a text of its own]
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
     /// Read the prompt from a file
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,

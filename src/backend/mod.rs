@@ -3,6 +3,8 @@
 //! This is the only module that names a concrete backend or asks for its feature. Everything
 //! else is generic, and meets a concrete type only through [`dispatch`].
 
+#[cfg(feature = "flex")]
+mod cpu;
 mod ops;
 
 pub use ops::{AttentionOptions, GptBackend, TrainBackend};
@@ -190,9 +192,6 @@ impl GptBackend for burn_cuda::Cuda {}
 
 #[cfg(feature = "wgpu")]
 impl GptBackend for burn_wgpu::Wgpu {}
-
-#[cfg(feature = "flex")]
-impl GptBackend for burn_flex::Flex {}
 
 #[cfg(feature = "ndarray")]
 impl GptBackend for burn_ndarray::NdArray {}

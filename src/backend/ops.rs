@@ -1,16 +1,23 @@
 //! The heavy operations of a GPT behind one trait.
 //!
 //! Every default method is a composition of burn's own operations, so that any backend works
-//! and autodiff finds the gradient by itself. A backend overrides a method where it has a
-//! faster kernel; the default stays the reference that the kernel is tested against.
+//! and autodiff finds the gradient by itself. Where a backend has a faster kernel, the operation
+//! has a `_backward` beside it, [`Autodiff`] joins the two, and the backend overrides both; the
+//! defaults stay the reference that the kernels are tested against.
 //!
 //! B batch, T new positions, S all positions, H heads, K head width, D model width,
 //! V vocabulary, N any number of rows
 
-use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, softmax};
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Bool, Distribution, Int, Tensor};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Bool, Distribution, Int, Tensor, TensorPrimitive};
+use std::f64::consts::FRAC_2_PI;
 
 use crate::config::Activation;
 
@@ -71,10 +78,17 @@ pub trait GptBackend: Backend {
 
     /// The feed-forward network's non-linearity, element by element.
     fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
-        match kind {
-            Activation::Gelu => gelu(input),
-            Activation::GeluTanh => gelu_approximate(input),
-        }
+        default_activation(input, kind)
+    }
+
+    /// The gradient with respect to the input of [`GptBackend::activation`], from the gradient
+    /// with respect to its output.
+    fn activation_backward<const D: usize>(
+        input: Tensor<Self, D>,
+        gradient: Tensor<Self, D>,
+        kind: Activation,
+    ) -> Tensor<Self, D> {
+        default_activation_backward(input, gradient, kind)
     }
 
     /// Rows of `weight` by token id.
@@ -139,7 +153,83 @@ pub trait GptBackend: Backend {
     }
 }
 
-impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {}
+/// [`GptBackend::activation`] by burn's own operations.
+pub(super) fn default_activation<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    kind: Activation,
+) -> Tensor<B, D> {
+    match kind {
+        Activation::Gelu => gelu(input),
+        Activation::GeluTanh => gelu_approximate(input),
+    }
+}
+
+/// [`GptBackend::activation_backward`] by burn's own operations.
+pub(super) fn default_activation_backward<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    gradient: Tensor<B, D>,
+    kind: Activation,
+) -> Tensor<B, D> {
+    match kind {
+        Activation::Gelu => {
+            let (input, gradient) = (input.into_primitive(), gradient.into_primitive());
+            let output = B::gelu_backward(input.tensor(), gradient.tensor());
+            Tensor::from_primitive(TensorPrimitive::Float(output))
+        }
+        Activation::GeluTanh => {
+            // x g(u) with g = (1 + tanh) / 2 and u = sqrt(2 / pi) (x + a x^3).
+            let (scale, cubic) = (FRAC_2_PI.sqrt(), 0.044715);
+            let square = input.clone() * input.clone();
+            let argument = input.clone() * (square.clone() * cubic + 1.0) * scale;
+            let gate = (argument.tanh() + 1.0) * 0.5;
+            let slope = (square * (3.0 * cubic) + 1.0) * (2.0 * scale);
+            let rest = input * gate.clone() * (gate.clone().neg() + 1.0) * slope;
+            gradient * (gate + rest)
+        }
+    }
+}
+
+impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
+    fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
+        #[derive(Debug)]
+        struct ActivationBackward<const D: usize>;
+
+        impl<B: GptBackend, const D: usize> Backward<B, 1> for ActivationBackward<D> {
+            type State = (NodeId, Activation);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                grads: &mut Gradients,
+                checkpointer: &mut Checkpointer,
+            ) {
+                let (input, kind) = ops.state;
+                let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
+                unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+                    let (input, gradient) = (float::<B, D>(input), float(gradient));
+                    B::activation_backward(input, gradient, kind).into_primitive().tensor()
+                });
+            }
+        }
+
+        let input = input.into_primitive().tensor();
+        let output = B::activation(float::<B, D>(input.primitive.clone()), kind);
+        let output = output.into_primitive().tensor();
+        let prepared =
+            ActivationBackward::<D>.prepare::<C>([input.node.clone()]).compute_bound().stateful();
+        Tensor::from_primitive(TensorPrimitive::Float(match prepared {
+            OpsKind::Tracked(mut prepared) => {
+                let state = (prepared.checkpoint(&input), kind);
+                prepared.finish(state, output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }))
+    }
+}
+
+fn float<B: Backend, const D: usize>(tensor: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
+}
 
 /// All that training asks of a backend: gradients, and our operations with and without them.
 pub trait TrainBackend: AutodiffBackend<InnerBackend: GptBackend> + GptBackend {}

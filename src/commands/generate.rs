@@ -5,7 +5,7 @@ use crate::artifact::Run;
 use crate::backend::{self, GptBackend, Job, TrainBackend};
 use crate::cli::GenerateArgs;
 use crate::data;
-use crate::generate::{Decoder, Sampler, Sampling, Utf8Stream};
+use crate::generate::{Decoder, Sampler, Sampling, Utf8Stream, opening};
 use crate::model::Gpt;
 use crate::tokenizer::Tokenizer;
 
@@ -20,13 +20,19 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     sampling.validate()?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
-    let text = match &args.prompt_file {
-        Some(path) => data::read_text(path)?,
-        None => args.prompt.clone(),
+    let text = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => data::read_text(path)?,
+        (None, None) => String::new(),
     };
-    let prompt = tokenizer.encode(&text).context("the prompt cannot be encoded")?;
+    let given = args.prompt.is_some() || args.prompt_file.is_some();
+    let prompt = if given {
+        tokenizer.encode(&text).context("the prompt cannot be encoded")?
+    } else {
+        opening(tokenizer.as_ref(), &run.config().sample.prompt)
+    };
     if prompt.is_empty() {
-        bail!("the prompt is empty; give some text with --prompt TEXT");
+        bail!("the prompt is empty; give some text with --prompt TEXT, or leave it out");
     }
     let job = Generate {
         args: &args,

@@ -11,7 +11,7 @@ use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
 use crate::config::{self, ConfigError, RunConfig, Source};
 use crate::data::{Corpus, EvaluationLoader, SplitText, disjoint_windows};
-use crate::generate::{Sampler, Sampling};
+use crate::generate::{Sampler, Sampling, opening};
 use crate::model::{Gpt, Initializer};
 use crate::train::{CausalLanguageModel, Display, Outcome, Training, evaluate, train};
 
@@ -222,11 +222,7 @@ impl Train<'_> {
             min_p: None,
         };
         let tokenizer = self.corpus.tokenizer.as_ref();
-        // A text of one's own need not have the characters of the default prompt.
-        let prompt = match tokenizer.encode(&sample.prompt) {
-            Ok(prompt) if !prompt.is_empty() => prompt,
-            _ => self.corpus.validation.tokens[..1].to_vec(),
-        };
+        let prompt = opening(tokenizer, &sample.prompt);
         let sampler = Sampler::new(sampling, self.config.seed)?;
         let mut out = std::io::stdout().lock();
         stream(model, tokenizer, &prompt, sample.max_tokens, sampler, &mut out)?;

@@ -135,7 +135,7 @@ fn default_train_stories() -> usize {
 }
 
 fn default_validation_stories() -> usize {
-    500
+    300
 }
 
 pub(super) fn default_validation_fraction() -> f64 {

@@ -3,6 +3,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::Sampler;
 use crate::backend::GptBackend;
 use crate::model::{Cache, Gpt};
+use crate::tokenizer::Tokenizer;
 
 /// Continues one sequence, a token at a time.
 ///
@@ -67,6 +68,16 @@ impl<B: GptBackend> Iterator for Decoder<'_, B> {
     /// Never ends by itself.
     fn next(&mut self) -> Option<u32> {
         Some(self.next_token())
+    }
+}
+
+/// Tokens to begin a text with where nobody gave a prompt: `preferred`, or what the vocabulary
+/// has instead.
+pub fn opening(tokenizer: &dyn Tokenizer, preferred: &str) -> Vec<u32> {
+    match tokenizer.encode(preferred) {
+        Ok(tokens) if !tokens.is_empty() => tokens,
+        // A text of one's own need not have the characters of the usual prompt.
+        _ => vec![tokenizer.end_of_text().unwrap_or(0)],
     }
 }
 

@@ -4,6 +4,6 @@ mod decode;
 mod sampler;
 mod utf8;
 
-pub use decode::Decoder;
+pub use decode::{Decoder, opening};
 pub use sampler::{Sampler, Sampling, SamplingError};
 pub use utf8::Utf8Stream;

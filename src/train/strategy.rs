@@ -60,14 +60,17 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
         let mut batches = train_loader.iter();
         let started = Instant::now();
         let seconds_before = state.progress.seconds;
-        while state.progress.step < steps && !interrupter.should_stop() {
+        let mut stopping = interrupter.should_stop();
+        while state.progress.step < steps && !stopping {
             let output = self.step(&mut learner, &mut batches, &mut state.progress);
             state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
             let step = state.progress.step;
             let item = self.item(output, step, Some(learner.lr_current()));
             events.process_train(LearnerEvent::ProcessedItem(item));
 
-            let last = step == steps || interrupter.should_stop();
+            // Asked once a step, so that no stop slips past the last checkpoint.
+            stopping = interrupter.should_stop();
+            let last = step == steps || stopping;
             let evaluation_due = step.is_multiple_of(self.config.evaluate_every) || last;
             let checkpoint_due = step.is_multiple_of(self.config.checkpoint_every);
             if !evaluation_due && !checkpoint_due {

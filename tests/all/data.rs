@@ -1,5 +1,4 @@
 use burn::data::dataloader::DataLoader;
-use burn_ndarray::NdArray;
 use emberlm::config::{DataConfig, TokenizerConfig};
 use emberlm::data::{
     Corpus, DataError, EvaluationLoader, Permutation, Split, SplitText, TokenBatch, TrainLoader,
@@ -8,6 +7,7 @@ use emberlm::data::{
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::on_each_backend;
 use crate::support::shared;
 
 fn text(path: PathBuf) -> DataConfig {
@@ -106,24 +106,28 @@ fn spread_windows_are_full_and_apart() {
 fn targets_are_the_next_tokens() {
     let windows = [Window { start: 3, length: 4 }, Window { start: 0, length: 4 }];
     let batch = TokenBatch::new(&(10..30).collect::<Vec<u32>>(), &windows, 1.0);
-    let device = Default::default();
-    let inputs: Vec<i64> = batch.inputs::<NdArray>(&device).into_data().iter().collect();
-    let targets: Vec<i64> = batch.targets::<NdArray>(&device).into_data().iter().collect();
-    assert_eq!(inputs, [13, 14, 15, 16, 10, 11, 12, 13]);
-    assert_eq!(targets, [14, 15, 16, 17, 11, 12, 13, 14]);
     assert_eq!(batch.tokens(), 8);
+    on_each_backend!(|device: B| {
+        let windows = [Window { start: 3, length: 4 }, Window { start: 0, length: 4 }];
+        let batch = TokenBatch::new(&(10..30).collect::<Vec<u32>>(), &windows, 1.0);
+        let inputs: Vec<i64> = batch.inputs::<B>(&device).into_data().iter().collect();
+        let targets: Vec<i64> = batch.targets::<B>(&device).into_data().iter().collect();
+        assert_eq!(inputs, [13, 14, 15, 16, 10, 11, 12, 13]);
+        assert_eq!(targets, [14, 15, 16, 17, 11, 12, 13, 14]);
+    });
 }
 
 #[test]
 fn loaders_go_on_from_a_cursor_and_end_with_an_uneven_batch() {
-    let order = WindowOrder::new(1000, 10, 1);
-    let loader = |cursor| TrainLoader::new(counting(1000), order, 4, 2, cursor);
-    let take = |cursor, skip| -> Vec<TokenBatch> {
-        let loader = loader(cursor);
-        DataLoader::<NdArray, _>::iter(&loader).skip(skip).take(30).collect()
-    };
-    assert_eq!(take(8, 0), take(0, 2));
-    assert_eq!(take(0, 0)[0].share, 0.5);
+    on_each_backend!(|_device: B| {
+        let take = |cursor, skip| -> Vec<TokenBatch> {
+            let order = WindowOrder::new(1000, 10, 1);
+            let loader = TrainLoader::new(counting(1000), order, 4, 2, cursor);
+            DataLoader::<B, _>::iter(&loader).skip(skip).take(30).collect()
+        };
+        assert_eq!(take(8, 0), take(0, 2));
+        assert_eq!(take(0, 0)[0].share, 0.5);
+    });
 
     let windows = disjoint_windows(96, 10); // nine full windows and one of five
     let loader = EvaluationLoader::new(counting(96), windows, 4);

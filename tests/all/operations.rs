@@ -106,6 +106,53 @@ fn activations_are_their_formulas() {
 }
 
 #[test]
+fn gradients_of_activations_are_their_derivatives() {
+    on_each_backend!(|device: B| {
+        // Long enough for several tasks of a parallel kernel, with an odd rest.
+        let count = 40_001;
+        let x: Vec<f32> = numbers(count, 15).into_iter().map(|x| 4.0 * x).collect();
+        let upstream = numbers(count, 16);
+        let gelu = |x: f64| {
+            let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            0.5 * (1.0 + erf(x / 2f64.sqrt())) + x * density
+        };
+        let tanh_gelu = |x: f64| {
+            let scale = (2.0 / std::f64::consts::PI).sqrt();
+            let tanh = (scale * (x + 0.044715 * x.powi(3))).tanh();
+            let slope = scale * (1.0 + 3.0 * 0.044715 * x * x);
+            0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
+        };
+        let derivatives: [(Activation, &dyn Fn(f64) -> f64); 2] =
+            [(Activation::Gelu, &gelu), (Activation::GeluTanh, &tanh_gelu)];
+        for (kind, derivative) in derivatives {
+            let input = tensor::<B, 1>(&x, [count], &device).require_grad();
+            let output = B::activation(input.clone(), kind) * tensor(&upstream, [count], &device);
+            let gradients = output.sum().backward();
+            let found = floats(input.grad(&gradients).unwrap().into_data());
+            let expected: Vec<f64> = x
+                .iter()
+                .zip(&upstream)
+                .map(|(x, upstream)| derivative(f64::from(*x)) * f64::from(*upstream))
+                .collect();
+            // As for the activations themselves.
+            assert_close(&found, &expected, 2e-6, "gradient");
+        }
+    });
+}
+
+#[test]
+fn activations_survive_extremes() {
+    on_each_backend!(|device: B| {
+        let x = [-1e4f32, -100.0, -14.0, -0.0, 0.0, 14.0, 100.0, 1e4];
+        for kind in [Activation::Gelu, Activation::GeluTanh] {
+            let found = floats(Inner::<B>::activation(tensor(&x, [8], &device), kind).into_data());
+            let expected = x.map(|x| f64::from(x.max(0.0)));
+            assert_close(&found, &expected, 1e-6, "extremes");
+        }
+    });
+}
+
+#[test]
 fn causal_attention_sees_the_past_only() {
     on_each_backend!(|device: B| {
         // [batch, heads, new positions, all positions, head width]

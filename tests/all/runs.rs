@@ -160,6 +160,8 @@ fn own_text_trains_and_a_foreign_character_is_named() {
     );
     assert_eq!(message.lines().count(), 1);
     assert_eq!(generate("").status.code(), Some(2));
+    // Without a prompt it begins by itself, though this text has no line breaks.
+    succeed(&emberlm(folder.path(), &["generate", "elsewhere/own", "--max-tokens", "5"]));
     // Evaluation finds the text again from another folder.
     let other = tempfile::tempdir().unwrap();
     let run = folder.path().join("elsewhere/own");
@@ -276,4 +278,35 @@ fn a_model_comes_back_from_disk_with_the_same_values() {
             assert_eq!(saved.get(&name), Some(&values), "{name}");
         }
     }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_keeps_what_it_learned() {
+    use std::io::{BufRead, BufReader, Read};
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .arg("train")
+        .args(crate::command_line::TINY)
+        .args(crate::command_line::SHORT)
+        .args(["--set", "train.steps=1000000", "--set", "train.evaluate_every=1000000"])
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().starts_with("step")).unwrap().unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let mut message = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    assert!(child.wait().unwrap().success(), "{message}");
+    assert!(message.contains("stopping after this step"), "{message}");
+    assert!(rest.iter().any(|line| line.starts_with("stopped after ")), "{rest:?}");
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let steps = run.summary().unwrap().steps;
+    assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&steps));
+    succeed(&emberlm(folder.path(), &["generate", "stories", "--max-tokens", "3"]));
 }
