@@ -17,7 +17,7 @@ use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, softmax};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Bool, Distribution, Int, Tensor, TensorPrimitive};
-use std::f64::consts::FRAC_2_PI;
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use crate::config::Activation;
 
@@ -172,9 +172,11 @@ pub(super) fn default_activation_backward<B: Backend, const D: usize>(
 ) -> Tensor<B, D> {
     match kind {
         Activation::Gelu => {
-            let (input, gradient) = (input.into_primitive(), gradient.into_primitive());
-            let output = B::gelu_backward(input.tensor(), gradient.tensor());
-            Tensor::from_primitive(TensorPrimitive::Float(output))
+            // burn's own `gelu_backward` is the derivative of the tanh form, not of this one.
+            let cumulative = ((input.clone() * FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+            let bell = (input.clone() * input.clone() * -0.5).exp();
+            let density = bell * (0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI);
+            gradient * (cumulative + input * density)
         }
         Activation::GeluTanh => {
             // x g(u) with g = (1 + tanh) / 2 and u = sqrt(2 / pi) (x + a x^3).

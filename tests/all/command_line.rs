@@ -85,7 +85,7 @@ fn bad_input_of_train_is_one_line_and_leaves_nothing() {
         (&["--config", "bad.json"], "bad.json is not valid JSON"),
         (&["--config", "odd.json"], "`model.d_modle` is not a known key; did you mean `d_model`?"),
         (&["--set", "train.step=1"], "`train.step` is not a known key; did you mean `steps`?"),
-        (&["--set", "model.n_heads=5"], "d_model = 128 is not divisible by model.n_heads = 5"),
+        (&["--set", "model.n_heads=5"], "d_model = 144 is not divisible by model.n_heads = 5"),
         (&["--set", "model.vocab_size=3"], "smaller than the tokenizer's 48 tokens"),
         (
             &["--set", r#"tokenizer={"kind": "tiktoken", "encoding": "gpt9"}"#],

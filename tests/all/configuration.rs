@@ -122,7 +122,7 @@ fn refusals_say_what_would_be_right() {
         ),
         (
             "stories",
-            &["model.n_heads=3"],
+            &["model.d_model=128", "model.n_heads=3"],
             "model.d_model = 128 is not divisible by model.n_heads = 3; the nearest widths that are: 126 and 129",
         ),
         (

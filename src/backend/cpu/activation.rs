@@ -65,14 +65,17 @@ fn gate(x: f32) -> f32 {
 /// and the Taylor polynomial of `e^r`. Zero below the range of f32.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // Adding it pushes the fraction out of a float, which rounds to the nearest integer.
+    // Adding it pushes the fraction out of a float, which rounds to the nearest integer and
+    // leaves that integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
+    const EXPONENT_BIAS: u32 = 127;
     // ln 2 in two parts, the first of few bits, so that its multiples are exact.
     const HIGH: f32 = 0.693_359_4;
     const LOW: f32 = -2.121_944_4e-4;
     debug_assert!((HIGH + LOW - LN_2).abs() < 1e-7);
     let x = x.max(-87.0);
-    let n = (x * LOG2_E + ROUND) - ROUND;
+    let rounded = x * LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = x - n * HIGH - n * LOW;
     let polynomial = 1.0 / 720.0;
     let polynomial = polynomial * r + 1.0 / 120.0;
@@ -81,5 +84,6 @@ fn exp(x: f32) -> f32 {
     let polynomial = polynomial * r + 0.5;
     let polynomial = polynomial * r * r + r + 1.0;
     // n is in -126..=0, so this is a normal float.
-    polynomial * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(EXPONENT_BIAS);
+    polynomial * f32::from_bits(exponent << 23)
 }
