@@ -1,14 +1,14 @@
 //! GELU and its derivative, written so that the compiler can vectorise the loops: no branches
 //! and no calls.
 
-use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LN_2, LOG2_E};
 
 use crate::config::Activation;
 
 /// `1 / sqrt(2 π)`
-const FRAC_1_SQRT_2PI: f32 = 0.398_942_28;
+const FRAC_1_SQRT_2PI: f32 = 0.5 * SQRT_2_OVER_PI;
 /// `sqrt(2 / π)`
-const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+const SQRT_2_OVER_PI: f32 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 /// Of the cubic term in the tanh form.
 const CUBIC: f32 = 0.044_715;
 
