@@ -28,7 +28,7 @@
 //! let tokens = Tensor::<NdArray, 2, Int>::from_data([[1, 2, 3]], &device); // [B, T]
 //! assert_eq!(model.forward(tokens).dims(), [1, 3, 65]); // [B, T, V]
 //! # }
-//! # Ok::<(), config::ConfigError>(())
+//! # Ok::<(), emberlm::config::ConfigError>(())
 //! ```
 
 pub mod config;
