@@ -13,17 +13,17 @@ pub enum ArtifactError {
     Exists { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}", .path.display())]
     Write { path: PathBuf, source: std::io::Error },
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{} is damaged: {reason}; restore it from a copy or train the run again", .path.display())]
     Damaged { path: PathBuf, reason: String },
-    #[error("{}: {source}", .path.display())]
+    #[error("{} is not a valid configuration", .path.display())]
     Config { path: PathBuf, source: ConfigError },
-    #[error("{}: {source}", .path.display())]
+    #[error("{} is not a valid tokenizer", .path.display())]
     Tokenizer { path: PathBuf, source: TokenizerError },
-    #[error("{}: {source}", .path.display())]
+    #[error("{} does not fit the run's configuration", .path.display())]
     Model { path: PathBuf, source: ModelError },
 }
 

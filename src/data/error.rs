@@ -25,7 +25,7 @@ pub enum DataError {
         "the {split} text has {found} tokens, but a window of model.context_length = {context_length} needs {}; give a longer text or lower the context length", .context_length + 1
     )]
     TooShort { split: &'static str, found: usize, context_length: usize },
-    #[error("in the {split} text: {source}")]
+    #[error("the {split} text cannot be encoded")]
     Encode { split: &'static str, source: TokenizerError },
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

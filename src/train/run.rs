@@ -16,7 +16,7 @@ use crate::data::{self, Corpus, EvaluationLoader, WindowOrder};
 /// What stops a training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    #[error("the checkpoint of step {step} could not be saved: {source}")]
+    #[error("the checkpoint of step {step} could not be saved")]
     Save { step: usize, source: Box<dyn Error + Send + Sync> },
 }
 

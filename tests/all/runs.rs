@@ -228,6 +228,7 @@ fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.starts_with("error: cannot write artifacts/none/config.json"), "{message}");
+    assert_eq!(message.matches("os error").count(), 1, "the cause is told once: {message}");
     assert!(!folder.path().join("artifacts/none").exists());
 
     // 16 KiB hold the JSON files but no model: the first checkpoint fails and leaves no part.
@@ -239,6 +240,7 @@ fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
         "{message}"
     );
     assert_eq!(message.lines().count(), 1, "{message}");
+    assert_eq!(message.matches("os error").count(), 1, "the cause is told once: {message}");
     let checkpoints = folder.path().join("artifacts/part/checkpoints");
     assert_eq!(fs::read_dir(checkpoints).unwrap().count(), 0);
 }
