@@ -156,6 +156,7 @@ impl Train<'_> {
             say(format_args!("stopped before the first step; nothing was saved"));
             return Ok(());
         };
+        say(format_args!("evaluating the last model on the whole validation split"));
         let windows = disjoint_windows(corpus.validation.tokens.len(), config.model.context_length);
         let loader =
             EvaluationLoader::new(corpus.validation.clone(), windows, config.train.batch_size);
