@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use emberlm::cli::Cli;
 
-/// Tensors come and go by the megabyte at every step. The system's allocator gives such blocks
-/// back to the kernel each time, and taking them again costs more than many an operation.
+/// Tensors come and go at every step, and the system's allocator hands large blocks back to the
+/// kernel each time: small models train faster with one that keeps them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
