@@ -1,4 +1,4 @@
-use anyhow::Context;
+use anyhow::{Context, bail};
 use burn::module::Module;
 use burn_train::Interrupter;
 use serde_json::json;
@@ -153,6 +153,13 @@ impl Train<'_> {
         let (config, corpus) = (&self.config, self.corpus);
         let Outcome { model, progress, best } = outcome;
         let Some((best_step, best)) = best else {
+            if progress.step > 0 {
+                bail!(
+                    "the run {} diverged: its validation loss is not a number after {} steps; lower train.schedule.learning_rate",
+                    run.path().display(),
+                    progress.step
+                );
+            }
             say(format_args!("stopped before the first step; nothing was saved"));
             return Ok(());
         };

@@ -157,7 +157,9 @@ impl<B: TrainBackend> StepStrategy<B> {
     }
 
     fn note_best(&self, state: &mut State<B>, evaluation: Evaluation) -> Result<(), TrainError> {
-        let better = state.best.is_none_or(|(_, best)| evaluation.loss < best.loss);
+        // A model that has diverged is never the best, not even for want of another.
+        let better = evaluation.loss.is_finite()
+            && state.best.is_none_or(|(_, best)| evaluation.loss < best.loss);
         if !better {
             return Ok(());
         }

@@ -312,3 +312,17 @@ fn an_interrupted_run_keeps_what_it_learned() {
     assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&steps));
     succeed(&emberlm(folder.path(), &["generate", "stories", "--max-tokens", "3"]));
 }
+
+#[test]
+fn a_run_that_diverges_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = train(
+        folder.path(),
+        &["--set", "train.schedule.learning_rate=1e30", "--set", "train.schedule.warmup_steps=0"],
+    );
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("diverged: its validation loss is not a number"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(!folder.path().join("artifacts/stories/best.json").exists());
+}
