@@ -7,7 +7,7 @@
 mod cpu;
 mod ops;
 
-pub use ops::{AttentionOptions, GptBackend, TrainBackend};
+pub use ops::{AttentionOptions, GptBackend, Rotation, TrainBackend};
 
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;

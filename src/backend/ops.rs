@@ -13,21 +13,67 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::autodiff::{Autodiff, NodeId};
-use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, softmax};
+use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, relu, sigmoid, softmax};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Bool, Distribution, Int, Tensor, TensorPrimitive};
+use burn::tensor::{Bool, Distribution, Int, Tensor, TensorData, TensorPrimitive};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use crate::config::Activation;
+use crate::config::NormKind;
+use crate::config::RotaryPairing;
+
+/// Added to the scores of what must not be seen: far below any score, and finite, since a query
+/// that sees nothing at all, as padding may be, would otherwise not get a number.
+const HIDDEN: f32 = -1e30;
 
 /// What attention needs beside its three tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionOptions {
+pub struct AttentionOptions<'a> {
     /// Factor on the scores before the softmax.
     pub scale: f64,
+    /// Keeps the scores within ± this by `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f64>,
+    /// The queries are those of the last `T` of `S` positions, and each sees those up to its own.
+    pub causal: bool,
+    /// A query sees keys less than this far away.
+    pub window: Option<usize>,
+    /// A summand of `-slope * distance` for each query head (ALiBi); empty for none.
+    pub slopes: &'a [f64],
+    /// Keys that are there at all, in each entry of the batch; the others are padding.
+    pub key_lengths: Option<&'a [usize]>,
     /// Probability of dropping an attention weight, after the softmax, in training only.
     pub dropout: f64,
+}
+
+impl AttentionOptions<'_> {
+    /// Every query sees every key.
+    pub fn full(scale: f64) -> Self {
+        Self {
+            scale,
+            soft_cap: None,
+            causal: false,
+            window: None,
+            slopes: &[],
+            key_lengths: None,
+            dropout: 0.0,
+        }
+    }
+
+    /// Every query sees the keys up to its own position.
+    pub fn causal(scale: f64) -> Self {
+        Self { causal: true, ..Self::full(scale) }
+    }
+}
+
+/// The angles of rotary positions, as cosines and sines.
+#[derive(Debug, Clone)]
+pub struct Rotation<B: Backend> {
+    /// `[T, R / 2]`, of the R numbers of a head that are turned.
+    pub cosines: Tensor<B, 2>,
+    /// `[T, R / 2]`
+    pub sines: Tensor<B, 2>,
+    pub pairing: RotaryPairing,
 }
 
 /// A backend that can run the models of this crate.
@@ -55,21 +101,39 @@ pub trait GptBackend: Backend {
         output.reshape(dims)
     }
 
-    /// Normalisation over the last dimension (Ba, Kiros and Hinton 2016).
+    /// Brings the last dimension to one scale, then multiplies by `weight` and adds `bias`.
     ///
     /// # Shapes
     /// - `input` `[.., D]`, `weight` and `bias` `[D]` -> `[.., D]`
-    fn layer_normalization<const D: usize>(
+    fn normalization<const D: usize>(
         input: Tensor<Self, D>,
-        weight: Tensor<Self, 1>,
+        weight: Option<Tensor<Self, 1>>,
         bias: Option<Tensor<Self, 1>>,
+        kind: NormKind,
         epsilon: f64,
     ) -> Tensor<Self, D> {
-        let mean = input.clone().mean_dim(D - 1);
-        let centered = input - mean;
         // Not `powf`: the square of a negative number must stay exact on every backend.
-        let variance = (centered.clone() * centered.clone()).mean_dim(D - 1);
-        let output = centered / (variance + epsilon).sqrt() * weight.unsqueeze();
+        let square = |input: &Tensor<Self, D>| input.clone() * input.clone();
+        let output = match kind {
+            NormKind::Layer => {
+                let centered = input.clone() - input.mean_dim(D - 1);
+                let variance = square(&centered).mean_dim(D - 1);
+                centered / (variance + epsilon).sqrt()
+            }
+            NormKind::Rms => {
+                let mean_square = square(&input).mean_dim(D - 1);
+                input / (mean_square + epsilon).sqrt()
+            }
+            NormKind::Cosine => {
+                // Bounded before the root, whose slope at zero is infinite.
+                let square_length = square(&input).sum_dim(D - 1).clamp_min(epsilon * epsilon);
+                input / square_length.sqrt()
+            }
+        };
+        let output = match weight {
+            Some(weight) => output * weight.unsqueeze(),
+            None => output,
+        };
         match bias {
             Some(bias) => output + bias.unsqueeze(),
             None => output,
@@ -99,37 +163,93 @@ pub trait GptBackend: Backend {
         burn::tensor::module::embedding(weight, tokens)
     }
 
-    /// Causal scaled dot-product attention (Vaswani et al. 2017). The queries are those of the
-    /// last `T` of `S` positions, and each sees the positions up to its own.
+    /// Turns queries or keys by the angles of their positions (Su et al. 2021); what is beyond
+    /// the width of the rotation stays as it is.
     ///
     /// # Shapes
-    /// - `query` `[B, H, T, K]`, `key` and `value` `[B, H, S, K]` -> `[B, H, T, K]`
-    fn causal_attention(
+    /// - `input` `[B, H, T, K]`, `rotation` over `T` positions -> `[B, H, T, K]`
+    fn rotate(input: Tensor<Self, 4>, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
+        let [b, h, t, k] = input.dims();
+        let half = rotation.cosines.dims()[1];
+        let turned = 2 * half;
+        // As rows of T R/2 numbers, the one broadcast that every backend is fast at.
+        let rows = |part: Tensor<Self, 4>| part.reshape([b * h, t * half]);
+        let angles = |table: &Tensor<Self, 2>| table.clone().reshape([1, t * half]);
+        let (cosines, sines) = (angles(&rotation.cosines), angles(&rotation.sines));
+        let (x, y) = match rotation.pairing {
+            RotaryPairing::Half => {
+                (rows(input.clone().narrow(3, 0, half)), rows(input.clone().narrow(3, half, half)))
+            }
+            RotaryPairing::Interleaved => {
+                let pairs = input.clone().narrow(3, 0, turned).reshape([b * h, t * half, 2]);
+                (pairs.clone().narrow(2, 0, 1).squeeze_dim(2), pairs.narrow(2, 1, 1).squeeze_dim(2))
+            }
+        };
+        let new_x = x.clone() * cosines.clone() - y.clone() * sines.clone();
+        let new_y = y * cosines + x * sines;
+        let mut parts = match rotation.pairing {
+            RotaryPairing::Half => {
+                vec![new_x.reshape([b, h, t, half]), new_y.reshape([b, h, t, half])]
+            }
+            RotaryPairing::Interleaved => {
+                let pairs = Tensor::stack::<3>(vec![new_x, new_y], 2); // [B H, T R/2, 2]
+                vec![pairs.reshape([b, h, t, turned])]
+            }
+        };
+        if turned < k {
+            parts.push(input.narrow(3, turned, k - turned));
+        }
+        Tensor::cat(parts, 3)
+    }
+
+    /// Scaled dot-product attention (Vaswani et al. 2017). Where there are fewer key heads than
+    /// query heads, each serves `H / G` query heads in a row.
+    ///
+    /// # Shapes
+    /// - `query` `[B, H, T, K]`, `key` and `value` `[B, G, S, K]` -> `[B, H, T, K]`
+    fn attend(
         query: Tensor<Self, 4>,
         key: Tensor<Self, 4>,
         value: Tensor<Self, 4>,
-        options: AttentionOptions,
+        options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
-        let device = query.device();
-        let [b, h, t, _] = query.dims();
-        let s = key.dims()[2];
-        let scores = (query * options.scale).matmul(key.swap_dims(2, 3)); // [B, H, T, S]
-        let scores = if t == 1 {
-            scores
-        } else {
-            // True where the key lies in the future of the query.
-            let offset = (s - t) as i64;
-            let future = Tensor::<Self, 2, Bool>::tril_mask([t, s], offset, &device);
-            // Added rather than filled in: a sum broadcasts without a mask of all scores, and its
-            // gradient is free.
-            let barrier =
-                Tensor::<Self, 2>::zeros([t, s], &device).mask_fill(future, f32::NEG_INFINITY);
-            // As rows of T S numbers, the one broadcast that every backend is fast at.
-            let rows = scores.reshape([b * h, t * s]) + barrier.reshape([1, t * s]);
-            rows.reshape([b, h, t, s])
+        let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
+        // The oldest keys may be out of every query's sight.
+        let (key, value, s) = match options.window {
+            Some(window) if options.causal && s > t + window - 1 => {
+                let seen = t + window - 1;
+                (key.narrow(2, s - seen, seen), value.narrow(2, s - seen, seen), seen)
+            }
+            _ => (key, value, s),
         };
+        // The query heads of a group stand one below the other, so that nothing is repeated.
+        let query = (query * options.scale).reshape([b, g, h / g * t, k]);
+        let mut scores = query.matmul(key.swap_dims(2, 3)); // [B, G, H/G T, S]
+        if let Some(cap) = options.soft_cap {
+            scores = Self::soft_cap(scores, cap);
+        }
+        // Added rather than filled in: a sum broadcasts over rows without a mask of all scores,
+        // and its gradient is free.
+        let mut add = |summand: Option<Tensor<Self, 2>>| {
+            if let Some(summand) = summand {
+                let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
+                let sum = scores.clone().reshape([rows, columns]) + summand;
+                scores = sum.reshape([b, g, h / g * t, s]);
+            }
+        };
+        let device = value.device();
+        add(barrier(options, t, s, &device));
+        add(alibi(options, t, s, &device));
+        if let Some(lengths) = options.key_lengths {
+            scores = hide_padding(scores, lengths);
+        }
         let weights = Self::dropout(softmax(scores, 3), options.dropout);
-        weights.matmul(value)
+        weights.matmul(value).reshape([b, h, t, k])
+    }
+
+    /// Keeps numbers within ± `cap`: `cap * tanh(x / cap)` (Gemma 2).
+    fn soft_cap<const D: usize>(input: Tensor<Self, D>, cap: f64) -> Tensor<Self, D> {
+        (input * (1.0 / cap)).tanh() * cap
     }
 
     /// Zeroes each element with the given probability and scales the others up, in training
@@ -153,6 +273,69 @@ pub trait GptBackend: Backend {
     }
 }
 
+/// What the causal mask and the window add to the scores, `[1, T S]`.
+fn barrier<B: Backend>(
+    options: &AttentionOptions,
+    t: usize,
+    s: usize,
+    device: &B::Device,
+) -> Option<Tensor<B, 2>> {
+    // Query `row` stands at position `row + offset` of the keys.
+    let offset = if options.causal { s - t } else { 0 } as i64;
+    let mut hidden: Option<Tensor<B, 2, Bool>> = None;
+    let mut hide = |more: Tensor<B, 2, Bool>| {
+        hidden = Some(match hidden.take() {
+            Some(hidden) => hidden.bool_or(more),
+            None => more,
+        });
+    };
+    // burn's masks are true outside the triangle that they are named after.
+    if options.causal && t > 1 {
+        hide(Tensor::tril_mask([t, s], offset, device));
+    }
+    if let Some(window) = options.window.filter(|window| t.max(s) > *window) {
+        let window = window as i64;
+        hide(Tensor::triu_mask([t, s], offset - window + 1, device));
+        if !options.causal {
+            hide(Tensor::tril_mask([t, s], offset + window - 1, device));
+        }
+    }
+    let barrier = Tensor::zeros([t, s], device).mask_fill(hidden?, HIDDEN);
+    Some(barrier.reshape([1, t * s]))
+}
+
+/// What ALiBi adds to the scores, `[1, H T S]`.
+fn alibi<B: Backend>(
+    options: &AttentionOptions,
+    t: usize,
+    s: usize,
+    device: &B::Device,
+) -> Option<Tensor<B, 2>> {
+    if options.slopes.is_empty() {
+        return None;
+    }
+    let offset = if options.causal { s - t } else { 0 };
+    let mut summands = Vec::with_capacity(options.slopes.len() * t * s);
+    for slope in options.slopes {
+        for query in offset..offset + t {
+            summands.extend((0..s).map(|key| (-slope * key.abs_diff(query) as f64) as f32));
+        }
+    }
+    let count = summands.len();
+    Some(Tensor::from_data(TensorData::new(summands, [1, count]), device))
+}
+
+/// Hides the keys beyond each batch entry's length, in scores `[B, .., S]`.
+fn hide_padding<B: Backend>(scores: Tensor<B, 4>, lengths: &[usize]) -> Tensor<B, 4> {
+    let [b, g, rows, s] = scores.dims();
+    let hidden = lengths
+        .iter()
+        .flat_map(|length| (0..s).map(move |key| if key < *length { 0.0 } else { HIDDEN }));
+    let data = TensorData::new(hidden.collect::<Vec<f32>>(), [b, 1, s]);
+    let summand = Tensor::<B, 3>::from_data(data, &scores.device());
+    (scores.reshape([b, g * rows, s]) + summand).reshape([b, g, rows, s])
+}
+
 /// [`GptBackend::activation`] by burn's own operations.
 pub(super) fn default_activation<B: Backend, const D: usize>(
     input: Tensor<B, D>,
@@ -161,7 +344,25 @@ pub(super) fn default_activation<B: Backend, const D: usize>(
     match kind {
         Activation::Gelu => gelu(input),
         Activation::GeluTanh => gelu_approximate(input),
+        Activation::Relu => relu(input),
+        Activation::ReluSquared => {
+            let positive = relu(input);
+            positive.clone() * positive
+        }
+        Activation::Silu => input.clone() * sigmoid(input),
+        Activation::Mish => input.clone() * mish_gate(input),
     }
+}
+
+/// `tanh(ln(1 + eˣ))`. With `e = exp(-|x|)` nothing overflows: it is `a / (a + b)` where
+/// `(a, b)` is `(1 + 2 e, 2 e²)` for positive `x` and `(e² + 2 e, 2)` for others.
+fn mish_gate<B: Backend, const D: usize>(input: Tensor<B, D>) -> Tensor<B, D> {
+    let e = input.clone().abs().neg().exp();
+    let square = e.clone() * e.clone();
+    let positive = input.greater_elem(0.0);
+    let a = (square.clone() + e.clone() * 2.0).mask_where(positive.clone(), e * 2.0 + 1.0);
+    let b = square.ones_like().mask_where(positive, square) * 2.0;
+    a.clone() / (a + b)
 }
 
 /// [`GptBackend::activation_backward`] by burn's own operations.
@@ -187,6 +388,17 @@ pub(super) fn default_activation_backward<B: Backend, const D: usize>(
             let slope = (square * (3.0 * cubic) + 1.0) * (2.0 * scale);
             let rest = input * gate.clone() * (gate.clone().neg() + 1.0) * slope;
             gradient * (gate + rest)
+        }
+        Activation::Relu => gradient.mask_fill(input.lower_equal_elem(0.0), 0.0),
+        Activation::ReluSquared => gradient * relu(input) * 2.0,
+        Activation::Silu => {
+            let gate = sigmoid(input.clone());
+            gradient * (gate.clone() + input * gate.clone() * (gate.neg() + 1.0))
+        }
+        Activation::Mish => {
+            let gate = mish_gate(input.clone());
+            let slope = (gate.clone() * gate.clone()).neg() + 1.0;
+            gradient * (gate + input.clone() * slope * sigmoid(input))
         }
     }
 }

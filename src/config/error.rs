@@ -23,6 +23,16 @@ pub enum ConfigError {
         "model.d_model = {d_model} is not divisible by model.n_heads = {n_heads}; the nearest widths that are: {}", nearest_multiples(*d_model, *n_heads)
     )]
     HeadWidth { d_model: usize, n_heads: usize },
+    #[error(
+        "model.n_heads = {n_heads} is not divisible by model.n_kv_heads = {n_kv_heads}; each key/value head serves equally many query heads"
+    )]
+    SharedHeads { n_heads: usize, n_kv_heads: usize },
+    #[error(
+        "model.position.fraction = {fraction} of a head {head_dim} wide turns {turned} numbers; rotary positions need an even number of them, at least 2"
+    )]
+    RotaryWidth { head_dim: usize, fraction: f64, turned: usize },
+    #[error("`{first}` and `{second}` do not go together: {reason}")]
+    Conflict { first: &'static str, second: &'static str, reason: &'static str },
     #[error("`{path}` = {found} is out of range: it must be {expected}")]
     Range { path: &'static str, found: String, expected: &'static str },
     #[error(

@@ -6,11 +6,16 @@
 
 mod error;
 mod load;
+mod model;
 mod schema;
 
 pub use error::ConfigError;
 pub use load::{Source, builtin_names, load, load_value, override_value, resolve};
+pub use model::{
+    Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,
+    NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,
+};
 pub use schema::{
-    Activation, DataConfig, ModelConfig, OptimizerConfig, RunConfig, SampleConfig, ScheduleConfig,
-    TokenizerConfig, TrainConfig,
+    DataConfig, OptimizerConfig, RunConfig, SampleConfig, ScheduleConfig, TokenizerConfig,
+    TrainConfig,
 };

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::ConfigError;
+use super::{ConfigError, ModelConfig};
 
 /// A whole recipe: what to train, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,68 +25,6 @@ pub struct RunConfig {
 
 fn default_seed() -> u64 {
     1337
-}
-
-/// The architecture of a decoder (Radford et al. 2019, "Language Models are Unsupervised
-/// Multitask Learners").
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// Width of the residual stream.
-    pub d_model: usize,
-    pub n_layers: usize,
-    /// Attention heads a layer; each is `d_model / n_heads` wide.
-    pub n_heads: usize,
-    /// The longest sequence the model can see, in tokens.
-    pub context_length: usize,
-    /// Width of the hidden layer of the feed-forward network; `4 * d_model` where absent.
-    #[serde(default)]
-    pub d_ff: Option<usize>,
-    /// Rows of the embedding; the tokenizer's size where absent. May be larger, as padding.
-    #[serde(default)]
-    pub vocab_size: Option<usize>,
-    /// Probability of dropping an activation (embedding, attention weights, both residual branches).
-    #[serde(default)]
-    pub dropout: f64,
-    /// Biases in the linear layers and in the norms.
-    #[serde(default = "default_true")]
-    pub bias: bool,
-    /// The output projection shares the token embedding's weights.
-    #[serde(default = "default_true")]
-    pub tied_head: bool,
-    #[serde(default)]
-    pub activation: Activation,
-    #[serde(default = "default_norm_epsilon")]
-    pub norm_epsilon: f64,
-}
-
-fn default_true() -> bool {
-    true
-}
-
-fn default_norm_epsilon() -> f64 {
-    1e-5
-}
-
-impl ModelConfig {
-    pub fn head_dim(&self) -> usize {
-        self.d_model / self.n_heads
-    }
-
-    pub fn d_ff(&self) -> usize {
-        self.d_ff.unwrap_or(4 * self.d_model)
-    }
-}
-
-/// The non-linearity of the feed-forward network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Activation {
-    /// `x Φ(x)` (Hendrycks and Gimpel 2016), exact.
-    #[default]
-    Gelu,
-    /// The tanh approximation of GELU, as in OpenAI's GPT-2.
-    GeluTanh,
 }
 
 /// How text becomes token ids.
@@ -254,14 +192,8 @@ impl RunConfig {
     /// # Errors
     /// The first key whose value cannot work, with the values it accepts.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let model = &self.model;
+        self.model.validate()?;
         for (path, value) in [
-            ("model.d_model", model.d_model),
-            ("model.n_layers", model.n_layers),
-            ("model.n_heads", model.n_heads),
-            ("model.context_length", model.context_length),
-            ("model.d_ff", model.d_ff()),
-            ("model.vocab_size", model.vocab_size.unwrap_or(1)),
             ("train.steps", self.train.steps),
             ("train.batch_size", self.train.batch_size),
             ("train.accumulation", self.train.accumulation),
@@ -273,11 +205,6 @@ impl RunConfig {
         ] {
             check(path, value, value >= 1, "at least 1")?;
         }
-        if !model.d_model.is_multiple_of(model.n_heads) {
-            return Err(ConfigError::HeadWidth { d_model: model.d_model, n_heads: model.n_heads });
-        }
-        let dropout = model.dropout;
-        check("model.dropout", dropout, (0.0..1.0).contains(&dropout), "at least 0 and below 1")?;
         let optimizer = &self.train.optimizer;
         let schedule = &self.train.schedule;
         for (path, value) in
@@ -286,7 +213,6 @@ impl RunConfig {
             check(path, value, (0.0..1.0).contains(&value), "at least 0 and below 1")?;
         }
         for (path, value) in [
-            ("model.norm_epsilon", model.norm_epsilon),
             ("train.optimizer.epsilon", optimizer.epsilon),
             ("train.schedule.learning_rate", schedule.learning_rate),
             ("train.clip_norm", self.train.clip_norm.unwrap_or(1.0)),
@@ -327,7 +253,7 @@ impl RunConfig {
     }
 }
 
-fn check(
+pub(super) fn check(
     path: &'static str,
     found: impl std::fmt::Display,
     valid: bool,

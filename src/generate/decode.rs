@@ -28,7 +28,7 @@ impl<'a, B: GptBackend> Decoder<'a, B> {
         let context_length = model.context_length();
         let start = prompt.len().saturating_sub(context_length);
         Self {
-            device: model.token_embedding.device(),
+            device: model.device(),
             sampler,
             vocab_size: vocab_size.min(model.vocab_size()),
             cache: model.new_cache(),

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::config::{Activation, ModelConfig};
+use crate::config::{Activation, FeedForwardConfig, ModelConfig, NormConfig};
 
 /// The part of `config.json` that shapes the model.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,17 +23,16 @@ impl Gpt2Config {
     /// The same architecture in our words.
     pub fn model_config(&self) -> ModelConfig {
         ModelConfig {
-            d_model: self.n_embd,
             n_layers: self.n_layer,
-            n_heads: self.n_head,
-            context_length: self.n_positions,
             d_ff: self.n_inner,
             vocab_size: Some(self.vocab_size),
             dropout: self.resid_pdrop,
-            bias: true,
-            tied_head: true,
-            activation: Activation::GeluTanh,
-            norm_epsilon: self.layer_norm_epsilon,
+            norm: NormConfig { epsilon: self.layer_norm_epsilon, ..NormConfig::default() },
+            feed_forward: FeedForwardConfig {
+                activation: Activation::GeluTanh,
+                ..FeedForwardConfig::default()
+            },
+            ..ModelConfig::new(self.n_embd, self.n_layer, self.n_head, self.n_positions)
         }
     }
 }
@@ -41,9 +40,9 @@ impl Gpt2Config {
 /// The name of one of our parameters in a Hugging Face file; none where GPT-2 has no such thing.
 pub fn tensor_name(ours: &str) -> Option<String> {
     let name = match ours {
-        "token_embedding" => "wte.weight".into(),
-        "position_embedding" => "wpe.weight".into(),
-        _ => match ours.split_once('.')? {
+        "embedding.token" => "wte.weight".into(),
+        "embedding.position" => "wpe.weight".into(),
+        _ => match ours.strip_prefix("decoder.")?.split_once('.')? {
             ("final_norm", rest) => format!("ln_f.{rest}"),
             ("blocks", rest) => {
                 let (layer, rest) = rest.split_once('.')?;

@@ -1,61 +1,248 @@
-//! B batch, T new positions, S all positions, H heads, K head width, D model width
+//! B batch, T new positions, S all positions, H heads, G key/value heads, K head width, D model
+//! width
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{Initializer, LayerCache, Linear};
+use super::pass::{Memory, Pass};
+use super::position::alibi_slopes;
+use super::{Initializer, Linear, Norm};
 use crate::backend::{AttentionOptions, GptBackend};
 use crate::config::ModelConfig;
+use crate::config::PositionConfig;
 
-/// Multi-head causal self-attention (Vaswani et al. 2017), in training and in cached decoding.
+/// Attention of a sequence to itself, in training and in cached decoding.
 #[derive(Module, Debug)]
-pub struct CausalAttention<B: Backend> {
-    /// Queries, keys and values of all heads in one projection, `[D, 3 D]`.
+pub struct SelfAttention<B: Backend> {
+    /// Queries of all heads, then keys, then values, in one projection: `[D, (H + 2 G) K]`.
     pub qkv: Linear<B>,
+    /// On each head's queries, `[K]`.
+    pub query_norm: Option<Norm<B>>,
+    /// On each head's keys, `[K]`.
+    pub key_norm: Option<Norm<B>>,
+    /// `[H K, D]`
     pub output: Linear<B>,
-    n_heads: usize,
-    dropout: f64,
+    #[module(skip)]
+    heads: Heads,
+    #[module(skip)]
+    causal: bool,
+    #[module(skip)]
+    window: Option<usize>,
+    #[module(skip)]
+    slopes: Vec<f64>,
 }
 
-impl<B: Backend> CausalAttention<B> {
+/// Attention of a sequence to an encoder's output (Vaswani et al. 2017, section 3.2.3).
+#[derive(Module, Debug)]
+pub struct CrossAttention<B: Backend> {
+    /// `[D, H K]`
+    pub query: Linear<B>,
+    /// Keys of all heads, then values: `[D, 2 G K]`.
+    pub key_value: Linear<B>,
+    pub query_norm: Option<Norm<B>>,
+    pub key_norm: Option<Norm<B>>,
+    /// `[H K, D]`
+    pub output: Linear<B>,
+    #[module(skip)]
+    heads: Heads,
+}
+
+/// What both kinds of attention know of their heads.
+#[derive(Debug, Clone, Copy)]
+struct Heads {
+    queries: usize,
+    keys: usize,
+    width: usize,
+    scale: f64,
+    soft_cap: Option<f64>,
+    dropout: f64,
+    residual_dropout: f64,
+}
+
+impl Heads {
+    fn new(config: &ModelConfig) -> Self {
+        let width = config.head_dim();
+        Self {
+            queries: config.n_heads,
+            keys: config.n_kv_heads(),
+            width,
+            scale: config.attention.scale.unwrap_or((width as f64).powf(-0.5)),
+            soft_cap: config.attention.soft_cap,
+            dropout: config.attention_dropout(),
+            residual_dropout: config.residual_dropout(),
+        }
+    }
+
+    fn options(&self) -> AttentionOptions<'static> {
+        AttentionOptions {
+            soft_cap: self.soft_cap,
+            dropout: self.dropout,
+            ..AttentionOptions::full(self.scale)
+        }
+    }
+
+    /// `[B, T, n K]` -> `[B, n, T, K]`
+    fn split<B: Backend>(&self, joined: Tensor<B, 3>) -> Tensor<B, 4> {
+        let [b, t, width] = joined.dims();
+        joined.reshape([b, t, width / self.width, self.width]).swap_dims(1, 2)
+    }
+
+    /// `[B, H, T, K]` -> `[B, T, D]`
+    fn join<B: GptBackend>(&self, heads: Tensor<B, 4>, output: &Linear<B>) -> Tensor<B, 3> {
+        let [b, h, t, k] = heads.dims();
+        let joined = heads.swap_dims(1, 2).reshape([b, t, h * k]);
+        B::dropout(output.forward(joined), self.residual_dropout)
+    }
+
+    fn norm<B: Backend>(&self, config: &ModelConfig, device: &B::Device) -> Option<Norm<B>> {
+        config.attention.qk_norm.map(|norm| Norm::new(self.width, &norm, config, device))
+    }
+}
+
+impl<B: Backend> SelfAttention<B> {
+    pub fn new(
+        config: &ModelConfig,
+        layer: usize,
+        causal: bool,
+        residual_deviation: f64,
+        initializer: &mut Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let heads = Heads::new(config);
+        let deviation = super::init::DEVIATION;
+        let (d_model, width) = (config.d_model, heads.width);
+        let qkv = [d_model, (heads.queries + 2 * heads.keys) * width];
+        let output = [heads.queries * width, d_model];
+        let alibi = matches!(config.position, PositionConfig::Alibi {});
+        Self {
+            qkv: Linear::new(qkv, config.qkv_bias(), deviation, initializer, device),
+            query_norm: heads.norm(config, device),
+            key_norm: heads.norm(config, device),
+            output: Linear::new(
+                output,
+                config.output_bias(),
+                residual_deviation,
+                initializer,
+                device,
+            ),
+            heads,
+            causal,
+            window: config.window(layer),
+            slopes: if alibi { alibi_slopes(heads.queries) } else { Vec::new() },
+        }
+    }
+}
+
+impl<B: GptBackend> SelfAttention<B> {
+    /// Attends from the new positions to themselves and to those in the cache, which grows.
+    ///
+    /// # Shapes
+    /// - `input` `[B, T, D]` -> `[B, T, D]`
+    pub(super) fn forward(
+        &self,
+        input: Tensor<B, 3>,
+        layer: usize,
+        pass: &mut Pass<B>,
+    ) -> Tensor<B, 3> {
+        let (h, g) = (self.heads.queries, self.heads.keys);
+        let joined = self.heads.split(self.qkv.forward(input)); // [B, H + 2 G, T, K]
+        let value = joined.clone().narrow(1, h + g, g); // [B, G, T, K]
+        let query_key = match (&self.query_norm, &self.key_norm) {
+            (Some(query_norm), Some(key_norm)) => {
+                let query = query_norm.forward(joined.clone().narrow(1, 0, h));
+                let key = key_norm.forward(joined.narrow(1, h, g));
+                Tensor::cat(vec![query, key], 1)
+            }
+            _ => joined.narrow(1, 0, h + g),
+        };
+        let query_key = match &pass.rotation {
+            Some(rotation) => B::rotate(query_key, rotation),
+            None => query_key,
+        };
+        let query = query_key.clone().narrow(1, 0, h); // [B, H, T, K]
+        let key = query_key.narrow(1, h, g); // [B, G, T, K]
+        let (key, value) = match &mut pass.cache {
+            Some(cache) => cache.layers[layer].extend(key, value), // [B, G, S, K]
+            None => (key, value),
+        };
+        let options = AttentionOptions {
+            causal: self.causal,
+            window: self.window,
+            slopes: &self.slopes,
+            // Padding follows the text, so the causal mask hides it already.
+            key_lengths: pass.lengths.filter(|_| !self.causal),
+            ..self.heads.options()
+        };
+        let attended = B::attend(query, key, value, &options); // [B, H, T, K]
+        self.heads.join(attended, &self.output)
+    }
+}
+
+impl<B: Backend> CrossAttention<B> {
     pub fn new(
         config: &ModelConfig,
         residual_deviation: f64,
         initializer: &mut Initializer,
         device: &B::Device,
     ) -> Self {
-        let (d_model, bias) = (config.d_model, config.bias);
-        let deviation = super::gpt::INITIAL_DEVIATION;
+        let heads = Heads::new(config);
+        let deviation = super::init::DEVIATION;
+        let (d_model, bias) = (config.d_model, config.qkv_bias());
+        let [query, key_value] = [heads.queries * heads.width, 2 * heads.keys * heads.width];
         Self {
-            qkv: Linear::new([d_model, 3 * d_model], bias, deviation, initializer, device),
-            output: Linear::new([d_model, d_model], bias, residual_deviation, initializer, device),
-            n_heads: config.n_heads,
-            dropout: config.dropout,
+            query: Linear::new([d_model, query], bias, deviation, initializer, device),
+            key_value: Linear::new([d_model, key_value], bias, deviation, initializer, device),
+            query_norm: heads.norm(config, device),
+            key_norm: heads.norm(config, device),
+            output: Linear::new(
+                [query, d_model],
+                config.output_bias(),
+                residual_deviation,
+                initializer,
+                device,
+            ),
+            heads,
         }
     }
 }
 
-impl<B: GptBackend> CausalAttention<B> {
-    /// Attends from the new positions to themselves and to those in the cache, which grows.
+impl<B: GptBackend> CrossAttention<B> {
+    /// Attends from the new positions to the source that the pass carries.
     ///
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub fn forward(&self, input: Tensor<B, 3>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 3> {
-        let [b, t, d] = input.dims();
-        let (h, k) = (self.n_heads, d / self.n_heads);
-
-        let joined = self.qkv.forward(input).reshape([b, t, 3 * h, k]);
-        let heads = joined.swap_dims(1, 2); // [B, 3 H, T, K]
-        let part = |first: usize| heads.clone().narrow(1, first * h, h); // [B, H, T, K]
-        let (query, key, value) = (part(0), part(1), part(2));
-        let (key, value) = match cache {
-            Some(cache) => cache.extend(key, value), // [B, H, S, K]
-            None => (key, value),
+    pub(super) fn forward(
+        &self,
+        input: Tensor<B, 3>,
+        memory: &Memory<B>,
+        layer: usize,
+        pass: &mut Pass<B>,
+    ) -> Tensor<B, 3> {
+        let query = self.heads.split(self.query.forward(input)); // [B, H, T, K]
+        let query = match &self.query_norm {
+            Some(norm) => norm.forward(query),
+            None => query,
         };
-        let options = AttentionOptions { scale: (k as f64).powf(-0.5), dropout: self.dropout };
-        let attended = B::causal_attention(query, key, value, options); // [B, H, T, K]
-        let joined = attended.swap_dims(1, 2).reshape([b, t, d]);
-        B::dropout(self.output.forward(joined), self.dropout)
+        // The source is the same for every token, so in decoding it is projected once.
+        let (key, value) = match &mut pass.cache {
+            Some(cache) => cache.layers[layer].source(|| self.source(memory)),
+            None => self.source(memory),
+        };
+        let options =
+            AttentionOptions { key_lengths: Some(&memory.lengths), ..self.heads.options() };
+        self.heads.join(B::attend(query, key, value, &options), &self.output)
+    }
+
+    /// Keys and values of the source, each `[B, G, S, K]`.
+    fn source(&self, memory: &Memory<B>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+        let joined = self.heads.split(self.key_value.forward(memory.hidden.clone()));
+        let g = self.heads.keys;
+        let key = joined.clone().narrow(1, 0, g);
+        let key = match &self.key_norm {
+            Some(norm) => norm.forward(key),
+            None => key,
+        };
+        (key, joined.narrow(1, g, g))
     }
 }

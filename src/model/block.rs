@@ -2,32 +2,80 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{CausalAttention, FeedForward, Initializer, LayerCache, LayerNorm};
+use super::pass::Pass;
+use super::{CrossAttention, FeedForward, Initializer, Norm, SelfAttention};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
+use crate::config::NormPlacement;
+use crate::config::Residual;
 
-/// One layer: attention, then the feed-forward network, each normalised before and added to the
-/// residual stream.
+/// One layer: attention, in a decoder beside an encoder attention to the source, then the
+/// feed-forward network, each added to the residual stream.
 #[derive(Module, Debug)]
 pub struct Block<B: Backend> {
-    pub attention_norm: LayerNorm<B>,
-    pub attention: CausalAttention<B>,
-    pub feed_forward_norm: LayerNorm<B>,
+    pub attention_norm: Option<Norm<B>>,
+    pub attention: SelfAttention<B>,
+    pub attention_output_norm: Option<Norm<B>>,
+    pub cross_attention_norm: Option<Norm<B>>,
+    pub cross_attention: Option<CrossAttention<B>>,
+    pub cross_attention_output_norm: Option<Norm<B>>,
+    pub feed_forward_norm: Option<Norm<B>>,
     pub feed_forward: FeedForward<B>,
+    pub feed_forward_output_norm: Option<Norm<B>>,
+    #[module(skip)]
+    placement: NormPlacement,
+    #[module(skip)]
+    residual: Residual,
+    residual_dropout: f64,
+}
+
+/// What a stack of layers is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Sees the past.
+    Decoder,
+    /// Sees the past and a source.
+    CrossDecoder,
+    /// Sees all.
+    Encoder,
 }
 
 impl<B: Backend> Block<B> {
-    pub fn new(config: &ModelConfig, initializer: &mut Initializer, device: &B::Device) -> Self {
-        let norm = || LayerNorm::new(config.d_model, config.bias, config.norm_epsilon, device);
-        // Two branches a layer add to the residual stream; GPT-2 keeps its variance in bounds
-        // by shrinking what they start with (Radford et al. 2019, section 2.3).
-        let residual_deviation =
-            super::gpt::INITIAL_DEVIATION / (2.0 * config.n_layers as f64).sqrt();
+    pub fn new(
+        config: &ModelConfig,
+        layer: usize,
+        role: Role,
+        residual_deviation: f64,
+        initializer: &mut Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let placement = config.norm_placement;
+        let norm =
+            |wanted: bool| wanted.then(|| Norm::new(config.d_model, &config.norm, config, device));
+        let cross = role == Role::CrossDecoder;
+        let causal = role != Role::Encoder;
+        let shared = config.residual == Residual::ParallelSharedNorm;
         Self {
-            attention_norm: norm(),
-            attention: CausalAttention::new(config, residual_deviation, initializer, device),
-            feed_forward_norm: norm(),
+            attention_norm: norm(placement.input()),
+            attention: SelfAttention::new(
+                config,
+                layer,
+                causal,
+                residual_deviation,
+                initializer,
+                device,
+            ),
+            attention_output_norm: norm(placement.output()),
+            cross_attention_norm: norm(cross && placement.input()),
+            cross_attention: cross
+                .then(|| CrossAttention::new(config, residual_deviation, initializer, device)),
+            cross_attention_output_norm: norm(cross && placement.output()),
+            feed_forward_norm: norm(placement.input() && !shared),
             feed_forward: FeedForward::new(config, residual_deviation, initializer, device),
+            feed_forward_output_norm: norm(placement.output()),
+            placement,
+            residual: config.residual,
+            residual_dropout: config.residual_dropout(),
         }
     }
 }
@@ -35,10 +83,65 @@ impl<B: Backend> Block<B> {
 impl<B: GptBackend> Block<B> {
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub fn forward(&self, input: Tensor<B, 3>, cache: Option<&mut LayerCache<B>>) -> Tensor<B, 3> {
-        let normed = self.attention_norm.forward(input.clone());
-        let input = input + self.attention.forward(normed, cache);
-        let normed = self.feed_forward_norm.forward(input.clone());
-        input + self.feed_forward.forward(normed)
+    pub(super) fn forward(
+        &self,
+        input: Tensor<B, 3>,
+        layer: usize,
+        pass: &mut Pass<B>,
+    ) -> Tensor<B, 3> {
+        let normed = apply(&self.attention_norm, input.clone());
+        let attended = self.attention.forward(normed.clone(), layer, pass);
+        match self.residual {
+            Residual::Sequential => {
+                let stream = self.add(input, attended, &self.attention_output_norm);
+                let stream = self.cross(stream, layer, pass);
+                let normed = apply(&self.feed_forward_norm, stream.clone());
+                let processed = self.process(normed, pass);
+                self.add(stream, processed, &self.feed_forward_output_norm)
+            }
+            Residual::Parallel | Residual::ParallelSharedNorm => {
+                let normed = match self.residual {
+                    Residual::ParallelSharedNorm => normed,
+                    _ => apply(&self.feed_forward_norm, input.clone()),
+                };
+                let processed = self.process(normed, pass);
+                let stream = self.add(input, attended, &self.attention_output_norm);
+                self.add(stream, processed, &self.feed_forward_output_norm)
+            }
+        }
+    }
+
+    /// Attention to the source, where there is one.
+    fn cross(&self, stream: Tensor<B, 3>, layer: usize, pass: &mut Pass<B>) -> Tensor<B, 3> {
+        let (Some(attention), Some(memory)) = (&self.cross_attention, pass.memory) else {
+            return stream;
+        };
+        let normed = apply(&self.cross_attention_norm, stream.clone());
+        let attended = attention.forward(normed, memory, layer, pass);
+        self.add(stream, attended, &self.cross_attention_output_norm)
+    }
+
+    fn process(&self, normed: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
+        B::dropout(self.feed_forward.forward(normed, pass), self.residual_dropout)
+    }
+
+    /// Adds a sublayer's output to the stream, with the norm that belongs to one or to the sum.
+    fn add(
+        &self,
+        stream: Tensor<B, 3>,
+        output: Tensor<B, 3>,
+        norm: &Option<Norm<B>>,
+    ) -> Tensor<B, 3> {
+        match self.placement {
+            NormPlacement::Post => apply(norm, stream + output),
+            _ => stream + apply(norm, output),
+        }
+    }
+}
+
+fn apply<B: GptBackend>(norm: &Option<Norm<B>>, input: Tensor<B, 3>) -> Tensor<B, 3> {
+    match norm {
+        Some(norm) => norm.forward(input),
+        None => input,
     }
 }

@@ -1,6 +1,8 @@
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
+use super::ModelError;
+
 /// The keys and values of the positions that a model has already seen, a layer each.
 #[derive(Debug, Clone)]
 pub struct Cache<B: Backend> {
@@ -9,7 +11,7 @@ pub struct Cache<B: Backend> {
 
 impl<B: Backend> Cache<B> {
     pub(super) fn new(n_layers: usize) -> Self {
-        let empty = LayerCache { key_value: None };
+        let empty = LayerCache { key_value: None, source: None };
         Self { layers: vec![empty; n_layers] }
     }
 
@@ -18,16 +20,28 @@ impl<B: Backend> Cache<B> {
         self.layers.first().map_or(0, LayerCache::len)
     }
 
+    /// # Errors
+    /// [`ModelError::ContextOverflow`] where so many new tokens do not fit.
+    pub(super) fn check_room(&self, new: usize, context_length: usize) -> Result<(), ModelError> {
+        let seen = self.len();
+        if seen + new > context_length {
+            return Err(ModelError::ContextOverflow { seen, new, context_length });
+        }
+        Ok(())
+    }
+
     /// Whether nothing has been seen yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The keys and values of one layer, each `[B, H, S, K]`.
+/// The keys and values of one layer, each `[B, G, S, K]`.
 #[derive(Debug, Clone)]
 pub struct LayerCache<B: Backend> {
     key_value: Option<(Tensor<B, 4>, Tensor<B, 4>)>,
+    /// Those of the source, in a decoder beside an encoder.
+    source: Option<(Tensor<B, 4>, Tensor<B, 4>)>,
 }
 
 impl<B: Backend> LayerCache<B> {
@@ -49,5 +63,13 @@ impl<B: Backend> LayerCache<B> {
         };
         self.key_value = Some((key.clone(), value.clone()));
         (key, value)
+    }
+
+    /// The keys and values of the source, computed the first time.
+    pub(super) fn source(
+        &mut self,
+        compute: impl FnOnce() -> (Tensor<B, 4>, Tensor<B, 4>),
+    ) -> (Tensor<B, 4>, Tensor<B, 4>) {
+        self.source.get_or_insert_with(compute).clone()
     }
 }

@@ -2,18 +2,28 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{Initializer, Linear};
+use super::pass::Pass;
+use super::{Experts, Initializer, Linear};
 use crate::backend::GptBackend;
-use crate::config::{Activation, ModelConfig};
+use crate::config::Activation;
+use crate::config::ModelConfig;
 
-/// Two projections with a non-linearity between them, the same at every position.
+/// What every position goes through by itself.
 #[derive(Module, Debug)]
-pub struct FeedForward<B: Backend> {
+pub enum FeedForward<B: Backend> {
+    Dense(Network<B>),
+    Experts(Experts<B>),
+}
+
+/// Two projections with a non-linearity between them, or three where it is gated.
+#[derive(Module, Debug)]
+pub struct Network<B: Backend> {
+    /// What the activation is applied to, where it gates another projection.
+    pub gate: Option<Linear<B>>,
     pub up: Linear<B>,
     pub down: Linear<B>,
     #[module(skip)]
     activation: Activation,
-    dropout: f64,
 }
 
 impl<B: Backend> FeedForward<B> {
@@ -23,13 +33,41 @@ impl<B: Backend> FeedForward<B> {
         initializer: &mut Initializer,
         device: &B::Device,
     ) -> Self {
-        let (d_model, d_ff, bias) = (config.d_model, config.d_ff(), config.bias);
-        let deviation = super::gpt::INITIAL_DEVIATION;
+        match &config.feed_forward.experts {
+            None => Self::Dense(Network::new(
+                config,
+                config.d_ff(),
+                residual_deviation,
+                initializer,
+                device,
+            )),
+            Some(experts) => Self::Experts(Experts::new(
+                config,
+                experts,
+                residual_deviation,
+                initializer,
+                device,
+            )),
+        }
+    }
+}
+
+impl<B: Backend> Network<B> {
+    pub fn new(
+        config: &ModelConfig,
+        d_ff: usize,
+        residual_deviation: f64,
+        initializer: &mut Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let (d_model, bias) = (config.d_model, config.feed_forward_bias());
+        let deviation = super::init::DEVIATION;
+        let mut into = || Linear::new([d_model, d_ff], bias, deviation, &mut *initializer, device);
         Self {
-            up: Linear::new([d_model, d_ff], bias, deviation, initializer, device),
+            gate: config.feed_forward.gated.then(&mut into),
+            up: into(),
             down: Linear::new([d_ff, d_model], bias, residual_deviation, initializer, device),
-            activation: config.activation,
-            dropout: config.dropout,
+            activation: config.feed_forward.activation,
         }
     }
 }
@@ -37,8 +75,25 @@ impl<B: Backend> FeedForward<B> {
 impl<B: GptBackend> FeedForward<B> {
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub fn forward(&self, input: Tensor<B, 3>) -> Tensor<B, 3> {
-        let hidden = B::activation(self.up.forward(input), self.activation); // [B, T, d_ff]
-        B::dropout(self.down.forward(hidden), self.dropout)
+    pub(super) fn forward(&self, input: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
+        match self {
+            Self::Dense(network) => network.forward(input),
+            Self::Experts(experts) => experts.forward(input, &mut pass.routing),
+        }
+    }
+}
+
+impl<B: GptBackend> Network<B> {
+    /// # Shapes
+    /// - `input` `[.., D]` -> `[.., D]`
+    pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+        let hidden = match &self.gate {
+            Some(gate) => {
+                let gate = B::activation(gate.forward(input.clone()), self.activation);
+                gate * self.up.forward(input)
+            }
+            None => B::activation(self.up.forward(input), self.activation),
+        };
+        self.down.forward(hidden) // [.., d_ff] -> [.., D]
     }
 }

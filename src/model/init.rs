@@ -5,6 +5,9 @@ use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
+/// Standard deviation of the initial weights (Radford et al. 2019).
+pub(super) const DEVIATION: f64 = 0.02;
+
 /// Where the first values of the parameters come from.
 ///
 /// Random values are drawn on the host, so a seed gives the same model on every backend.

@@ -1,23 +1,43 @@
 //! The models: token ids in, logits out. Nothing here knows of losses, optimizers or files.
+//!
+//! An [`Embedding`], one or two [`Stack`]s of [`Block`]s and a [`Head`] make a [`Gpt`], an
+//! [`Encoder`] or a [`Seq2Seq`]; what each of the parts is like is up to the configuration.
 
+mod architecture;
 mod attention;
 mod block;
 mod cache;
-mod count;
+mod embedding;
+mod encoder;
+mod experts;
 mod feed_forward;
 mod gpt;
+mod head;
 mod init;
 mod linear;
 mod norm;
 mod parameters;
+mod pass;
+mod position;
+mod seq2seq;
+mod shapes;
+mod stack;
 
-pub use attention::CausalAttention;
-pub use block::Block;
+pub use architecture::Model;
+pub use attention::{CrossAttention, SelfAttention};
+pub use block::{Block, Role};
 pub use cache::{Cache, LayerCache};
-pub use count::parameter_count;
-pub use feed_forward::FeedForward;
+pub use embedding::Embedding;
+pub use encoder::Encoder;
+pub use experts::{Experts, Routing};
+pub use feed_forward::{FeedForward, Network};
 pub use gpt::{Gpt, Positions};
+pub use head::Head;
 pub use init::Initializer;
 pub use linear::Linear;
-pub use norm::LayerNorm;
+pub use norm::Norm;
 pub use parameters::{ModelError, Parameter, load_parameters, parameters, tensors};
+pub use pass::Memory;
+pub use seq2seq::Seq2Seq;
+pub use shapes::{parameter_count, parameter_shapes};
+pub use stack::Stack;

@@ -4,32 +4,38 @@ use burn::tensor::backend::Backend;
 
 use super::Initializer;
 use crate::backend::GptBackend;
+use crate::config::ModelConfig;
+use crate::config::NormConfig;
 
-/// Layer normalisation over the model width.
+/// A normalisation of the last dimension.
 #[derive(Module, Debug)]
-pub struct LayerNorm<B: Backend> {
+pub struct Norm<B: Backend> {
     /// `[D]`
-    pub weight: Param<Tensor<B, 1>>,
+    pub weight: Option<Param<Tensor<B, 1>>>,
     /// `[D]`
     pub bias: Option<Param<Tensor<B, 1>>>,
-    epsilon: f64,
+    #[module(skip)]
+    config: NormConfig,
 }
 
-impl<B: Backend> LayerNorm<B> {
-    pub fn new(d_model: usize, bias: bool, epsilon: f64, device: &B::Device) -> Self {
+impl<B: Backend> Norm<B> {
+    /// Weights of one, biases of zero.
+    pub fn new(width: usize, norm: &NormConfig, model: &ModelConfig, device: &B::Device) -> Self {
+        let constant = |value| Initializer::constant([width], value, device);
         Self {
-            weight: Initializer::constant([d_model], 1.0, device),
-            bias: bias.then(|| Initializer::constant([d_model], 0.0, device)),
-            epsilon,
+            weight: norm.affine.then(|| constant(1.0)),
+            bias: model.norm_bias(norm).then(|| constant(0.0)),
+            config: *norm,
         }
     }
 }
 
-impl<B: GptBackend> LayerNorm<B> {
+impl<B: GptBackend> Norm<B> {
     /// # Shapes
     /// - `input` `[.., D]` -> `[.., D]`
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+        let weight = self.weight.as_ref().map(Param::val);
         let bias = self.bias.as_ref().map(Param::val);
-        B::layer_normalization(input, self.weight.val(), bias, self.epsilon)
+        B::normalization(input, weight, bias, self.config.kind, self.config.epsilon)
     }
 }

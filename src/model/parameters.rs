@@ -1,4 +1,4 @@
-//! The parameters of a model by name: `blocks.0.attention.qkv.weight`.
+//! The parameters of a model by name: `decoder.blocks.0.attention.qkv.weight`.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::backend::Backend;
@@ -74,18 +74,35 @@ fn visit<B: Backend, M: Module<B>>(module: &M, each: impl FnMut(String, ParamId,
     module.visit(&mut Visit { path: Vec::new(), each });
 }
 
+/// The variants of an enum are choices of the configuration, and no part of a name.
+fn is_variant(container: &str) -> bool {
+    container.starts_with("Enum:")
+}
+
+fn enter(path: &mut Vec<String>, name: &str, container: &str) {
+    if !is_variant(container) {
+        path.push(name.into());
+    }
+}
+
+fn exit(path: &mut Vec<String>, container: &str) {
+    if !is_variant(container) {
+        path.pop();
+    }
+}
+
 struct Visit<F> {
     path: Vec<String>,
     each: F,
 }
 
 impl<B: Backend, F: FnMut(String, ParamId, &dyn AnyTensor)> ModuleVisitor<B> for Visit<F> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        enter(&mut self.path, name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        exit(&mut self.path, container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
@@ -117,12 +134,12 @@ impl<F: FnMut(&str) -> Option<TensorData>> Load<F> {
 }
 
 impl<B: Backend, F: FnMut(&str) -> Option<TensorData>> ModuleMapper<B> for Load<F> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        enter(&mut self.path, name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        exit(&mut self.path, container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {

@@ -22,7 +22,7 @@ pub struct CausalLanguageModel<B: Backend> {
 impl<B: GptBackend> CausalLanguageModel<B> {
     /// Nats a token, `[1]`.
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
-        let device = &self.model.token_embedding.device();
+        let device = &self.model.device();
         let logits = self.model.forward(batch.inputs(device)); // [B, T, V]
         B::cross_entropy(logits.flatten(0, 1), batch.targets(device)) // [N, V], [N]
     }

@@ -110,7 +110,7 @@ fn refusals_say_what_would_be_right() {
             &["data.train_story=5"],
             "`data.train_story` is not a known key; did you mean `train_stories`?",
         ),
-        ("stories", &["model.activation=gelo"], "did you mean `gelu`?"),
+        ("stories", &["model.feed_forward.activation=gelo"], "did you mean `gelu`?"),
         ("stories", &["tokenizer.kind=charakter"], "did you mean `character`?"),
         ("stories", &["train.steps=many"], "`train.steps`: invalid type: string \"many\""),
         ("stories", &["train.steps"], "--set train.steps: expected path.to.key=value"),

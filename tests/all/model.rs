@@ -82,11 +82,11 @@ fn a_seed_gives_the_same_model_on_every_backend() {
     assert_eq!(
         &names[..5],
         [
-            "token_embedding",
-            "position_embedding",
-            "blocks.0.attention_norm.weight",
-            "blocks.0.attention_norm.bias",
-            "blocks.0.attention.qkv.weight",
+            "embedding.token",
+            "embedding.position",
+            "decoder.blocks.0.attention_norm.weight",
+            "decoder.blocks.0.attention_norm.bias",
+            "decoder.blocks.0.attention.qkv.weight",
         ]
     );
 }
@@ -189,13 +189,13 @@ fn tensors_that_do_not_fit_are_named() {
         let error = load_parameters(blank(), missing).unwrap_err().to_string();
         assert_eq!(
             error,
-            "tensor `blocks.1.feed_forward_norm.weight` is missing; the configuration says it has shape [24]"
+            "tensor `decoder.blocks.1.feed_forward_norm.weight` is missing; the configuration says it has shape [24]"
         );
-        let other = |name: &str| find(name.split('.').next().map_or(name, |_| "token_embedding"));
+        let other = |name: &str| find(name.split('.').next().map_or(name, |_| "embedding.token"));
         let error = load_parameters(blank(), other).unwrap_err().to_string();
         assert_eq!(
             error,
-            "tensor `position_embedding` is [13, 24], the configuration says [16, 24]"
+            "tensor `embedding.position` is [13, 24], the configuration says [16, 24]"
         );
     });
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use emberlm::backend::{AttentionOptions, GptBackend};
-use emberlm::config::Activation;
+use emberlm::config::{Activation, NormKind};
 
 use crate::on_each_backend;
 use crate::support::{Inner, assert_close, floats, numbers};
@@ -63,10 +63,11 @@ fn layer_normalization_has_mean_zero_and_variance_one_before_its_weights() {
         for (rows, width) in [(1, 2), (5, 33), (7, 128)] {
             let (x, w, b) = (numbers(rows * width, 4), numbers(width, 5), numbers(width, 6));
             let epsilon = 1e-5;
-            let output = Inner::<B>::layer_normalization(
+            let output = Inner::<B>::normalization(
                 tensor(&x, [rows, width], &device),
-                tensor(&w, [width], &device),
+                Some(tensor(&w, [width], &device)),
                 Some(tensor(&b, [width], &device)),
+                NormKind::Layer,
                 epsilon,
             );
             let mut expected = Vec::new();
@@ -162,14 +163,14 @@ fn causal_attention_sees_the_past_only() {
             let (key, value) = (numbers(b * h * s * k, 9), numbers(b * h * s * k, 10));
             let scale = (k as f64).powf(-0.5);
             let options = AttentionOptions {
-                scale,
                 dropout: 0.5, // has no effect outside training
+                ..AttentionOptions::causal(scale)
             };
-            let output = Inner::<B>::causal_attention(
+            let output = Inner::<B>::attend(
                 tensor(&q, [b, h, t, k], &device),
                 tensor(&key, [b, h, s, k], &device),
                 tensor(&value, [b, h, s, k], &device),
-                options,
+                &options,
             );
             let mut expected = Vec::new();
             for head in 0..b * h {
@@ -238,13 +239,13 @@ fn gradients_agree_with_finite_differences_of_the_f64_formula() {
         // Attention has the longest composition; its gradient with respect to the query.
         let [t, k] = [4, 3];
         let (q, key, value) = (numbers(t * k, 12), numbers(t * k, 13), numbers(t * k, 14));
-        let options = AttentionOptions { scale: 0.7, dropout: 0.0 };
+        let options = AttentionOptions::causal(0.7);
         let query = tensor::<B, 4>(&q, [1, 1, t, k], &device).require_grad();
-        let output = B::causal_attention(
+        let output = B::attend(
             query.clone(),
             tensor(&key, [1, 1, t, k], &device),
             tensor(&value, [1, 1, t, k], &device),
-            options,
+            &options,
         );
         let gradients = (output.clone() * output).sum().backward();
         let found = floats(query.grad(&gradients).unwrap().into_data());

@@ -1,5 +1,5 @@
-//! GELU and its derivative, written so that the compiler can vectorise the loops: no branches
-//! and no calls.
+//! Activations and their derivatives, written so that the compiler can vectorise the loops: no
+//! branches and no calls.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LN_2, LOG2_E};
 
@@ -17,6 +17,10 @@ pub(super) fn forward(kind: Activation, x: &[f32], output: &mut [f32]) {
     match kind {
         Activation::Gelu => pairs.for_each(|(output, x)| *output = x * normal(*x).0),
         Activation::GeluTanh => pairs.for_each(|(output, x)| *output = x * gate(*x)),
+        Activation::Relu => pairs.for_each(|(output, x)| *output = x.max(0.0)),
+        Activation::ReluSquared => pairs.for_each(|(output, x)| *output = x.max(0.0) * x.max(0.0)),
+        Activation::Silu => pairs.for_each(|(output, x)| *output = x * sigmoid(*x)),
+        Activation::Mish => pairs.for_each(|(output, x)| *output = x * mish_gate(*x)),
     }
 }
 
@@ -32,6 +36,20 @@ pub(super) fn backward(kind: Activation, x: &[f32], gradient: &[f32], output: &m
             let gate = gate(*x);
             let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
             *output = gradient * (gate + x * gate * (1.0 - gate) * slope);
+        }),
+        Activation::Relu => triples.for_each(|(output, (x, gradient))| {
+            *output = if *x > 0.0 { *gradient } else { 0.0 };
+        }),
+        Activation::ReluSquared => triples.for_each(|(output, (x, gradient))| {
+            *output = gradient * 2.0 * x.max(0.0);
+        }),
+        Activation::Silu => triples.for_each(|(output, (x, gradient))| {
+            let gate = sigmoid(*x);
+            *output = gradient * (gate + x * gate * (1.0 - gate));
+        }),
+        Activation::Mish => triples.for_each(|(output, (x, gradient))| {
+            let gate = mish_gate(*x);
+            *output = gradient * (gate + x * (1.0 - gate * gate) * sigmoid(*x));
         }),
     }
 }
@@ -55,10 +73,23 @@ fn normal(x: f32) -> (f32, f32) {
 /// `(1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u))` of the tanh form's argument.
 #[inline(always)]
 fn gate(x: f32) -> f32 {
-    let u = SQRT_2_OVER_PI * (x + CUBIC * x * x * x);
-    let e = exp(-2.0 * u.abs());
+    sigmoid(2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
+}
+
+/// `1 / (1 + exp(-x))`, by the exponential of a negative number, which cannot overflow.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    let e = exp(-x.abs());
     let far = 1.0 / (1.0 + e);
-    if u < 0.0 { e * far } else { far }
+    if x < 0.0 { e * far } else { far }
+}
+
+/// `tanh(ln(1 + eˣ)) = a / (a + b)` with `(a, b)` as in the default operations.
+#[inline(always)]
+fn mish_gate(x: f32) -> f32 {
+    let e = exp(-x.abs());
+    let (a, b) = if x > 0.0 { (1.0 + 2.0 * e, 2.0 * e * e) } else { (e * e + 2.0 * e, 2.0) };
+    a / (a + b)
 }
 
 /// `e^x` for `x` at most zero, to two units in the last place: `2^n e^r` with `|r| <= ln 2 / 2`

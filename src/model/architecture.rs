@@ -1,0 +1,43 @@
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+
+use super::{Encoder, Gpt, Initializer, Seq2Seq};
+use crate::config::Architecture;
+use crate::config::ModelConfig;
+
+/// A model of any architecture.
+#[derive(Module, Debug)]
+pub enum Model<B: Backend> {
+    Gpt(Gpt<B>),
+    Encoder(Encoder<B>),
+    Seq2Seq(Seq2Seq<B>),
+}
+
+impl<B: Backend> Model<B> {
+    /// A new model of a checked configuration.
+    pub fn new(
+        name: &str,
+        config: &ModelConfig,
+        vocab_size: usize,
+        init: Initializer,
+        device: &B::Device,
+    ) -> Self {
+        match config.architecture {
+            Architecture::Decoder => Self::Gpt(Gpt::new(name, config, vocab_size, init, device)),
+            Architecture::Encoder => {
+                Self::Encoder(Encoder::new(name, config, vocab_size, init, device))
+            }
+            Architecture::EncoderDecoder => {
+                Self::Seq2Seq(Seq2Seq::new(name, config, vocab_size, init, device))
+            }
+        }
+    }
+
+    pub fn device(&self) -> B::Device {
+        match self {
+            Self::Gpt(model) => model.device(),
+            Self::Encoder(model) => model.device(),
+            Self::Seq2Seq(model) => model.device(),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! B batch, T time, D model width, V vocabulary, C context length
+
+use burn::module::{Module, Param};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+
+use super::position::sinusoidal;
+use super::{Initializer, Norm};
+use crate::backend::GptBackend;
+use crate::config::ModelConfig;
+use crate::config::PositionConfig;
+
+/// Tokens to vectors, with what is added to them for their positions.
+#[derive(Module, Debug)]
+pub struct Embedding<B: Backend> {
+    /// `[V, D]`
+    pub token: Param<Tensor<B, 2>>,
+    /// `[C, D]`, where positions are learned.
+    pub position: Option<Param<Tensor<B, 2>>>,
+    pub norm: Option<Norm<B>>,
+    #[module(skip)]
+    scale: Option<f64>,
+    sinusoidal: bool,
+    dropout: f64,
+}
+
+impl<B: Backend> Embedding<B> {
+    pub fn new(
+        config: &ModelConfig,
+        vocab_size: usize,
+        initializer: &mut Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let (d_model, deviation) = (config.d_model, super::init::DEVIATION);
+        let learned = matches!(config.position, PositionConfig::Learned {});
+        Self {
+            token: initializer.normal([vocab_size, d_model], deviation, device),
+            position: learned
+                .then(|| initializer.normal([config.context_length, d_model], deviation, device)),
+            norm: config.embedding_norm.then(|| Norm::new(d_model, &config.norm, config, device)),
+            scale: config.scale_embedding.then(|| (d_model as f64).sqrt()),
+            sinusoidal: matches!(config.position, PositionConfig::Sinusoidal {}),
+            dropout: config.embedding_dropout(),
+        }
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.token.dims()[0]
+    }
+}
+
+impl<B: GptBackend> Embedding<B> {
+    /// `start` is the position of the first token.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]` -> `[B, T, D]`
+    pub fn forward(&self, tokens: Tensor<B, 2, Int>, start: usize) -> Tensor<B, 3> {
+        let t = tokens.dims()[1];
+        let embedded = B::embed(self.token.val(), tokens);
+        let device = embedded.device();
+        let embedded = match self.scale {
+            Some(scale) => embedded * scale,
+            None => embedded,
+        };
+        let positions = match &self.position {
+            Some(table) => Some(table.val().narrow(0, start, t)), // [T, D]
+            None if self.sinusoidal => {
+                Some(sinusoidal(start..start + t, embedded.dims()[2], &device))
+            }
+            None => None,
+        };
+        let embedded = match positions {
+            Some(positions) => embedded + positions.unsqueeze(),
+            None => embedded,
+        };
+        let embedded = match &self.norm {
+            Some(norm) => norm.forward(embedded),
+            None => embedded,
+        };
+        B::dropout(embedded, self.dropout)
+    }
+}

@@ -1,0 +1,86 @@
+//! B batch, T time, V vocabulary
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+
+use super::block::Role;
+use super::pass::Pass;
+use super::position::rotation;
+use super::{Embedding, Head, Initializer, Routing, Stack};
+use crate::backend::GptBackend;
+use crate::config::ModelConfig;
+
+/// A bidirectional encoder (Devlin et al. 2019): it predicts each token from all the others.
+#[derive(Module, Debug)]
+pub struct Encoder<B: Backend> {
+    /// Labels the model wherever it is reported.
+    pub name: String,
+    pub embedding: Embedding<B>,
+    pub encoder: Stack<B>,
+    pub head: Head<B>,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+impl<B: Backend> Encoder<B> {
+    /// A new model of a checked configuration.
+    pub fn new(
+        name: &str,
+        config: &ModelConfig,
+        vocab_size: usize,
+        mut initializer: Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let init = &mut initializer;
+        Self {
+            name: name.into(),
+            embedding: Embedding::new(config, vocab_size, init, device),
+            encoder: Stack::new(config, Role::Encoder, init, device),
+            head: Head::new(config, vocab_size, init, device),
+            config: config.clone(),
+        }
+    }
+
+    /// The longest sequence the model can see.
+    pub fn context_length(&self) -> usize {
+        self.config.context_length
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.embedding.vocab_size()
+    }
+
+    pub fn device(&self) -> B::Device {
+        self.embedding.token.device()
+    }
+}
+
+impl<B: GptBackend> Encoder<B> {
+    /// Logits of the token at each place. `lengths` are the tokens of each row that are no
+    /// padding; all where absent.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]` -> `[B, T, V]`
+    pub fn forward(&self, tokens: Tensor<B, 2, Int>, lengths: Option<&[usize]>) -> Tensor<B, 3> {
+        self.forward_routed(tokens, lengths).0
+    }
+
+    /// [`Encoder::forward`], and how its experts were used, a layer each; none without experts.
+    pub fn forward_routed(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        lengths: Option<&[usize]>,
+    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+        let mut pass = Pass {
+            rotation: rotation(&self.config, 0..tokens.dims()[1], &tokens.device()),
+            lengths,
+            memory: None,
+            cache: None,
+            routing: Vec::new(),
+        };
+        let stream = self.embedding.forward(tokens, 0);
+        let hidden = self.encoder.forward(stream, &mut pass);
+        (self.head.forward(hidden, &self.embedding), pass.routing)
+    }
+}

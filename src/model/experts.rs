@@ -1,0 +1,133 @@
+//! N tokens, E experts, P experts a token, D model width
+
+use burn::module::Module;
+use burn::tensor::activation::softmax;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::feed_forward::Network;
+use super::{Initializer, Linear};
+use crate::backend::GptBackend;
+use crate::config::ExpertsConfig;
+use crate::config::ModelConfig;
+
+/// A mixture of experts: each token goes through the few networks that score highest for it.
+#[derive(Module, Debug)]
+pub struct Experts<B: Backend> {
+    /// Scores, `[D, E]`.
+    pub router: Linear<B>,
+    pub experts: Vec<Network<B>>,
+    /// A network that every token goes through.
+    pub shared: Option<Network<B>>,
+    per_token: usize,
+}
+
+/// How the experts of one layer were used.
+#[derive(Debug, Clone)]
+pub struct Routing<B: Backend> {
+    /// One where all experts are used alike, E where all tokens go to one: `[1]`.
+    pub balance: Tensor<B, 1>,
+    /// Tokens that went to each expert.
+    pub counts: Vec<usize>,
+}
+
+impl<B: Backend> Experts<B> {
+    pub fn new(
+        config: &ModelConfig,
+        experts: &ExpertsConfig,
+        residual_deviation: f64,
+        initializer: &mut Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let shape = [config.d_model, experts.count];
+        let router = Linear::new(shape, false, super::init::DEVIATION, initializer, device);
+        let mut network =
+            |d_ff| Network::new(config, d_ff, residual_deviation, initializer, device);
+        Self {
+            router,
+            experts: (0..experts.count).map(|_| network(config.d_ff())).collect(),
+            shared: experts.shared_d_ff.map(&mut network),
+            per_token: experts.per_token,
+        }
+    }
+}
+
+impl<B: GptBackend> Experts<B> {
+    /// Adds to `routing` how the experts were used.
+    ///
+    /// # Shapes
+    /// - `input` `[B, T, D]` -> `[B, T, D]`
+    pub(super) fn forward(
+        &self,
+        input: Tensor<B, 3>,
+        routing: &mut Vec<Routing<B>>,
+    ) -> Tensor<B, 3> {
+        let [b, t, d] = input.dims();
+        let (n, p) = (b * t, self.per_token);
+        let device = input.device();
+        let tokens = input.reshape([n, d]);
+        let scores = self.router.forward(tokens.clone()); // [N, E]
+        let chosen = self.choose(&scores);
+
+        let indices = |ids: Vec<i32>, shape: Vec<usize>| TensorData::new(ids, shape);
+        let experts: Vec<i32> = chosen.iter().map(|expert| *expert as i32).collect();
+        let experts = Tensor::<B, 2, Int>::from_data(indices(experts, vec![n, p]), &device);
+        let weights = softmax(scores.clone().gather(1, experts), 1).reshape([n * p, 1]);
+
+        // Assignments in the order of their experts, so that each expert has its rows together.
+        let mut order: Vec<usize> = (0..n * p).collect();
+        order.sort_by_key(|assignment| chosen[*assignment]);
+        let counts: Vec<usize> = (0..self.experts.len())
+            .map(|expert| chosen.iter().filter(|chosen| **chosen == expert).count())
+            .collect();
+        let mut outputs = Vec::new();
+        let mut start = 0;
+        for (expert, count) in self.experts.iter().zip(&counts) {
+            if *count == 0 {
+                continue;
+            }
+            let rows = order[start..start + count].iter().map(|place| (place / p) as i32);
+            let rows = Tensor::from_data(indices(rows.collect(), vec![*count]), &device);
+            outputs.push(expert.forward(tokens.clone().select(0, rows)));
+            start += count;
+        }
+        let mut place_of = vec![0; n * p];
+        for (place, assignment) in order.iter().enumerate() {
+            place_of[*assignment] = place as i32;
+        }
+        let place_of = Tensor::from_data(indices(place_of, vec![n * p]), &device);
+        let outputs = Tensor::cat(outputs, 0).select(0, place_of) * weights; // [N P, D]
+        let mixed = outputs.reshape([n, p, d]).sum_dim(1).reshape([n, d]);
+        let mixed = match &self.shared {
+            Some(shared) => mixed + shared.forward(tokens),
+            None => mixed,
+        };
+        routing.push(Routing { balance: balance(scores, &counts), counts });
+        mixed.reshape([b, t, d])
+    }
+
+    /// The experts of each token, `N * P` of them, best first; the first where scores are equal.
+    fn choose(&self, scores: &Tensor<B, 2>) -> Vec<usize> {
+        let count = self.experts.len();
+        // Read back: which rows an expert gets is not known to any graph.
+        let scores: Vec<f32> = scores.to_data().iter::<f32>().collect();
+        let choose_row = |row: &[f32]| {
+            let mut experts: Vec<usize> = (0..count).collect();
+            experts.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+            experts.truncate(self.per_token);
+            experts
+        };
+        scores.chunks(count).flat_map(choose_row).collect()
+    }
+}
+
+/// `E Σ f p`, of the share `f` of assignments that an expert got and its mean probability `p`
+/// (Fedus et al. 2022, equation 4).
+fn balance<B: Backend>(scores: Tensor<B, 2>, counts: &[usize]) -> Tensor<B, 1> {
+    let total: usize = counts.iter().sum();
+    let factor = counts.len() as f32 / total as f32;
+    let shares: Vec<f32> = counts.iter().map(|count| *count as f32 * factor).collect();
+    let shares = TensorData::new(shares, [1, counts.len()]);
+    let shares = Tensor::<B, 2>::from_data(shares, &scores.device());
+    (softmax(scores, 1).mean_dim(0) * shares).sum()
+}

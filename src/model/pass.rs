@@ -1,0 +1,29 @@
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+use super::Cache;
+use super::experts::Routing;
+use crate::backend::Rotation;
+
+/// What one pass through the layers carries beside the residual stream.
+pub(super) struct Pass<'a, B: Backend> {
+    /// Of the new positions, where the model has rotary ones.
+    pub(super) rotation: Option<Rotation<B>>,
+    /// Tokens in each row of the batch that are no padding; all where absent.
+    pub(super) lengths: Option<&'a [usize]>,
+    /// What the encoder made of the source, for a decoder beside one.
+    pub(super) memory: Option<&'a Memory<B>>,
+    /// What earlier passes have seen, in cached decoding.
+    pub(super) cache: Option<&'a mut Cache<B>>,
+    /// How the experts were used, a layer each.
+    pub(super) routing: Vec<Routing<B>>,
+}
+
+/// A source text as an encoder sees it.
+#[derive(Debug, Clone)]
+pub struct Memory<B: Backend> {
+    /// `[B, S, D]`
+    pub(super) hidden: Tensor<B, 3>,
+    /// Tokens in each row that are no padding.
+    pub(super) lengths: Vec<usize>,
+}

@@ -1,0 +1,158 @@
+//! B batch, S source positions, T target positions, D model width, V vocabulary
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+
+use super::block::Role;
+use super::gpt::last;
+use super::pass::{Memory, Pass};
+use super::position::rotation;
+use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Stack};
+use crate::backend::GptBackend;
+use crate::config::ModelConfig;
+
+/// The Transformer (Vaswani et al. 2017): a decoder that sees what an encoder made of a source.
+/// Source, target and head share one vocabulary.
+#[derive(Module, Debug)]
+pub struct Seq2Seq<B: Backend> {
+    /// Labels the model wherever it is reported.
+    pub name: String,
+    pub embedding: Embedding<B>,
+    pub encoder: Stack<B>,
+    pub decoder: Stack<B>,
+    pub head: Head<B>,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+impl<B: Backend> Seq2Seq<B> {
+    /// A new model of a checked configuration.
+    pub fn new(
+        name: &str,
+        config: &ModelConfig,
+        vocab_size: usize,
+        mut initializer: Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let init = &mut initializer;
+        Self {
+            name: name.into(),
+            embedding: Embedding::new(config, vocab_size, init, device),
+            encoder: Stack::new(config, Role::Encoder, init, device),
+            decoder: Stack::new(config, Role::CrossDecoder, init, device),
+            head: Head::new(config, vocab_size, init, device),
+            config: config.clone(),
+        }
+    }
+
+    /// The longest source and the longest target that the model can see.
+    pub fn context_length(&self) -> usize {
+        self.config.context_length
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.embedding.vocab_size()
+    }
+
+    pub fn device(&self) -> B::Device {
+        self.embedding.token.device()
+    }
+
+    /// A cache for a new target.
+    pub fn new_cache(&self) -> Cache<B> {
+        Cache::new(self.decoder.blocks.len())
+    }
+}
+
+impl<B: GptBackend> Seq2Seq<B> {
+    /// Next-token logits of each target, of which each sees its whole source. `lengths` are the
+    /// tokens of each source that are no padding.
+    ///
+    /// # Shapes
+    /// - `source` `[B, S]`, `target` `[B, T]` -> `[B, T, V]`
+    pub fn forward(
+        &self,
+        source: Tensor<B, 2, Int>,
+        lengths: &[usize],
+        target: Tensor<B, 2, Int>,
+    ) -> Tensor<B, 3> {
+        self.forward_routed(source, lengths, target).0
+    }
+
+    /// [`Seq2Seq::forward`], and how its experts were used, a layer each; none without experts.
+    pub fn forward_routed(
+        &self,
+        source: Tensor<B, 2, Int>,
+        lengths: &[usize],
+        target: Tensor<B, 2, Int>,
+    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+        let (memory, mut routing) = self.encode_routed(source, lengths);
+        let (hidden, more) = self.hidden(target, &memory, None);
+        routing.extend(more);
+        (self.head.forward(hidden, &self.embedding), routing)
+    }
+
+    /// Reads the sources, once for all of their targets' tokens.
+    ///
+    /// # Shapes
+    /// - `source` `[B, S]`
+    pub fn encode(&self, source: Tensor<B, 2, Int>, lengths: &[usize]) -> Memory<B> {
+        self.encode_routed(source, lengths).0
+    }
+
+    fn encode_routed(
+        &self,
+        source: Tensor<B, 2, Int>,
+        lengths: &[usize],
+    ) -> (Memory<B>, Vec<Routing<B>>) {
+        let mut pass = Pass {
+            rotation: rotation(&self.config, 0..source.dims()[1], &source.device()),
+            lengths: Some(lengths),
+            memory: None,
+            cache: None,
+            routing: Vec::new(),
+        };
+        let stream = self.embedding.forward(source, 0);
+        let hidden = self.encoder.forward(stream, &mut pass);
+        (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
+    }
+
+    /// Next-token logits after the last of the new target tokens, which join those in the cache.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]` -> `[B, V]`
+    ///
+    /// # Errors
+    /// [`ModelError::ContextOverflow`] where cached and new tokens exceed the context length;
+    /// the cache is left as it was.
+    pub fn decode(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        memory: &Memory<B>,
+        cache: &mut Cache<B>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        cache.check_room(tokens.dims()[1], self.context_length())?;
+        let (hidden, _) = self.hidden(tokens, memory, Some(cache));
+        Ok(self.head.forward(last(hidden), &self.embedding).squeeze_dim(1))
+    }
+
+    fn hidden(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        memory: &Memory<B>,
+        cache: Option<&mut Cache<B>>,
+    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+        let start = cache.as_ref().map_or(0, |cache| cache.len());
+        let positions = start..start + tokens.dims()[1];
+        let mut pass = Pass {
+            rotation: rotation(&self.config, positions, &tokens.device()),
+            lengths: None,
+            memory: Some(memory),
+            cache,
+            routing: Vec::new(),
+        };
+        let stream = self.embedding.forward(tokens, start);
+        (self.decoder.forward(stream, &mut pass), pass.routing)
+    }
+}
