@@ -9,7 +9,7 @@ use super::checkpoints::MODEL;
 use super::files::{self, read_error, write_error};
 use super::{ArtifactError, Checkpoints, read_tensors};
 use crate::config::{self, RunConfig};
-use crate::model::{self, Gpt, Initializer, ModelError};
+use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 
 const CONFIG: &str = "config.json";
@@ -38,8 +38,9 @@ pub struct Summary {
     pub best_step: usize,
     /// The last model's loss on the whole validation split, in nats a token.
     pub final_val_loss: f64,
-    /// The same in bits a byte.
-    pub bits_per_byte: f64,
+    /// The same in bits a byte, where the model predicts every byte.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bits_per_byte: Option<f64>,
     /// What the loss cannot fall below in the long run, in nats a token, where it is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source_entropy: Option<f64>,
@@ -150,7 +151,7 @@ impl Run {
     ///
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged or does not fit.
-    pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Gpt<B>, ArtifactError> {
+    pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Model<B>, ArtifactError> {
         let checkpoints = self.checkpoints();
         let best = checkpoints.best()?.map(|best| best.step);
         let newest = checkpoints.steps()?.last().copied();
@@ -164,14 +165,14 @@ impl Run {
         &self,
         step: usize,
         device: &B::Device,
-    ) -> Result<Gpt<B>, ArtifactError> {
+    ) -> Result<Model<B>, ArtifactError> {
         let folder = self.checkpoints().path(step);
         files::verify(&folder, MODEL)?;
         let path = folder.join(MODEL);
         let mut tensors = read_tensors(&path)?;
         let vocab_size = self.config.model.vocab_size.unwrap_or_default();
         let model =
-            Gpt::new(&self.name, &self.config.model, vocab_size, Initializer::Zeros, device);
+            Model::new(&self.name, &self.config.model, vocab_size, Initializer::Zeros, device);
         let loaded = model::load_parameters(model, |name| tensors.remove(name));
         let left_over = tensors.into_keys().min();
         match (loaded, left_over) {

@@ -2,7 +2,10 @@
 
 mod configs;
 mod eval;
+mod fill_mask;
 mod generate;
+mod params;
+mod sample;
 mod train;
 
 use crate::cli::Command;
@@ -16,6 +19,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::FillMask(args) => fill_mask::run(args),
         Command::Configs => configs::run(),
+        Command::Params(args) => params::run(args),
     }
 }

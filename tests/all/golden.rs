@@ -7,15 +7,15 @@ use burn_train::TrainStep;
 use std::collections::HashMap;
 
 use emberlm::artifact::read_tensors;
-use emberlm::config::OptimizerConfig;
+use emberlm::config::{ModelConfig, OptimizerConfig};
 use emberlm::data::{TokenBatch, Window};
 use emberlm::generate::{Sampler, Sampling};
 use emberlm::interop::gpt2::{Gpt2Config, tensor_name};
-use emberlm::model::{Gpt, Initializer, load_parameters, parameters, tensors};
-use emberlm::train::{AdamW, CausalLanguageModel, clip_gradients};
+use emberlm::model::{Gpt, Initializer, Model, load_parameters, parameters, tensors};
+use emberlm::train::{AdamW, LanguageModel, clip_gradients};
 
 use crate::on_each_backend;
-use crate::support::{floats, golden, relative_error};
+use crate::support::{floats, golden, relative_error, window_batch};
 
 fn reference() -> HashMap<String, TensorData> {
     read_tensors(&golden("gpt2-tiny/reference.safetensors")).unwrap()
@@ -37,6 +37,10 @@ fn load<B: emberlm::backend::GptBackend>(device: &B::Device) -> Gpt<B> {
     model
 }
 
+fn trained<B: emberlm::backend::GptBackend>(model: Gpt<B>) -> LanguageModel<B> {
+    LanguageModel::new(Model::Gpt(model), &ModelConfig::new(8, 1, 1, 1))
+}
+
 /// The golden batch, rebuilt through our own windows: each row's inputs and its last target.
 fn batch(reference: &HashMap<String, TensorData>) -> TokenBatch {
     let inputs = &reference["input_ids"];
@@ -52,7 +56,7 @@ fn batch(reference: &HashMap<String, TensorData>) -> TokenBatch {
         stream.push(targets[ids.end - 1]);
         assert_eq!(inputs[ids.start + 1..ids.end], targets[ids.start..ids.end - 1]);
     }
-    TokenBatch::new(&stream, &windows, 1.0)
+    window_batch(&stream, &windows, 1.0)
 }
 
 #[test]
@@ -66,7 +70,7 @@ fn logits_and_loss_are_pytorchs() {
         // 2e-5: f32 sums are added in another order here.
         crate::support::assert_close(&floats(logits.into_data()), &expected, 2e-5, "logits");
 
-        let loss: f64 = CausalLanguageModel { model }.loss(&batch).into_scalar().elem();
+        let loss: f64 = trained(model).loss(&batch).into_scalar().elem();
         let expected: f64 = reference["loss"].iter::<f64>().next().unwrap();
         assert!((loss - expected).abs() < 1e-5, "loss {loss}, expected {expected}");
     });
@@ -76,7 +80,7 @@ fn logits_and_loss_are_pytorchs() {
 fn every_gradient_is_pytorchs() {
     on_each_backend!(|device: B| {
         let reference = reference();
-        let model = CausalLanguageModel { model: load::<B>(&device) };
+        let model = trained(load::<B>(&device));
         let gradients = model.loss(&batch(&reference)).backward();
         let gradients = GradientsParams::from_grads(gradients, &model);
         let parameters = parameters(&model.model);
@@ -103,7 +107,7 @@ fn ten_optimizer_steps_follow_pytorch() {
     on_each_backend!(|device: B| {
         let reference = reference();
         let batch = batch(&reference);
-        let mut model = CausalLanguageModel { model: load::<B>(&device) };
+        let mut model = trained(load::<B>(&device));
         let mut optimizer = AdamW::<B>::new(OptimizerConfig {
             beta1: 0.9,
             beta2: 0.95,

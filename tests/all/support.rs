@@ -2,6 +2,7 @@
 
 use burn::tensor::TensorData;
 use emberlm::backend::{self, BackendKind, Job};
+use emberlm::data::{Example, ExamplePlace, Place, Split, Task, TokenBatch, Window};
 use std::path::{Path, PathBuf};
 
 /// The CPU backends that are compiled in; ndarray is the reference.
@@ -89,3 +90,13 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
 
 /// `TrainBackend` with its inner backend, for tests that need no gradients.
 pub type Inner<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
+
+/// Windows of a text as a batch for a decoder.
+pub fn window_batch(tokens: &[u32], windows: &[Window], share: f64) -> TokenBatch {
+    let split = Split::text(tokens, tokens.len());
+    let read = |window: &Window| {
+        let place = ExamplePlace { place: Place::Window(*window), number: 0 };
+        Example::read(&split, Task::NextToken, place)
+    };
+    TokenBatch::new(&windows.iter().map(read).collect::<Vec<_>>(), share)
+}
