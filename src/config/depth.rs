@@ -15,12 +15,12 @@ const DEFAULT_BATCH_SIZE: u64 = 16;
 const MAX_DEPTH: u64 = 512;
 
 /// Replaces `model.depth` in one document by all that follows from it: a plain modern decoder of
-/// that many layers and a recipe for it. What the document says itself is left as it says, and so
-/// are the batch and the context of the `base` that it is going to be laid on.
+/// that many layers and a recipe for it. What the document says itself is left as it says. Of the
+/// model of the `base` that it is going to be laid on, only the context and the vocabulary stay.
 ///
 /// The shape is that of nanochat's dial, width in proportion to depth, with the parts of Qwen 3:
 /// rotary positions, RMS norms, also on queries and keys, and SwiGLU.
-pub(super) fn expand_depth(document: &mut Value, base: &Value) -> Result<(), ConfigError> {
+pub(super) fn expand_depth(document: &mut Value, base: &mut Value) -> Result<(), ConfigError> {
     let model = document.get_mut("model").and_then(Value::as_object_mut);
     let Some(depth) = model.and_then(|model| model.remove("depth")) else {
         return Ok(());
@@ -46,22 +46,22 @@ pub(super) fn expand_depth(document: &mut Value, base: &Value) -> Result<(), Con
     let batch_size = number("/train/batch_size", DEFAULT_BATCH_SIZE);
     let tokens_per_step = batch_size * number("/train/accumulation", 1) * context_length;
     let steps = (TOKENS_PER_PARAMETER * parameters / tokens_per_step).max(1);
+    let vocab_size = base.pointer("/model/vocab_size").cloned().unwrap_or_default();
+    if let Some(base) = base.as_object_mut() {
+        base.remove("model");
+    }
     *document = json!({
         "model": {
             "d_model": d_model,
             "n_layers": layers,
             "context_length": context_length,
+            "vocab_size": vocab_size,
             "n_heads": d_model / HEAD_DIM,
-            "n_kv_heads": null,
-            "head_dim": null,
-            "d_ff": null,
             "bias": false,
             "position": { "kind": "rotary" },
             "norm": { "kind": "rms" },
-            "norm_placement": "pre",
-            "residual": "sequential",
             "attention": { "qk_norm": { "kind": "rms" } },
-            "feed_forward": { "activation": "silu", "gated": true, "experts": null },
+            "feed_forward": { "activation": "silu", "gated": true },
         },
         "train": {
             "steps": steps,

@@ -113,7 +113,7 @@ fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigEr
     })?;
     let parent = value.as_object_mut().and_then(|map| map.remove("extends"));
     let Some(parent) = parent else {
-        expand_depth(&mut value, &Value::Null)?;
+        expand_depth(&mut value, &mut Value::Null)?;
         return Ok(value);
     };
     let Value::String(name) = parent else {
@@ -129,7 +129,7 @@ fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigEr
     }
     seen.push(source.clone());
     let mut base = load_chain(&parent, seen)?;
-    expand_depth(&mut value, &base)?;
+    expand_depth(&mut value, &mut base)?;
     merge(&mut base, value);
     Ok(base)
 }
