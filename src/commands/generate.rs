@@ -26,7 +26,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
         (None, None) => String::new(),
     };
     let given = args.prompt.is_some() || args.prompt_file.is_some();
-    let prompt = if given {
+    let mut prompt = if given {
         tokenizer.encode(&text).context("the prompt cannot be encoded")?
     } else {
         opening(tokenizer.as_ref(), &run.config().sample.prompt)
@@ -34,6 +34,8 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     if prompt.is_empty() {
         bail!("the prompt is empty; give some text with --prompt TEXT, or leave it out");
     }
+    // Without the token that they learned to begin with, some imported models are lost.
+    prompt.splice(0..0, tokenizer.beginning_of_text());
     let job = Generate {
         args: &args,
         run: &run,

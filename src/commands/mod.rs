@@ -3,6 +3,8 @@
 mod configs;
 mod eval;
 mod generate;
+mod import;
+mod logits;
 mod train;
 
 use crate::cli::Command;
@@ -16,6 +18,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Logits(args) => logits::run(args),
         Command::Configs => configs::run(),
     }
 }

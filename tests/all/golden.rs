@@ -7,10 +7,11 @@ use burn_train::TrainStep;
 use std::collections::HashMap;
 
 use emberlm::artifact::read_tensors;
-use emberlm::config::OptimizerConfig;
+use emberlm::config::{ModelConfig, OptimizerConfig};
 use emberlm::data::{TokenBatch, Window};
 use emberlm::generate::{Sampler, Sampling};
-use emberlm::interop::gpt2::{Gpt2Config, tensor_name};
+use emberlm::interop::Family;
+use emberlm::interop::gpt2::Gpt2Config;
 use emberlm::model::{Gpt, Initializer, load_parameters, parameters, tensors};
 use emberlm::train::{AdamW, CausalLanguageModel, clip_gradients};
 
@@ -21,13 +22,19 @@ fn reference() -> HashMap<String, TensorData> {
     read_tensors(&golden("gpt2-tiny/reference.safetensors")).unwrap()
 }
 
+fn tensor_name(ours: &str) -> Option<String> {
+    let gpt2 = Family::find(&serde_json::json!({"model_type": "gpt2"})).unwrap();
+    let sources = gpt2.sources(&ModelConfig::new(48, 3, 4, 64), ours, &[1])?;
+    Some(sources.first()?.name.clone())
+}
+
 fn load<B: emberlm::backend::GptBackend>(device: &B::Device) -> Gpt<B> {
     let json = std::fs::read_to_string(golden("gpt2-tiny/config.json")).unwrap();
     let config: Gpt2Config = serde_json::from_str(&json).unwrap();
     let mut weights = read_tensors(&golden("gpt2-tiny/model.safetensors")).unwrap();
     let model = Gpt::new(
         "gpt2-tiny",
-        &config.model_config(),
+        &config.model_config().unwrap(),
         config.vocab_size,
         Initializer::Zeros,
         device,
