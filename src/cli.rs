@@ -21,6 +21,10 @@ pub enum Command {
     Eval(EvalArgs),
     /// Guess the masked tokens of a text with the encoder of a run
     FillMask(FillMaskArgs),
+    /// Make a run of a model of another project: a folder, or a name on the Hugging Face Hub
+    Import(ImportArgs),
+    /// Print the logits that a run's model computes for given token ids
+    Logits(LogitsArgs),
     /// List the built-in configurations with their sizes
     Configs,
     /// Count the parameters of a configuration by component
@@ -132,4 +136,32 @@ pub struct ParamsArgs {
     /// Tokens in the vocabulary, where the configuration leaves that to the data
     #[arg(long, value_name = "N")]
     pub vocab_size: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// Folder with config.json and model.safetensors, or with templateGPT's model_config.json and
+    /// model.pth; or a name on the Hugging Face Hub, as openai-community/gpt2
+    #[arg(value_name = "FOLDER|NAME")]
+    pub model: String,
+    /// Name of the run [default: the model's, numbered where it is taken]
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
+    /// Folder of the runs
+    #[arg(long, value_name = "DIR", default_value = "artifacts")]
+    pub artifacts: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct LogitsArgs {
+    /// Name or path of the run
+    pub run: String,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS")]
+    pub tokens: String,
+    /// Print all logits as JSON instead of the largest as a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
 }

@@ -14,7 +14,7 @@ use crate::train::{AdamW, Checkpoint, CheckpointSink, LanguageModel};
 
 pub(super) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const PROGRESS: &str = "progress.json";
+pub(super) const PROGRESS: &str = "progress.json";
 
 /// The checkpoints of a run, a folder each; the newest ones and the best one are kept.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use super::TensorError;
 use crate::config::ConfigError;
 use crate::model::ModelError;
 use crate::tokenizer::TokenizerError;
@@ -25,6 +26,24 @@ pub enum ArtifactError {
     Tokenizer { path: PathBuf, source: TokenizerError },
     #[error("{} does not fit the run's configuration", .path.display())]
     Model { path: PathBuf, source: ModelError },
+}
+
+impl From<TensorError> for ArtifactError {
+    /// A run's own file: what is wrong with it, nobody can put right.
+    fn from(error: TensorError) -> Self {
+        let path = match &error {
+            TensorError::Read { path, .. }
+            | TensorError::Format { path, .. }
+            | TensorError::Missing { path, .. }
+            | TensorError::Type { path, .. }
+            | TensorError::Twice { second: path, .. } => path.clone(),
+        };
+        match error {
+            TensorError::Read { path, source } => Self::Read { path, source },
+            TensorError::Format { reason, .. } => Self::Damaged { path, reason },
+            other => Self::Damaged { path, reason: other.to_string() },
+        }
+    }
 }
 
 fn known_runs(known: &[String]) -> String {

@@ -11,4 +11,4 @@ mod tensors;
 pub use checkpoints::Checkpoints;
 pub use error::ArtifactError;
 pub use run::{Best, Run, Summary};
-pub use tensors::{read_tensors, write_tensors};
+pub use tensors::{TensorError, TensorFile, read_tensors, stream_tensors, write_tensors};

@@ -1,16 +1,20 @@
+use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::checkpoints::MODEL;
+use super::checkpoints::{MODEL, PROGRESS};
 use super::files::{self, read_error, write_error};
-use super::{ArtifactError, Checkpoints, read_tensors};
+use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
 use crate::config::{self, RunConfig};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
+use crate::train::Progress;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -86,6 +90,61 @@ impl Run {
             return Err(error);
         }
         Ok(run)
+    }
+
+    /// Makes the run of a model that was trained elsewhere: its one checkpoint is that of step
+    /// zero. `values` is asked for each of the `shapes` in turn, so that no more than one tensor
+    /// need be in memory. All or nothing.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Exists`], a disk that cannot be written, or whatever `values` refuses.
+    pub fn create_with_model<'a, E: From<ArtifactError>>(
+        root: &Path,
+        config: &RunConfig,
+        tokenizer: SavedTokenizer,
+        shapes: &[(String, Vec<usize>)],
+        values: impl FnMut(usize) -> Result<Cow<'a, TensorData>, E>,
+    ) -> Result<Self, E> {
+        let path = root.join(&config.name);
+        if path.exists() {
+            return Err(ArtifactError::Exists { path }.into());
+        }
+        let is_new = !root.exists();
+        fs::create_dir_all(root).map_err(write_error(root))?;
+        let run = Self { name: config.name.clone(), config: config.clone(), tokenizer, path };
+        let written = run.write_with_model(root, shapes, values);
+        if written.is_err() && is_new {
+            // Best effort: the error that matters is the first one.
+            let _ = fs::remove_dir(root);
+        }
+        written.map(|()| run)
+    }
+
+    fn write_with_model<'a, E: From<ArtifactError>>(
+        &self,
+        root: &Path,
+        shapes: &[(String, Vec<usize>)],
+        values: impl FnMut(usize) -> Result<Cow<'a, TensorData>, E>,
+    ) -> Result<(), E> {
+        // Removed with all it holds where anything below fails.
+        let part = tempfile::Builder::new()
+            .prefix(".part-")
+            .tempdir_in(root)
+            .map_err(write_error(root))?;
+        let folder = Checkpoints::new(part.path(), 1).path(0);
+        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+        stream_tensors(&folder.join(MODEL), shapes, HashMap::new(), values)?;
+        files::write_json(&folder.join(PROGRESS), &Progress::default())?;
+        files::write_checksums(&folder, &[MODEL, PROGRESS])?;
+        // Last, since it makes the folder a run.
+        files::write_json(&part.path().join(TOKENIZER), &self.tokenizer)?;
+        files::write_json(&part.path().join(CONFIG), &self.config)?;
+        files::write_checksums(part.path(), &[CONFIG, TOKENIZER])?;
+        fs::rename(part.path(), &self.path)
+            .and_then(|()| files::sync_folder(root))
+            .map_err(write_error(&self.path))?;
+        let _renamed = part.keep();
+        Ok(())
     }
 
     /// The first of `name`, `name-2`, `name-3`, .. that no run has yet.
@@ -169,13 +228,20 @@ impl Run {
         let folder = self.checkpoints().path(step);
         files::verify(&folder, MODEL)?;
         let path = folder.join(MODEL);
-        let mut tensors = read_tensors(&path)?;
+        let mut file = TensorFile::open(&path)?;
+        let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
         let vocab_size = self.config.model.vocab_size.unwrap_or_default();
         let model =
             Model::new(&self.name, &self.config.model, vocab_size, Initializer::Zeros, device);
-        let loaded = model::load_parameters(model, |name| tensors.remove(name));
-        let left_over = tensors.into_keys().min();
-        match (loaded, left_over) {
+        // One tensor at a time, so that loading needs little more memory than the model.
+        let mut unread = None;
+        let loaded = model::load_parameters(model, |name| {
+            left_over.remove(name).then(|| file.read(name))?.map_err(|e| unread = Some(e)).ok()
+        });
+        if let Some(error) = unread {
+            return Err(error.into());
+        }
+        match (loaded, left_over.pop_first()) {
             (Ok(model), None) => Ok(model),
             (Ok(_), Some(name)) => {
                 Err(ArtifactError::Model { path, source: ModelError::LeftOver { name } })

@@ -26,7 +26,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
         (None, Some(path)) => Some(data::read_text(path)?),
         (None, None) => None,
     };
-    let prompt = match &text {
+    let mut prompt = match &text {
         Some(text) => tokenizer.encode(text).context("the prompt cannot be encoded")?,
         None => opening(tokenizer.as_ref(), &run.config().sample.prompt),
     };
@@ -49,6 +49,10 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
             model.context_length
         ),
         _ => {}
+    }
+    if task == Task::NextToken {
+        // Without the token that they learned to begin with, some imported models are lost.
+        prompt.splice(0..0, tokenizer.beginning_of_text());
     }
     let job = Generate {
         args: &args,

@@ -1,9 +1,42 @@
-//! GPT-2 as Hugging Face stores it (`GPT2LMHeadModel`). Its linear layers keep their weights as
-//! `[d_input, d_output]`, as ours do, so nothing is transposed.
+//! GPT-2 (`GPT2LMHeadModel`). Its linear layers keep their weights as `[d_input, d_output]`, as
+//! ours do.
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::config::{Activation, FeedForwardConfig, ModelConfig, NormConfig};
+use super::layout::{Names, Theirs, WEIGHT_AND_BIAS};
+use super::settings::{activation, activation_name};
+use super::{Family, InteropError};
+use crate::config::ModelConfig;
+use crate::config::NormConfig;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "gpt2",
+    class: "GPT2LMHeadModel",
+    prefix: "transformer.",
+    head: "lm_head.weight",
+    names: &NAMES,
+    read: |settings| Gpt2Config::deserialize(settings)?.model_config(),
+    write: Some(write),
+};
+
+const NAMES: Names = Names {
+    modules: &[
+        ("embedding.token", Theirs::Table("transformer.wte")),
+        ("embedding.position", Theirs::Table("transformer.wpe")),
+        ("decoder.blocks.*.attention_norm", Theirs::Norm("transformer.h.*.ln_1")),
+        ("decoder.blocks.*.attention.qkv", Theirs::Transposed("transformer.h.*.attn.c_attn")),
+        ("decoder.blocks.*.attention.output", Theirs::Transposed("transformer.h.*.attn.c_proj")),
+        ("decoder.blocks.*.feed_forward_norm", Theirs::Norm("transformer.h.*.ln_2")),
+        ("decoder.blocks.*.feed_forward.up", Theirs::Transposed("transformer.h.*.mlp.c_fc")),
+        ("decoder.blocks.*.feed_forward.down", Theirs::Transposed("transformer.h.*.mlp.c_proj")),
+        ("decoder.final_norm", Theirs::Norm("transformer.ln_f")),
+        ("head", Theirs::Linear(&["lm_head"])),
+    ],
+    base: None,
+    norm: WEIGHT_AND_BIAS,
+    norm_less_one: false,
+};
 
 /// The part of `config.json` that shapes the model.
 #[derive(Debug, Clone, Deserialize)]
@@ -14,52 +47,76 @@ pub struct Gpt2Config {
     n_head: usize,
     n_positions: usize,
     n_inner: Option<usize>,
+    #[serde(default = "gelu_new")]
+    activation_function: String,
+    #[serde(default = "epsilon")]
     layer_norm_epsilon: f64,
     #[serde(default)]
+    embd_pdrop: f64,
+    #[serde(default)]
+    attn_pdrop: f64,
+    #[serde(default)]
     resid_pdrop: f64,
+    #[serde(default = "yes")]
+    scale_attn_weights: bool,
+    #[serde(default)]
+    scale_attn_by_inverse_layer_idx: bool,
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
+}
+
+fn gelu_new() -> String {
+    "gelu_new".into()
+}
+
+fn epsilon() -> f64 {
+    1e-5
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Gpt2Config {
     /// The same architecture in our words.
-    pub fn model_config(&self) -> ModelConfig {
-        ModelConfig {
-            n_layers: self.n_layer,
-            d_ff: self.n_inner,
-            vocab_size: Some(self.vocab_size),
-            dropout: self.resid_pdrop,
-            norm: NormConfig { epsilon: self.layer_norm_epsilon, ..NormConfig::default() },
-            feed_forward: FeedForwardConfig {
-                activation: Activation::GeluTanh,
-                ..FeedForwardConfig::default()
-            },
-            ..ModelConfig::new(self.n_embd, self.n_layer, self.n_head, self.n_positions)
+    ///
+    /// # Errors
+    /// An option that ours has no word for.
+    pub fn model_config(&self) -> Result<ModelConfig, InteropError> {
+        if self.scale_attn_by_inverse_layer_idx {
+            let reason = "the scores of all layers must be scaled alike";
+            return Err(InteropError::option("scale_attn_by_inverse_layer_idx", true, reason));
         }
+        let mut config = ModelConfig::new(self.n_embd, self.n_layer, self.n_head, self.n_positions);
+        config.d_ff = self.n_inner;
+        config.vocab_size = Some(self.vocab_size);
+        config.dropout = self.resid_pdrop;
+        config.embedding_dropout = Some(self.embd_pdrop);
+        config.attention.dropout = Some(self.attn_pdrop);
+        config.attention.scale = (!self.scale_attn_weights).then_some(1.0);
+        config.norm = NormConfig { epsilon: self.layer_norm_epsilon, ..NormConfig::default() };
+        config.feed_forward.activation =
+            activation("activation_function", &self.activation_function)?;
+        config.tied_head = self.tie_word_embeddings;
+        Ok(config)
     }
 }
 
-/// The name of one of our parameters in a Hugging Face file; none where GPT-2 has no such thing.
-pub fn tensor_name(ours: &str) -> Option<String> {
-    let name = match ours {
-        "embedding.token" => "wte.weight".into(),
-        "embedding.position" => "wpe.weight".into(),
-        _ => match ours.strip_prefix("decoder.")?.split_once('.')? {
-            ("final_norm", rest) => format!("ln_f.{rest}"),
-            ("blocks", rest) => {
-                let (layer, rest) = rest.split_once('.')?;
-                let (module, kind) = rest.rsplit_once('.')?;
-                let module = match module {
-                    "attention_norm" => "ln_1",
-                    "attention.qkv" => "attn.c_attn",
-                    "attention.output" => "attn.c_proj",
-                    "feed_forward_norm" => "ln_2",
-                    "feed_forward.up" => "mlp.c_fc",
-                    "feed_forward.down" => "mlp.c_proj",
-                    _ => return None,
-                };
-                format!("h.{layer}.{module}.{kind}")
-            }
-            _ => return None,
-        },
-    };
-    Some(format!("transformer.{name}"))
+fn write(config: &ModelConfig) -> Value {
+    json!({
+        "vocab_size": config.vocab_size,
+        "n_embd": config.d_model,
+        "n_layer": config.n_layers,
+        "n_head": config.n_heads,
+        "n_positions": config.context_length,
+        "n_ctx": config.context_length,
+        "n_inner": config.d_ff(),
+        "activation_function": activation_name(config.feed_forward.activation),
+        "layer_norm_epsilon": config.norm.epsilon,
+        "embd_pdrop": config.embedding_dropout(),
+        "attn_pdrop": config.attention_dropout(),
+        "resid_pdrop": config.residual_dropout(),
+        "scale_attn_weights": config.attention.scale != Some(1.0),
+        "tie_word_embeddings": config.tied_head,
+    })
 }

@@ -1,9 +1,17 @@
 //! Text to token ids and back.
 
 mod character;
+mod file;
+mod huggingface;
+mod ids;
+mod merges;
 mod tiktoken;
 
 pub use character::CharacterTokenizer;
+pub use file::read;
+pub use huggingface::HuggingFaceTokenizer;
+pub use ids::IdTokenizer;
+pub use merges::MergesTokenizer;
 pub use tiktoken::TiktokenTokenizer;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +35,18 @@ pub enum TokenizerError {
     UnknownEncoding { name: String, known: String },
     #[error("the saved tokenizer lists the character {character:?} twice")]
     RepeatedCharacter { character: char },
+    #[error(
+        "the tokenizer's merge {number} of {left} and {right} repeats another or is of tokens that come after it"
+    )]
+    Merge { number: usize, left: u32, right: u32 },
+    #[error("it cannot be used as a tokenizer of Hugging Face's: {reason}")]
+    HuggingFace { reason: String },
+    #[error(
+        "this model came without a tokenizer, so text is token ids below {vocab_size}, as in <12><7>; import it again from a folder with tokenizer.json for other text"
+    )]
+    NotIds { vocab_size: usize },
+    #[error("cannot read {path}: {reason}")]
+    Unreadable { path: String, reason: String },
 }
 
 /// A reversible mapping between text and ids in `0..vocab_size`.
@@ -39,6 +59,11 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
 
     /// The bytes of one token; none for an id that stands for nothing.
     fn token_bytes(&self, id: u32) -> Option<Vec<u8>>;
+
+    /// What a model expects before a text, where it has learned to expect something.
+    fn beginning_of_text(&self) -> Option<u32> {
+        None
+    }
 
     /// What stands between documents, where the vocabulary has such a token.
     fn end_of_text(&self) -> Option<u32>;
@@ -66,6 +91,12 @@ pub enum SavedTokenizer {
     Character { characters: String },
     /// One of OpenAI's encodings, which the program contains.
     Tiktoken { encoding: String },
+    /// The text of a `tokenizer.json`.
+    HuggingFace { json: String, end_of_text: Option<u32> },
+    /// Byte pairs in the order in which they are merged.
+    Merges { merges: Vec<(u32, u32)> },
+    /// Text that is token ids.
+    Ids { vocab_size: usize },
 }
 
 impl SavedTokenizer {
@@ -77,6 +108,11 @@ impl SavedTokenizer {
                 Ok(Box::new(CharacterTokenizer::from_characters(characters)?))
             }
             Self::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
+            Self::HuggingFace { json, end_of_text } => {
+                Ok(Box::new(HuggingFaceTokenizer::new(json, *end_of_text)?))
+            }
+            Self::Merges { merges } => Ok(Box::new(MergesTokenizer::new(merges.clone())?)),
+            Self::Ids { vocab_size } => Ok(Box::new(IdTokenizer::new(*vocab_size))),
         }
     }
 }
@@ -93,5 +129,7 @@ pub fn build<'a>(
     match config {
         TokenizerConfig::Character {} => Ok(Box::new(CharacterTokenizer::train(texts))),
         TokenizerConfig::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
+        TokenizerConfig::File { path } => read(path)?.restore(),
+        TokenizerConfig::Ids { vocab_size } => Ok(Box::new(IdTokenizer::new(*vocab_size))),
     }
 }

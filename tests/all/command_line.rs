@@ -49,7 +49,7 @@ pub fn stdout(output: &Output) -> String {
 
 /// One line on standard error, exit code 2, and nothing in the folder of the runs.
 #[track_caller]
-fn refused(folder: &Path, args: &[&str], expected: &str) {
+pub fn refused(folder: &Path, args: &[&str], expected: &str) {
     let output = emberlm(folder, args);
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");

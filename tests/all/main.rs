@@ -6,6 +6,7 @@ mod configuration;
 mod data;
 mod generation;
 mod golden;
+mod interop;
 mod model;
 mod operations;
 mod options;
