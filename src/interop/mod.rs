@@ -8,6 +8,7 @@ mod error;
 mod foreign;
 mod gemma;
 mod gemma2;
+pub mod gguf;
 pub mod gpt2;
 mod gpt_neox;
 mod hub;

@@ -5,6 +5,7 @@ mod command_line;
 mod configuration;
 mod data;
 mod generation;
+mod gguf;
 mod golden;
 mod interop;
 mod model;
