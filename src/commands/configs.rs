@@ -1,5 +1,6 @@
 use std::io::Write;
 
+use super::params::vocab_size;
 use crate::config::{self, ConfigError, Source};
 use crate::model;
 
@@ -11,8 +12,8 @@ pub(super) fn run() -> anyhow::Result<()> {
         "configuration", "layers", "heads", "d_model", "context"
     )?;
     for name in config::builtin_names() {
-        let model = match config::load(&Source::Builtin(name), &[]) {
-            Ok(config) => config.model,
+        let config = match config::load(&Source::Builtin(name), &[]) {
+            Ok(config) => config,
             Err(ConfigError::Inherited { .. }) => {
                 writeln!(out, "{name:<21} the model of another run, which init_from names")?;
                 continue;
@@ -20,12 +21,13 @@ pub(super) fn run() -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         };
         // Where the tokenizer is built from the data, so is the number of embeddings.
-        let parameters = match model.vocab_size {
-            Some(vocab_size) => model::parameter_count(&model, vocab_size).to_string(),
+        let model = &config.model;
+        let parameters = match vocab_size(&config) {
+            Some(vocab_size) => model::parameter_count(model, vocab_size).to_string(),
             None => format!(
                 "{} + {} V",
-                model::parameter_count(&model, 0),
-                model::parameter_count(&model, 1) - model::parameter_count(&model, 0)
+                model::parameter_count(model, 0),
+                model::parameter_count(model, 1) - model::parameter_count(model, 0)
             ),
         };
         writeln!(

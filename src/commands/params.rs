@@ -1,13 +1,15 @@
 use std::io::Write;
 
 use crate::cli::ParamsArgs;
-use crate::config::{self, Source};
+use crate::config::{self, RunConfig, Source};
+use crate::data::Task;
 use crate::model;
+use crate::tokenizer;
 
 pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
     let config = config::load(&Source::find(&args.config, None)?, &args.set)?;
     let model = &config.model;
-    let vocab_size = args.vocab_size.or(model.vocab_size);
+    let vocab_size = args.vocab_size.or_else(|| vocab_size(&config));
     let shapes = model::parameter_shapes(model, vocab_size.unwrap_or_default());
 
     // One row for all layers of a stack: what differs between them is their number only.
@@ -41,6 +43,12 @@ pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
         )?;
     }
     writeln!(out, "{:<width$}  {:>16} {:>6} {total:>14}", "total", "", "")?;
+    if let Some(experts) = model.feed_forward.experts {
+        let of_experts = |row: &&Row| row.component.contains(".experts.");
+        let in_experts: usize = rows.iter().filter(of_experts).map(|row| row.total).sum();
+        let idle = in_experts / experts.count * (experts.count - experts.per_token);
+        writeln!(out, "{:<width$}  {:>16} {:>6} {:>14}", "used by a token", "", "", total - idle)?;
+    }
     if vocab_size.is_none() {
         writeln!(
             out,
@@ -48,6 +56,15 @@ pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The rows of the embedding, where they do not depend on the data.
+pub(super) fn vocab_size(config: &RunConfig) -> Option<usize> {
+    let of_tokenizer = || {
+        let tokens = tokenizer::known_vocab_size(&config.tokenizer)?;
+        Some(tokens + Task::special_tokens(config.model.architecture))
+    };
+    config.model.vocab_size.or_else(of_tokenizer)
 }
 
 struct Row {

@@ -117,6 +117,16 @@ impl SavedTokenizer {
     }
 }
 
+/// The number of ids that a configuration leads to, where that does not depend on a text or a
+/// file.
+pub fn known_vocab_size(config: &TokenizerConfig) -> Option<usize> {
+    match config {
+        TokenizerConfig::Tiktoken { encoding } => TiktokenTokenizer::size_of(encoding),
+        TokenizerConfig::Ids { vocab_size } => Some(*vocab_size),
+        TokenizerConfig::Character {} | TokenizerConfig::File { .. } => None,
+    }
+}
+
 /// The tokenizer that a configuration asks for; `texts` are what a vocabulary is built from where
 /// it is built at all.
 ///

@@ -25,6 +25,11 @@ pub struct TiktokenTokenizer {
 }
 
 impl TiktokenTokenizer {
+    /// The number of ids of an encoding, without loading it.
+    pub fn size_of(name: &str) -> Option<usize> {
+        ENCODINGS.into_iter().find(|(known, ..)| *known == name).map(|(_, _, size, _)| size)
+    }
+
     /// # Errors
     /// [`TokenizerError::UnknownEncoding`], with those that there are.
     pub fn new(name: &str) -> Result<Self, TokenizerError> {
