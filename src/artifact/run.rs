@@ -210,13 +210,24 @@ impl Run {
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged or does not fit.
     pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Gpt<B>, ArtifactError> {
+        self.load_checkpoint(self.best_step()?, device)
+    }
+
+    /// The tensors of the model that [`Run::load_model`] loads.
+    ///
+    /// # Errors
+    /// A run without checkpoints, or a checkpoint that is damaged.
+    pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
+        let folder = self.checkpoints().path(self.best_step()?);
+        files::verify(&folder, MODEL)?;
+        Ok(TensorFile::open(&folder.join(MODEL))?)
+    }
+
+    fn best_step(&self) -> Result<usize, ArtifactError> {
         let checkpoints = self.checkpoints();
         let best = checkpoints.best()?.map(|best| best.step);
         let newest = checkpoints.steps()?.last().copied();
-        let step = best
-            .or(newest)
-            .ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })?;
-        self.load_checkpoint(step, device)
+        best.or(newest).ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })
     }
 
     fn load_checkpoint<B: Backend>(

@@ -2,6 +2,7 @@
 
 mod configs;
 mod eval;
+mod export;
 mod generate;
 mod import;
 mod logits;
@@ -18,6 +19,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Configs => configs::run(),
