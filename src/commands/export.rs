@@ -16,6 +16,8 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
     writeln!(out, "{}: exported as {}", run.name(), export.class())?;
     if let Some(reason) = left_out {
         writeln!(out, "tokenizer.json was left out: {reason}")?;
+    } else if let Some(note) = export.tokenizer_note(&saved) {
+        writeln!(out, "note: {note}")?;
     }
     writeln!(out, "folder: {}", args.folder.display())?;
     Ok(())

@@ -90,6 +90,15 @@ impl Export {
         self.family.class
     }
 
+    /// What one must know to load the exported tokenizer.
+    pub fn tokenizer_note(&self, saved: &SavedTokenizer) -> Option<&'static str> {
+        let own = matches!(saved, SavedTokenizer::HuggingFace { .. });
+        // As of transformers 5.23.
+        (self.family.model_type == "qwen2" && !own).then_some(
+            "AutoTokenizer takes any tokenizer beside a Qwen2 model for Qwen's; load this one with PreTrainedTokenizerFast",
+        )
+    }
+
     /// Writes a folder that `from_pretrained` reads: `config.json`, `generation_config.json`,
     /// `model.safetensors`, and `tokenizer.json` and `tokenizer_config.json` where the tokenizer
     /// can be said in their words. All or nothing. What was left out is returned, with the reason.

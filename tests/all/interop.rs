@@ -123,8 +123,9 @@ fn change(folder: &Path, file: &str, key: &str, value: Value) {
 fn half_precision_is_widened() {
     let folder = tempfile::tempdir().unwrap();
     let weights = read_tensors(&golden("llama-tiny/model.safetensors")).unwrap();
-    type Narrow = fn(f32) -> [u8; 2];
-    let kinds: [(&str, Dtype, Narrow, fn(f32) -> f32); 2] = [
+    // A name, a type, what a number is in a file, and what it is afterwards.
+    type Kind = (&'static str, Dtype, fn(f32) -> [u8; 2], fn(f32) -> f32);
+    let kinds: [Kind; 2] = [
         ("f16", Dtype::F16, |x| f16::from_f32(x).to_le_bytes(), |x| f16::from_f32(x).to_f32()),
         ("bf16", Dtype::BF16, |x| bf16::from_f32(x).to_le_bytes(), |x| bf16::from_f32(x).to_f32()),
     ];

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 TOLERANCE = 1e-4
 
@@ -39,7 +39,9 @@ def main():
         length = min(64, model.config.max_position_embeddings)
         ids = [generator.randrange(model.config.vocab_size) for _ in range(length)]
     else:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
+        # AutoTokenizer takes any tokenizer beside a Qwen2 model for Qwen's.
+        kind = PreTrainedTokenizerFast if model.config.model_type == "qwen2" else AutoTokenizer
+        tokenizer = kind.from_pretrained(arguments.folder)
         ids = tokenizer.encode(arguments.text, add_special_tokens=False)
         decoded = tokenizer.decode(ids)
         if decoded != arguments.text:
