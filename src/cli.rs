@@ -19,6 +19,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Measure the loss of a run's model on its whole validation split or on a text
     Eval(EvalArgs),
+    /// Guess the masked tokens of a text with the encoder of a run
+    FillMask(FillMaskArgs),
     /// Make a run of a model of another project: a folder, or a name on the Hugging Face Hub
     Import(ImportArgs),
     /// Write a run's model for use in another program
@@ -27,6 +29,8 @@ pub enum Command {
     Logits(LogitsArgs),
     /// List the built-in configurations with their sizes
     Configs,
+    /// Count the parameters of a configuration by component
+    Params(ParamsArgs),
 }
 
 /// Where to compute and where runs are.
@@ -108,6 +112,32 @@ pub struct EvalArgs {
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct FillMaskArgs {
+    /// Name or path of the run
+    pub run: String,
+    /// A text with [MASK] where a token is to be guessed
+    pub text: String,
+    /// Guesses to list for each
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ParamsArgs {
+    /// A built-in configuration or a JSON file
+    #[arg(value_name = "NAME|FILE")]
+    pub config: String,
+    /// Change a key of the configuration, as in --set model.n_layers=6; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Tokens in the vocabulary, where the configuration leaves that to the data
+    #[arg(long, value_name = "N")]
+    pub vocab_size: Option<usize>,
 }
 
 #[derive(Args, Debug)]

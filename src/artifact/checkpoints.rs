@@ -10,7 +10,7 @@ use super::files::{self, read_error, write_error};
 use super::run::Best;
 use super::{ArtifactError, write_tensors};
 use crate::model;
-use crate::train::{AdamW, CausalLanguageModel, Checkpoint, CheckpointSink};
+use crate::train::{AdamW, Checkpoint, CheckpointSink, LanguageModel};
 
 pub(super) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -123,7 +123,7 @@ impl<B: AutodiffBackend> CheckpointSink<B> for Checkpoints {
 
 /// The moments as `first.NAME` and `second.NAME`, and how often each parameter was updated.
 fn optimizer_tensors<B: AutodiffBackend>(
-    model: &CausalLanguageModel<B>,
+    model: &LanguageModel<B>,
     optimizer: &AdamW<B>,
 ) -> (Vec<(String, TensorData)>, HashMap<String, String>) {
     let (mut tensors, mut updates) = (Vec::new(), HashMap::new());

@@ -12,7 +12,7 @@ use super::checkpoints::{MODEL, PROGRESS};
 use super::files::{self, read_error, write_error};
 use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
 use crate::config::{self, RunConfig};
-use crate::model::{self, Gpt, Initializer, ModelError};
+use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::Progress;
 
@@ -42,8 +42,9 @@ pub struct Summary {
     pub best_step: usize,
     /// The last model's loss on the whole validation split, in nats a token.
     pub final_val_loss: f64,
-    /// The same in bits a byte.
-    pub bits_per_byte: f64,
+    /// The same in bits a byte, where the model predicts every byte.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bits_per_byte: Option<f64>,
     /// What the loss cannot fall below in the long run, in nats a token, where it is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source_entropy: Option<f64>,
@@ -209,7 +210,7 @@ impl Run {
     ///
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged or does not fit.
-    pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Gpt<B>, ArtifactError> {
+    pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Model<B>, ArtifactError> {
         self.load_checkpoint(self.best_step()?, device)
     }
 
@@ -234,7 +235,7 @@ impl Run {
         &self,
         step: usize,
         device: &B::Device,
-    ) -> Result<Gpt<B>, ArtifactError> {
+    ) -> Result<Model<B>, ArtifactError> {
         let folder = self.checkpoints().path(step);
         files::verify(&folder, MODEL)?;
         let path = folder.join(MODEL);
@@ -242,7 +243,7 @@ impl Run {
         let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
         let vocab_size = self.config.model.vocab_size.unwrap_or_default();
         let model =
-            Gpt::new(&self.name, &self.config.model, vocab_size, Initializer::Zeros, device);
+            Model::new(&self.name, &self.config.model, vocab_size, Initializer::Zeros, device);
         // One tensor at a time, so that loading needs little more memory than the model.
         let mut unread = None;
         let loaded = model::load_parameters(model, |name| {

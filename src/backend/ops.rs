@@ -206,7 +206,7 @@ pub trait GptBackend: Backend {
     /// query heads, each serves `H / G` query heads in a row.
     ///
     /// # Shapes
-    /// - `query` `[B, H, T, K]`, `key` and `value` `[B, G, S, K]` -> `[B, H, T, K]`
+    /// - `query` `[B, H, T, K]`, `key` `[B, G, S, K]`, `value` `[B, G, S, W]` -> `[B, H, T, W]`
     fn attend(
         query: Tensor<Self, 4>,
         key: Tensor<Self, 4>,
@@ -244,7 +244,8 @@ pub trait GptBackend: Backend {
             scores = hide_padding(scores, lengths);
         }
         let weights = Self::dropout(softmax(scores, 3), options.dropout);
-        weights.matmul(value).reshape([b, h, t, k])
+        let width = value.dims()[3];
+        weights.matmul(value).reshape([b, h, t, width])
     }
 
     /// Keeps numbers within ± `cap`: `cap * tanh(x / cap)` (Gemma 2).

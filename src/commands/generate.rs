@@ -1,12 +1,13 @@
 use anyhow::{Context, bail};
 use std::io::Write;
 
+use super::sample::{stream, translate};
 use crate::artifact::Run;
 use crate::backend::{self, GptBackend, Job, TrainBackend};
 use crate::cli::GenerateArgs;
-use crate::data;
-use crate::generate::{Decoder, Sampler, Sampling, Utf8Stream, opening};
-use crate::model::Gpt;
+use crate::data::{self, Task};
+use crate::generate::{Sampler, Sampling, opening};
+use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
 pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
@@ -21,28 +22,46 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
     let text = match (&args.prompt, &args.prompt_file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => data::read_text(path)?,
-        (None, None) => String::new(),
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(data::read_text(path)?),
+        (None, None) => None,
     };
-    let given = args.prompt.is_some() || args.prompt_file.is_some();
-    let mut prompt = if given {
-        tokenizer.encode(&text).context("the prompt cannot be encoded")?
-    } else {
-        opening(tokenizer.as_ref(), &run.config().sample.prompt)
+    let mut prompt = match &text {
+        Some(text) => tokenizer.encode(text).context("the prompt cannot be encoded")?,
+        None => opening(tokenizer.as_ref(), &run.config().sample.prompt),
     };
     if prompt.is_empty() {
         bail!("the prompt is empty; give some text with --prompt TEXT, or leave it out");
     }
-    // Without the token that they learned to begin with, some imported models are lost.
-    prompt.splice(0..0, tokenizer.beginning_of_text());
+    let model = &run.config().model;
+    let task = Task::new(model.architecture, tokenizer.vocab_size(), run.config().seed);
+    match task {
+        Task::MaskedTokens { .. } => {
+            bail!("the run {} fills gaps and continues nothing; use emberlm fill-mask", run.name())
+        }
+        Task::Translation { .. } if text.is_none() => {
+            bail!("the run {} translates; give the source with --prompt TEXT", run.name())
+        }
+        Task::Translation { .. } if prompt.len() > model.context_length => bail!(
+            "the source has {} tokens, the run {} reads at most {}; shorten it",
+            prompt.len(),
+            run.name(),
+            model.context_length
+        ),
+        _ => {}
+    }
+    if task == Task::NextToken {
+        // Without the token that they learned to begin with, some imported models are lost.
+        prompt.splice(0..0, tokenizer.beginning_of_text());
+    }
     let job = Generate {
         args: &args,
         run: &run,
         tokenizer: tokenizer.as_ref(),
+        task,
         sampling,
         prompt: &prompt,
-        text: &text,
+        text: text.as_deref().unwrap_or_default(),
     };
     backend::dispatch(backend, job)?
 }
@@ -51,6 +70,7 @@ struct Generate<'a> {
     args: &'a GenerateArgs,
     run: &'a Run,
     tokenizer: &'a dyn Tokenizer,
+    task: Task,
     sampling: Sampling,
     prompt: &'a [u32],
     text: &'a str,
@@ -60,38 +80,40 @@ impl Job for Generate<'_> {
     type Output = anyhow::Result<()>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
-        let model: Gpt<B::InnerBackend> = self.run.load_model(&device)?;
+        let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
         let mut out = std::io::stdout().lock();
         for sample in 0..self.args.samples {
             if sample > 0 {
                 writeln!(out, "\n---")?;
             }
-            write!(out, "{}", self.text)?;
             let sampler = Sampler::new(self.sampling, self.args.seed.wrapping_add(sample))?;
-            stream(&model, self.tokenizer, self.prompt, self.args.max_tokens, sampler, &mut out)?;
+            self.write(&model, sampler, &mut out)?;
             writeln!(out)?;
         }
         Ok(())
     }
 }
 
-/// Writes each token as soon as it is known.
-pub(super) fn stream<B: GptBackend>(
-    model: &Gpt<B>,
-    tokenizer: &dyn Tokenizer,
-    prompt: &[u32],
-    max_tokens: usize,
-    sampler: Sampler,
-    out: &mut impl Write,
-) -> std::io::Result<()> {
-    let mut text = Utf8Stream::new();
-    let decoder = Decoder::new(model, prompt, tokenizer.vocab_size(), sampler);
-    for id in decoder.take(max_tokens) {
-        if Some(id) == tokenizer.end_of_text() {
-            break;
+impl Generate<'_> {
+    /// A continuation after its prompt, or a translation by itself.
+    fn write<B: GptBackend>(
+        &self,
+        model: &Model<B>,
+        sampler: Sampler,
+        out: &mut impl Write,
+    ) -> std::io::Result<()> {
+        let max_tokens = self.args.max_tokens;
+        match (model, self.task) {
+            (Model::Gpt(model), _) => {
+                write!(out, "{}", self.text)?;
+                let end = self.tokenizer.end_of_text();
+                stream(model, self.tokenizer, self.prompt, end, max_tokens, sampler, out)
+            }
+            (Model::Seq2Seq(model), Task::Translation { begin, end }) => {
+                let ends = (begin, end);
+                translate(model, self.tokenizer, self.prompt, ends, max_tokens, sampler, out)
+            }
+            _ => Ok(()), // refused above
         }
-        write!(out, "{}", text.push(&tokenizer.decode_bytes(&[id])))?;
-        out.flush()?;
     }
-    write!(out, "{}", text.finish())
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use crate::artifact::Run;
 use crate::backend::{self, Job, TrainBackend};
 use crate::cli::LogitsArgs;
-use crate::model::{Gpt, Positions};
+use crate::model::{Model, Positions};
 
 /// Columns of the table.
 const LARGEST: usize = 5;
@@ -35,7 +35,10 @@ fn token_ids(text: &str, vocab_size: usize) -> anyhow::Result<Vec<i32>> {
         let id: usize =
             part.parse().ok().with_context(|| format!("--tokens: `{part}` is not a token id"))?;
         if id >= vocab_size {
-            bail!("--tokens: there is no token {id}; the vocabulary has 0 to {}", vocab_size - 1);
+            bail!(
+                "--tokens: there is no token {id}; the vocabulary has 0 to {}",
+                vocab_size.saturating_sub(1)
+            );
         }
         i32::try_from(id).with_context(|| format!("--tokens: {id} is too large"))
     };
@@ -59,11 +62,18 @@ impl Job for Logits<'_> {
     type Output = anyhow::Result<()>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
-        let model: Gpt<B::InnerBackend> = self.run.load_model(&device)?;
+        let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
         let shape = [1, self.tokens.len()];
         let tokens = TensorData::new(self.tokens.to_vec(), shape);
         let tokens = Tensor::<B::InnerBackend, 2, Int>::from_data(tokens, &device);
-        let logits = model.predict(tokens, Positions::All).into_data(); // [1, T, V]
+        let logits = match model {
+            Model::Gpt(model) => model.predict(tokens, Positions::All),
+            Model::Encoder(model) => model.forward(tokens, None),
+            Model::Seq2Seq(_) => {
+                bail!("the run {} translates: its logits depend on a source", self.run.name())
+            }
+        };
+        let logits = logits.into_data(); // [1, T, V]
         let logits: Vec<f32> = logits.iter::<f32>().collect();
         let rows: Vec<&[f32]> = logits.chunks(logits.len() / self.tokens.len()).collect();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());

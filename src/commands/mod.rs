@@ -3,9 +3,12 @@
 mod configs;
 mod eval;
 mod export;
+mod fill_mask;
 mod generate;
 mod import;
 mod logits;
+mod params;
+mod sample;
 mod train;
 
 use crate::cli::Command;
@@ -20,8 +23,10 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
+        Command::FillMask(args) => fill_mask::run(args),
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Configs => configs::run(),
+        Command::Params(args) => params::run(args),
     }
 }

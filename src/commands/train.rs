@@ -5,24 +5,24 @@ use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::generate::stream;
+use super::sample::{gaps, stream, translation};
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
 use crate::config::{self, ConfigError, RunConfig, Source};
-use crate::data::{Corpus, EvaluationLoader, SplitText, disjoint_windows};
+use crate::data::{Corpus, EvaluationLoader, Example, SplitText, Task};
 use crate::generate::{Sampler, Sampling, opening};
-use crate::model::{Gpt, Initializer};
-use crate::train::{CausalLanguageModel, Display, Outcome, Training, evaluate, train};
+use crate::model::{Initializer, Model};
+use crate::train::{Display, LanguageModel, Outcome, Training, evaluate, train};
 
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.backend.as_deref())?;
     let mut config = resolve(&args)?;
     let text = SplitText::read(&config.data, config.seed)?;
     let tokenizer = text.tokenizer(&config.tokenizer)?;
-    let corpus = Corpus::encode(&text, tokenizer, config.model.context_length)?;
+    let corpus = Corpus::encode(&text, tokenizer, &config.model, config.seed)?;
     drop(text);
-    let tokens = corpus.tokenizer.vocab_size();
+    let tokens = corpus.tokenizer.vocab_size() + Task::special_tokens(config.model.architecture);
     let vocab_size = config.model.vocab_size.unwrap_or(tokens);
     if vocab_size < tokens {
         return Err(ConfigError::Vocabulary { configured: vocab_size, tokenizer: tokens }.into());
@@ -45,7 +45,12 @@ fn resolve(args: &TrainArgs) -> Result<RunConfig, ConfigError> {
         }
     }
     if !text.is_empty() {
-        text.insert("kind".into(), "text".into());
+        // Pairs stay pairs, unless the file can only be a text.
+        let pairs = value["data"]["kind"] == "pairs"
+            && args.data.as_ref().is_none_or(|path| {
+                path.extension().is_some_and(|extension| extension == "tsv" || extension == "jsonl")
+            });
+        text.insert("kind".into(), if pairs { "pairs" } else { "text" }.into());
         config::override_value(&mut value, &format!("data={}", json!(text)))?;
     }
     for assignment in &args.set {
@@ -75,7 +80,7 @@ impl Job for Train<'_> {
         let (config, corpus) = (&self.config, self.corpus);
         let run = Run::create(&self.args.common.artifacts, config, corpus.tokenizer.saved())?;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
-        let model: Gpt<B> = Gpt::new(
+        let model: Model<B> = Model::new(
             &config.name,
             &config.model,
             vocab_size,
@@ -90,7 +95,7 @@ impl Job for Train<'_> {
         let outcome = train(Training {
             config,
             corpus,
-            model: CausalLanguageModel { model },
+            model: LanguageModel::new(model, &config.model),
             device,
             sink: Box::new(run.checkpoints()),
             metrics: Box::new(run.metrics_file()?),
@@ -130,12 +135,14 @@ impl Train<'_> {
         ));
         say(format_args!(
             "data: {} training and {} validation tokens, {} different ones",
-            corpus.train.tokens.len(),
-            corpus.validation.tokens.len(),
+            corpus.train.token_count(),
+            corpus.validation.token_count(),
             corpus.tokenizer.vocab_size(),
         ));
-        if let Some(entropy) = corpus.source_entropy {
-            let bits = entropy / std::f64::consts::LN_2 / corpus.validation.bytes_per_token();
+        if let (Some(entropy), Some(bytes)) =
+            (corpus.source_entropy, corpus.validation.bytes_per_target(corpus.task))
+        {
+            let bits = entropy / std::f64::consts::LN_2 / bytes;
             say(format_args!(
                 "source entropy: {entropy:.4} nats a token, {bits:.4} bits a byte; no model can beat it"
             ));
@@ -164,11 +171,12 @@ impl Train<'_> {
             return Ok(());
         };
         say(format_args!("evaluating the last model on the whole validation split"));
-        let windows = disjoint_windows(corpus.validation.tokens.len(), config.model.context_length);
-        let loader =
-            EvaluationLoader::new(corpus.validation.clone(), windows, config.train.batch_size);
+        let all = corpus.validation.all(config.model.context_length);
+        let batch_size = config.train.batch_size;
+        let loader = EvaluationLoader::new(corpus.validation.clone(), corpus.task, all, batch_size);
         let whole = evaluate(&model, loader.batches());
-        let bits_per_byte = whole.bits_per_byte(corpus.validation.bytes_per_token());
+        let bits_per_byte =
+            corpus.validation.bytes_per_target(corpus.task).map(|bytes| whole.bits_per_byte(bytes));
         let summary = Summary {
             name: config.name.clone(),
             steps: progress.step,
@@ -198,9 +206,10 @@ impl Train<'_> {
             best.loss
         ));
         say(format_args!(
-            "last model, whole validation split: {:.4} nats a token, perplexity {:.3}, {bits_per_byte:.4} bits a byte",
+            "last model, whole validation split: {:.4} nats a token, perplexity {:.3}{}",
             whole.loss,
             whole.perplexity(),
+            bits_per_byte.map(|bits| format!(", {bits:.4} bits a byte")).unwrap_or_default(),
         ));
         if let Some(entropy) = corpus.source_entropy {
             say(format_args!(
@@ -217,27 +226,51 @@ impl Train<'_> {
         } else {
             format!(" --artifacts {}", artifacts.display())
         };
-        say(format_args!("\nmore: emberlm generate {}{root}", run.name()));
+        let command = match corpus.task {
+            Task::NextToken => format!("generate {}", run.name()),
+            Task::Translation { .. } => format!("generate {} --prompt TEXT", run.name()),
+            Task::MaskedTokens { .. } => format!("fill-mask {} TEXT", run.name()),
+        };
+        say(format_args!("\nmore: emberlm {command}{root}"));
         Ok(())
     }
 
-    fn sample<B: GptBackend>(&self, model: &Gpt<B>) -> anyhow::Result<()> {
-        let sample = &self.config.sample;
+    fn sample<B: GptBackend>(&self, model: &Model<B>) -> anyhow::Result<()> {
+        let (sample, corpus) = (&self.config.sample, self.corpus);
+        let tokenizer = corpus.tokenizer.as_ref();
         let sampling = Sampling {
             temperature: sample.temperature,
             top_k: sample.top_k,
             top_p: None,
             min_p: None,
         };
-        let tokenizer = self.corpus.tokenizer.as_ref();
-        let prompt = opening(tokenizer, &sample.prompt);
-        let sampler = Sampler::new(sampling, self.config.seed)?;
+        let sampler = || Sampler::new(sampling, self.config.seed);
+        let shown = corpus.validation.spread(self.config.model.context_length, SHOWN_EXAMPLES);
+        let examples: Vec<Example> = shown
+            .into_iter()
+            .map(|place| Example::read(&corpus.validation, corpus.task, place))
+            .collect();
         let mut out = std::io::stdout().lock();
-        stream(model, tokenizer, &prompt, sample.max_tokens, sampler, &mut out)?;
+        match model {
+            Model::Gpt(model) => {
+                let prompt = opening(tokenizer, &sample.prompt);
+                let end = tokenizer.end_of_text();
+                stream(model, tokenizer, &prompt, end, sample.max_tokens, sampler()?, &mut out)?;
+            }
+            Model::Encoder(model) => gaps(model, tokenizer, corpus.task, &examples[0], &mut out)?,
+            Model::Seq2Seq(model) => {
+                for example in &examples {
+                    translation(model, tokenizer, corpus.task, example, sampler()?, &mut out)?;
+                }
+            }
+        }
         writeln!(out)?;
         Ok(())
     }
 }
+
+/// Pairs that a translator is shown on at the end of its training.
+const SHOWN_EXAMPLES: usize = 3;
 
 /// The run is worth more than its reader: a closed pipe does not stop it.
 fn say(line: std::fmt::Arguments) {

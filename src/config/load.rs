@@ -1,10 +1,11 @@
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
+use super::depth::expand_depth;
 use super::{ConfigError, RunConfig};
 
 /// The configurations that are compiled in, so that the program works outside its repository.
-const BUILTIN: [(&str, &str); 7] = [
+const BUILTIN: [(&str, &str); 16] = [
     ("stories", include_str!("../../model-configs/stories.json")),
     ("shakespeare-char", include_str!("../../model-configs/shakespeare-char.json")),
     ("shakespeare-char-cpu", include_str!("../../model-configs/shakespeare-char-cpu.json")),
@@ -12,6 +13,15 @@ const BUILTIN: [(&str, &str); 7] = [
     ("gpt2-medium", include_str!("../../model-configs/gpt2-medium.json")),
     ("gpt2-large", include_str!("../../model-configs/gpt2-large.json")),
     ("gpt2-xl", include_str!("../../model-configs/gpt2-xl.json")),
+    ("modern", include_str!("../../model-configs/modern.json")),
+    ("llama3", include_str!("../../model-configs/llama3.json")),
+    ("mistral", include_str!("../../model-configs/mistral.json")),
+    ("qwen3", include_str!("../../model-configs/qwen3.json")),
+    ("gemma2", include_str!("../../model-configs/gemma2.json")),
+    ("grok", include_str!("../../model-configs/grok.json")),
+    ("experts", include_str!("../../model-configs/experts.json")),
+    ("transformer-base", include_str!("../../model-configs/transformer-base.json")),
+    ("bert-small", include_str!("../../model-configs/bert-small.json")),
 ];
 
 /// The names of the built-in configurations, in the order of the README.
@@ -103,6 +113,7 @@ fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigEr
     })?;
     let parent = value.as_object_mut().and_then(|map| map.remove("extends"));
     let Some(parent) = parent else {
+        expand_depth(&mut value, &mut Value::Null)?;
         return Ok(value);
     };
     let Value::String(name) = parent else {
@@ -118,13 +129,14 @@ fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigEr
     }
     seen.push(source.clone());
     let mut base = load_chain(&parent, seen)?;
+    expand_depth(&mut value, &mut base)?;
     merge(&mut base, value);
     Ok(base)
 }
 
 /// Lays `over` on `base`, key by key. An object of another `kind` replaces the one below it
 /// whole, since the keys of one kind mean nothing to another.
-fn merge(base: &mut Value, over: Value) {
+pub(super) fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) if !other_kind(base, &over) => {
             for (key, value) in over {
@@ -142,7 +154,8 @@ fn other_kind(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
 /// Applies one `path.to.key=value`; the value is JSON, or else a plain string.
 ///
 /// # Errors
-/// An argument without `=`, or a path that leads through something that is no object.
+/// An argument without `=`, a path that leads through something that is no object, or a
+/// `model.depth` that is none.
 pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigError> {
     let malformed = || ConfigError::Assignment { argument: argument.into() };
     let (path, text) = argument.split_once('=').ok_or_else(malformed)?;
@@ -150,7 +163,7 @@ pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigEr
         return Err(malformed());
     }
     let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into()));
-    let over = path
+    let mut over = path
         .rsplit('.')
         .fold(value, |value, key| Value::Object([(key.into(), value)].into_iter().collect()));
     let mut current = &*config;
@@ -171,6 +184,7 @@ pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigEr
         }
         prefix.push_str(key);
     }
+    expand_depth(&mut over, config)?;
     merge(config, over);
     Ok(())
 }

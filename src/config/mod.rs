@@ -4,6 +4,7 @@
 //! document that `extends` names, then the document itself, then each
 //! `--set path.to.key=value`; the result is checked and written into the run.
 
+mod depth;
 mod error;
 mod load;
 mod model;

@@ -70,6 +70,32 @@ pub enum DataConfig {
         #[serde(default = "default_validation_fraction")]
         validation_fraction: f64,
     },
+    /// A file of text pairs, for an encoder-decoder: `.jsonl` with an object a line, or a source
+    /// and a target a line with a tab between them.
+    Pairs {
+        #[serde(default)]
+        path: Option<PathBuf>,
+        /// Validation pairs of their own; where absent, the end of the file is split off.
+        #[serde(default)]
+        validation_path: Option<PathBuf>,
+        /// The share of the pairs that is split off for validation.
+        #[serde(default = "default_validation_fraction")]
+        validation_fraction: f64,
+        /// Key of the source in JSON lines.
+        #[serde(default = "default_source_field")]
+        source_field: String,
+        /// Key of the target in JSON lines.
+        #[serde(default = "default_target_field")]
+        target_field: String,
+    },
+}
+
+fn default_source_field() -> String {
+    "source".into()
+}
+
+fn default_target_field() -> String {
+    "target".into()
 }
 
 fn default_train_stories() -> usize {
@@ -238,7 +264,8 @@ impl RunConfig {
                 check("data.train_stories", train, train >= 1, "at least 1")?;
                 check("data.validation_stories", validation, validation >= 1, "at least 1")?;
             }
-            DataConfig::Text { validation_fraction: share, .. } => check(
+            DataConfig::Text { validation_fraction: share, .. }
+            | DataConfig::Pairs { validation_fraction: share, .. } => check(
                 "data.validation_fraction",
                 share,
                 *share > 0.0 && *share < 1.0,

@@ -1,59 +1,148 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{DataError, Stories, read_text};
-use crate::config::{DataConfig, TokenizerConfig};
+use super::pairs::{TextPair, read_pairs};
+use super::{
+    DataError, ExampleOrder, ExamplePlace, Place, Stories, Task, WindowOrder, disjoint_windows,
+    read_text, spread_windows,
+};
+use crate::config::DataConfig;
+use crate::config::ModelConfig;
+use crate::config::TokenizerConfig;
 use crate::tokenizer::{self, Tokenizer};
 
 /// One side of a corpus.
 #[derive(Debug, Clone)]
 pub struct Split {
-    /// Token ids, documents one after the other.
-    pub tokens: Arc<[u32]>,
-    /// Bytes of the text that the tokens stand for.
+    pub tokens: SplitTokens,
+    /// Bytes of the text that is predicted.
     pub bytes: usize,
 }
 
+/// The token ids of a split.
+#[derive(Debug, Clone)]
+pub enum SplitTokens {
+    /// Documents, one after the other.
+    Text(Arc<[u32]>),
+    Pairs(Arc<[Pair]>),
+}
+
+/// A source and a target, tokenized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    pub source: Vec<u32>,
+    pub target: Vec<u32>,
+}
+
 impl Split {
-    /// Bytes a token on average, which turns nats a token into bits a byte.
-    pub fn bytes_per_token(&self) -> f64 {
-        self.bytes as f64 / self.tokens.len() as f64
+    /// A plain text.
+    pub fn text(tokens: impl Into<Arc<[u32]>>, bytes: usize) -> Self {
+        Self { tokens: SplitTokens::Text(tokens.into()), bytes }
     }
 
-    /// A text file as a whole.
+    /// Tokens, those of the sources included.
+    pub fn token_count(&self) -> usize {
+        match &self.tokens {
+            SplitTokens::Text(tokens) => tokens.len(),
+            SplitTokens::Pairs(pairs) => {
+                pairs.iter().map(|pair| pair.source.len() + pair.target.len()).sum()
+            }
+        }
+    }
+
+    /// Bytes a predicted token on average, which turns nats a token into bits a byte. None for a
+    /// task that does not predict every byte.
+    pub fn bytes_per_target(&self, task: Task) -> Option<f64> {
+        let targets = match (&self.tokens, task) {
+            (SplitTokens::Text(tokens), Task::NextToken) => tokens.len(),
+            (SplitTokens::Pairs(pairs), Task::Translation { .. }) => {
+                pairs.iter().map(|pair| pair.target.len() + 1).sum()
+            }
+            _ => return None,
+        };
+        Some(self.bytes as f64 / targets as f64)
+    }
+
+    /// Training examples in a shuffled order.
+    pub fn order(&self, context_length: usize, seed: u64) -> ExampleOrder {
+        match &self.tokens {
+            SplitTokens::Text(tokens) => {
+                ExampleOrder::Windows(WindowOrder::new(tokens.len(), context_length, seed))
+            }
+            SplitTokens::Pairs(pairs) => ExampleOrder::Pairs { count: pairs.len(), seed },
+        }
+    }
+
+    /// All examples, each token of a text being predicted once.
+    pub fn all(&self, context_length: usize) -> Vec<ExamplePlace> {
+        match &self.tokens {
+            SplitTokens::Text(tokens) => windows(disjoint_windows(tokens.len(), context_length)),
+            SplitTokens::Pairs(pairs) => (0..pairs.len()).map(pair).collect(),
+        }
+    }
+
+    /// At most `count` examples, spread evenly: a fixed sample.
+    pub fn spread(&self, context_length: usize, count: usize) -> Vec<ExamplePlace> {
+        match &self.tokens {
+            SplitTokens::Text(tokens) => {
+                windows(spread_windows(tokens.len(), context_length, count))
+            }
+            SplitTokens::Pairs(pairs) => {
+                let count = count.min(pairs.len());
+                (0..count).map(|index| pair(index * pairs.len() / count)).collect()
+            }
+        }
+    }
+
+    /// A file as a whole, of the kind that `data` is.
     ///
     /// # Errors
     /// Text that cannot be read or encoded, or is too short to predict anything in.
-    pub fn read(path: &Path, tokenizer: &dyn Tokenizer) -> Result<Self, DataError> {
-        let split = Self::encode(&read_text(path)?, "evaluation", tokenizer)?;
+    pub fn read(
+        path: &Path,
+        data: &DataConfig,
+        tokenizer: &dyn Tokenizer,
+        model: &ModelConfig,
+    ) -> Result<Self, DataError> {
+        let raw = match data {
+            DataConfig::Pairs { source_field, target_field, .. } => {
+                Raw::Pairs(read_pairs(path, source_field, target_field)?)
+            }
+            _ => Raw::Text(read_text(path)?),
+        };
+        let split = raw.encode("evaluation", tokenizer, model)?;
         split.check_length("evaluation", 1)?;
         Ok(split)
     }
 
-    fn encode(
-        text: &str,
-        split: &'static str,
-        tokenizer: &dyn Tokenizer,
-    ) -> Result<Self, DataError> {
-        let tokens =
-            tokenizer.encode(text).map_err(|source| DataError::Encode { split, source })?;
-        Ok(Self { tokens: tokens.into(), bytes: text.len() })
-    }
-
     fn check_length(&self, split: &'static str, context_length: usize) -> Result<(), DataError> {
-        let found = self.tokens.len();
-        // The last token of a window is only a target, so a window needs one more.
-        if found > context_length {
-            return Ok(());
+        match &self.tokens {
+            // The last token of a window is only a target, so a window needs one more.
+            SplitTokens::Text(tokens) if tokens.len() <= context_length => {
+                Err(DataError::TooShort { split, found: tokens.len(), context_length })
+            }
+            _ => Ok(()),
         }
-        Err(DataError::TooShort { split, found, context_length })
     }
+}
+
+fn windows(windows: Vec<super::Window>) -> Vec<ExamplePlace> {
+    let place = |window: super::Window| ExamplePlace {
+        place: Place::Window(window),
+        number: window.start as u64,
+    };
+    windows.into_iter().map(place).collect()
+}
+
+fn pair(index: usize) -> ExamplePlace {
+    ExamplePlace { place: Place::Pair(index), number: index as u64 }
 }
 
 /// A text, tokenized and split.
 #[derive(Debug)]
 pub struct Corpus {
     pub tokenizer: Arc<dyn Tokenizer>,
+    pub task: Task,
     pub train: Split,
     pub validation: Split,
     /// Entropy of the source in nats a token, where the source is known.
@@ -61,33 +150,49 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Encodes both sides of a text.
+    /// Encodes both sides of a text for a model.
     ///
     /// # Errors
-    /// Text that cannot be encoded, or that is too short for one window.
+    /// Text that cannot be encoded, that is too short for one window, or that has a pair too long
+    /// for the context.
     pub fn encode(
         text: &SplitText,
         tokenizer: Arc<dyn Tokenizer>,
-        context_length: usize,
+        model: &ModelConfig,
+        seed: u64,
     ) -> Result<Self, DataError> {
-        let train = Split::encode(&text.train, "training", tokenizer.as_ref())?;
-        let validation = Split::encode(&text.validation, "validation", tokenizer.as_ref())?;
-        train.check_length("training", context_length)?;
-        validation.check_length("validation", context_length)?;
-        // Per byte the entropy belongs to the text; per token it depends on how it is cut.
-        let source_entropy =
-            text.entropy_per_byte.map(|entropy| entropy * validation.bytes_per_token());
-        Ok(Self { tokenizer, train, validation, source_entropy })
+        let encode = |raw: &Raw, name| {
+            let split = raw.encode(name, tokenizer.as_ref(), model)?;
+            split.check_length(name, model.context_length)?;
+            Ok::<Split, DataError>(split)
+        };
+        let train = encode(&text.train, "training")?;
+        let validation = encode(&text.validation, "validation")?;
+        // Per byte the entropy belongs to the text; per token it depends on how it is cut. It is
+        // that of the next token, so it says nothing about other tasks.
+        let task = Task::new(model.architecture, tokenizer.vocab_size(), seed);
+        let source_entropy = match (task, validation.bytes_per_target(task)) {
+            (Task::NextToken, Some(bytes)) => text.entropy_per_byte.map(|entropy| entropy * bytes),
+            _ => None,
+        };
+        Ok(Self { tokenizer, task, train, validation, source_entropy })
     }
 }
 
 /// A text before it is tokenized.
 #[derive(Debug, Clone)]
 pub struct SplitText {
-    train: String,
-    validation: String,
+    train: Raw,
+    validation: Raw,
     /// In nats, where the source is known.
     entropy_per_byte: Option<f64>,
+}
+
+/// One side of it.
+#[derive(Debug, Clone)]
+enum Raw {
+    Text(String),
+    Pairs(Vec<TextPair>),
 }
 
 impl SplitText {
@@ -100,8 +205,8 @@ impl SplitText {
             DataConfig::Stories { train_stories, validation_stories } => {
                 let stories = Stories::new()?;
                 Ok(Self {
-                    train: stories.generate(*train_stories, seed, 0),
-                    validation: stories.generate(*validation_stories, seed, 1),
+                    train: Raw::Text(stories.generate(*train_stories, seed, 0)),
+                    validation: Raw::Text(stories.generate(*validation_stories, seed, 1)),
                     entropy_per_byte: Some(stories.entropy_per_character()),
                 })
             }
@@ -111,7 +216,37 @@ impl SplitText {
                     Some(path) => (text, read_text(path)?),
                     None => split_at_fraction(text, 1.0 - validation_fraction),
                 };
-                Ok(Self { train, validation, entropy_per_byte: None })
+                Ok(Self {
+                    train: Raw::Text(train),
+                    validation: Raw::Text(validation),
+                    entropy_per_byte: None,
+                })
+            }
+            DataConfig::Pairs {
+                path,
+                validation_path,
+                validation_fraction,
+                source_field,
+                target_field,
+            } => {
+                let read = |path: &Path| read_pairs(path, source_field, target_field);
+                let path = path.as_ref().ok_or(DataError::NoPath)?;
+                let mut train = read(path)?;
+                let validation = match validation_path {
+                    Some(path) => read(path)?,
+                    None => {
+                        let kept = (train.len() as f64 * (1.0 - validation_fraction)) as usize;
+                        train.split_off(kept)
+                    }
+                };
+                if train.is_empty() || validation.is_empty() {
+                    return Err(DataError::TooFewPairs { path: path.clone() });
+                }
+                Ok(Self {
+                    train: Raw::Pairs(train),
+                    validation: Raw::Pairs(validation),
+                    entropy_per_byte: None,
+                })
             }
         }
     }
@@ -122,7 +257,56 @@ impl SplitText {
     /// # Errors
     /// An encoding that does not exist.
     pub fn tokenizer(&self, config: &TokenizerConfig) -> Result<Arc<dyn Tokenizer>, DataError> {
-        Ok(tokenizer::build(config, [&self.train, &self.validation])?.into())
+        let texts = self.train.texts().chain(self.validation.texts());
+        Ok(tokenizer::build(config, texts)?.into())
+    }
+}
+
+impl Raw {
+    fn texts(&self) -> Box<dyn Iterator<Item = &String> + '_> {
+        match self {
+            Self::Text(text) => Box::new(std::iter::once(text)),
+            Self::Pairs(pairs) => {
+                Box::new(pairs.iter().flat_map(|(source, target)| [source, target]))
+            }
+        }
+    }
+
+    fn encode(
+        &self,
+        split: &'static str,
+        tokenizer: &dyn Tokenizer,
+        model: &ModelConfig,
+    ) -> Result<Split, DataError> {
+        let encode = |text: &str| {
+            tokenizer.encode(text).map_err(|source| DataError::Encode { split, source })
+        };
+        let task = Task::new(model.architecture, tokenizer.vocab_size(), 0);
+        let pairs = match self {
+            Self::Text(text) => return Ok(Split::text(encode(text)?, text.len())),
+            Self::Pairs(pairs) => pairs,
+        };
+        if !matches!(task, Task::Translation { .. }) {
+            return Err(DataError::PairsWithoutSource);
+        }
+        let encode_pair = |(index, (source, target)): (usize, &TextPair)| {
+            let pair = Pair { source: encode(source)?, target: encode(target)? };
+            // The target is preceded by a token of its own.
+            let needed = pair.source.len().max(pair.target.len() + 1);
+            let context_length = model.context_length;
+            if pair.source.is_empty() {
+                return Err(DataError::EmptySource { split, number: index + 1 });
+            }
+            if needed > context_length {
+                let number = index + 1;
+                return Err(DataError::LongPair { split, number, needed, context_length });
+            }
+            Ok(pair)
+        };
+        let encoded =
+            pairs.iter().enumerate().map(encode_pair).collect::<Result<Vec<_>, DataError>>()?;
+        let bytes = pairs.iter().map(|(_, target)| target.len()).sum();
+        Ok(Split { tokens: SplitTokens::Pairs(encoded.into()), bytes })
     }
 }
 

@@ -25,6 +25,18 @@ pub enum DataError {
         "the {split} text has {found} tokens, but a window of model.context_length = {context_length} needs {}; give a longer text or lower the context length", .context_length + 1
     )]
     TooShort { split: &'static str, found: usize, context_length: usize },
+    #[error("{}, line {line}: {reason}", .path.display())]
+    Pair { path: PathBuf, line: u64, reason: String },
+    #[error("{} has too few pairs to split off some for validation; give more, or --eval-data FILE", .path.display())]
+    TooFewPairs { path: PathBuf },
+    #[error("pairs need a model that reads a source: model.architecture = encoder-decoder")]
+    PairsWithoutSource,
+    #[error("pair {number} of the {split} data has an empty source")]
+    EmptySource { split: &'static str, number: usize },
+    #[error(
+        "pair {number} of the {split} data needs {needed} positions, but model.context_length = {context_length}; leave it out or raise the context length"
+    )]
+    LongPair { split: &'static str, number: usize, needed: usize, context_length: usize },
     #[error("the {split} text cannot be encoded")]
     Encode { split: &'static str, source: TokenizerError },
     #[error(transparent)]

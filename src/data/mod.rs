@@ -1,19 +1,24 @@
-//! From text to batches of token windows.
+//! From text to batches of examples.
 
 mod batch;
 mod corpus;
 mod error;
+mod example;
 mod grammar;
+mod loader;
+mod pairs;
 mod permutation;
 mod stories;
 mod text;
 mod windows;
 
-pub use batch::{EvaluationLoader, TokenBatch, TrainLoader};
-pub use corpus::{Corpus, Split, SplitText};
+pub use batch::TokenBatch;
+pub use corpus::{Corpus, Pair, Split, SplitText, SplitTokens};
 pub use error::DataError;
+pub use example::{Example, ExamplePlace, Place, Task};
 pub use grammar::{Grammar, GrammarError};
+pub use loader::{EvaluationLoader, TrainLoader};
 pub use permutation::Permutation;
 pub use stories::Stories;
 pub use text::read_text;
-pub use windows::{Window, WindowOrder, disjoint_windows, spread_windows};
+pub use windows::{ExampleOrder, Window, WindowOrder, disjoint_windows, spread_windows};

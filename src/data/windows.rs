@@ -1,7 +1,7 @@
 //! Which windows of a token stream are read, and in which order.
 
-use super::Permutation;
 use super::permutation::mix;
+use super::{ExamplePlace, Permutation, Place};
 
 /// `length` inputs from `start` on; their targets are the tokens one place further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,39 @@ impl WindowOrder {
         let phase = (mix(key) % phases as u64) as usize;
         let number = Permutation::new(count as u64, key).at(place) as usize;
         Window { start: phase + number * self.context_length, length: self.context_length }
+    }
+}
+
+/// The examples of a training in a shuffled order without replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExampleOrder {
+    Windows(WindowOrder),
+    /// Every pass takes all pairs, in an order of its own.
+    Pairs {
+        count: usize,
+        seed: u64,
+    },
+}
+
+impl ExampleOrder {
+    pub fn examples_per_pass(&self) -> usize {
+        match self {
+            Self::Windows(order) => order.windows_per_pass(),
+            Self::Pairs { count, .. } => *count,
+        }
+    }
+
+    /// The `index`-th example of the whole training.
+    pub fn at(&self, index: u64) -> ExamplePlace {
+        let place = match self {
+            Self::Windows(order) => Place::Window(order.window(index)),
+            Self::Pairs { count, seed } => {
+                let (pass, place) = (index / *count as u64, index % *count as u64);
+                let order = Permutation::new(*count as u64, mix(seed ^ mix(pass)));
+                Place::Pair(order.at(place) as usize)
+            }
+        };
+        ExamplePlace { place, number: index }
     }
 }
 

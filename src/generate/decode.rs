@@ -1,16 +1,112 @@
+use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::Sampler;
 use crate::backend::GptBackend;
-use crate::model::{Cache, Gpt};
+use crate::model::{Cache, Gpt, Memory, ModelError, Seq2Seq};
 use crate::tokenizer::Tokenizer;
+
+/// What can be continued, a token at a time.
+pub trait NextToken<B: GptBackend> {
+    fn device(&self) -> B::Device;
+    fn vocab_size(&self) -> usize;
+    fn context_length(&self) -> usize;
+    fn new_cache(&self) -> Cache<B>;
+
+    /// Next-token logits after the last of the new tokens, which join those in the cache.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]` -> `[B, V]`
+    ///
+    /// # Errors
+    /// Where cached and new tokens exceed the context length.
+    fn decode(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        cache: &mut Cache<B>,
+    ) -> Result<Tensor<B, 2>, ModelError>;
+}
+
+impl<B: GptBackend> NextToken<B> for Gpt<B> {
+    fn device(&self) -> B::Device {
+        Gpt::device(self)
+    }
+
+    fn vocab_size(&self) -> usize {
+        Gpt::vocab_size(self)
+    }
+
+    fn context_length(&self) -> usize {
+        Gpt::context_length(self)
+    }
+
+    fn new_cache(&self) -> Cache<B> {
+        Gpt::new_cache(self)
+    }
+
+    fn decode(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        cache: &mut Cache<B>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        Gpt::decode(self, tokens, cache)
+    }
+}
+
+/// A translator with the source that it has read.
+#[derive(Debug)]
+pub struct Translation<'a, B: Backend> {
+    model: &'a Seq2Seq<B>,
+    memory: Memory<B>,
+}
+
+impl<'a, B: GptBackend> Translation<'a, B> {
+    /// Reads a source of at least one token and at most the context length.
+    pub fn new(model: &'a Seq2Seq<B>, source: &[u32]) -> Self {
+        let memory = model.encode(row(source, &model.device()), &[source.len()]);
+        Self { model, memory }
+    }
+}
+
+impl<B: GptBackend> NextToken<B> for Translation<'_, B> {
+    fn device(&self) -> B::Device {
+        self.model.device()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+
+    fn context_length(&self) -> usize {
+        self.model.context_length()
+    }
+
+    fn new_cache(&self) -> Cache<B> {
+        self.model.new_cache()
+    }
+
+    fn decode(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        cache: &mut Cache<B>,
+    ) -> Result<Tensor<B, 2>, ModelError> {
+        self.model.decode(tokens, &self.memory, cache)
+    }
+}
+
+/// Ids as a batch of one row, `[1, T]`.
+pub(super) fn row<B: Backend>(ids: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    let shape = [1, ids.len()];
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
 
 /// Continues one sequence, a token at a time.
 ///
 /// Where the context is full, the older half of it is forgotten and the newer half is read
 /// again; a model with learned positions cannot move on without that.
-pub struct Decoder<'a, B: GptBackend> {
-    model: &'a Gpt<B>,
+pub struct Decoder<'a, B: GptBackend, M: NextToken<B>> {
+    model: &'a M,
     device: B::Device,
     sampler: Sampler,
     /// Ids at and above this are padding of the vocabulary and never chosen.
@@ -22,9 +118,9 @@ pub struct Decoder<'a, B: GptBackend> {
     unread: Vec<u32>,
 }
 
-impl<'a, B: GptBackend> Decoder<'a, B> {
+impl<'a, B: GptBackend, M: NextToken<B>> Decoder<'a, B, M> {
     /// `prompt` must not be empty; only its end is read where it exceeds the context.
-    pub fn new(model: &'a Gpt<B>, prompt: &[u32], vocab_size: usize, sampler: Sampler) -> Self {
+    pub fn new(model: &'a M, prompt: &[u32], vocab_size: usize, sampler: Sampler) -> Self {
         let context_length = model.context_length();
         let start = prompt.len().saturating_sub(context_length);
         Self {
@@ -47,12 +143,9 @@ impl<'a, B: GptBackend> Decoder<'a, B> {
             self.seen.clear();
             self.cache = self.model.new_cache();
         }
-        let ids: Vec<i32> = self.unread.iter().map(|id| *id as i32).collect();
-        let shape = [1, ids.len()];
-        let tokens = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, shape), &self.device);
         let logits = self
             .model
-            .decode(tokens, &mut self.cache)
+            .decode(row(&self.unread, &self.device), &mut self.cache)
             .expect("the window above keeps within the context");
         self.seen.append(&mut self.unread);
         let logits: Vec<f32> = logits.into_data().iter::<f32>().collect(); // [V]
@@ -62,7 +155,7 @@ impl<'a, B: GptBackend> Decoder<'a, B> {
     }
 }
 
-impl<B: GptBackend> Iterator for Decoder<'_, B> {
+impl<B: GptBackend, M: NextToken<B>> Iterator for Decoder<'_, B, M> {
     type Item = u32;
 
     /// Never ends by itself.
@@ -85,5 +178,17 @@ impl<B: GptBackend> Gpt<B> {
     /// At most `max_tokens` tokens after the prompt, which must not be empty.
     pub fn generate(&self, prompt: &[u32], max_tokens: usize, sampler: Sampler) -> Vec<u32> {
         Decoder::new(self, prompt, self.vocab_size(), sampler).take(max_tokens).collect()
+    }
+}
+
+impl<B: GptBackend> Seq2Seq<B> {
+    /// The target of a source, up to the `end` token or as many tokens as the context allows.
+    /// The source must have at least one token and at most the context length.
+    pub fn translate(&self, source: &[u32], begin: u32, end: u32, sampler: Sampler) -> Vec<u32> {
+        let translation = Translation::new(self, source);
+        Decoder::new(&translation, &[begin], self.vocab_size(), sampler)
+            .take(self.context_length())
+            .take_while(|id| *id != end)
+            .collect()
     }
 }

@@ -9,6 +9,7 @@ mod export;
 mod foreign;
 mod gemma;
 mod gemma2;
+pub mod gguf;
 pub mod gpt2;
 mod gpt_neox;
 mod hub;
@@ -27,6 +28,7 @@ pub use foreign::ForeignModel;
 pub use hub::{download, is_hub_name};
 pub use layout::Source;
 
+use burn::tensor::TensorData;
 use serde_json::Value;
 
 use crate::config::ModelConfig;
@@ -90,5 +92,18 @@ impl Family {
         shape: &[usize],
     ) -> Option<Vec<Source>> {
         layout::sources(self.names, config, parameter, shape)
+    }
+
+    /// One of our parameters out of their tensors, which `read` gives by name and which have the
+    /// shapes that [`Family::sources`] says; none where the family has no such thing.
+    pub fn assemble<E>(
+        &self,
+        config: &ModelConfig,
+        parameter: &str,
+        shape: &[usize],
+        read: impl FnMut(&str) -> Result<TensorData, E>,
+    ) -> Option<Result<TensorData, E>> {
+        let sources = self.sources(config, parameter, shape)?;
+        Some(layout::assemble(shape, &sources, read))
     }
 }

@@ -7,6 +7,7 @@ use crate::config::ModelConfig;
 
 /// A model of any architecture.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // handles of tensors, a few a layer, and never moved about
 pub enum Model<B: Backend> {
     Gpt(Gpt<B>),
     Encoder(Encoder<B>),

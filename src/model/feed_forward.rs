@@ -10,6 +10,7 @@ use crate::config::ModelConfig;
 
 /// What every position goes through by itself.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // handles of tensors, a few a layer, and never moved about
 pub enum FeedForward<B: Backend> {
     Dense(Network<B>),
     Experts(Experts<B>),

@@ -2,7 +2,7 @@ use burn::tensor::backend::AutodiffBackend;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 
-use super::{AdamW, CausalLanguageModel};
+use super::{AdamW, LanguageModel};
 
 /// How far a run has come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -12,15 +12,15 @@ pub struct Progress {
     pub step: usize,
     /// Tokens learned from.
     pub tokens: u64,
-    /// Windows consumed: the position in the data.
-    pub windows: u64,
+    /// Examples consumed: the position in the data.
+    pub examples: u64,
     /// Seconds spent training and evaluating.
     pub seconds: f64,
 }
 
 /// All that a run needs to go on from here.
 pub struct Checkpoint<'a, B: AutodiffBackend> {
-    pub model: &'a CausalLanguageModel<B>,
+    pub model: &'a LanguageModel<B>,
     pub optimizer: &'a AdamW<B>,
     pub progress: &'a Progress,
 }

@@ -33,6 +33,13 @@ impl<W: Write + Send> MetricLogger for JsonLinesLogger<W> {
                 line.insert(name.clone(), json!(metric.numeric_entry.current()));
             }
         }
+        for metric in update.entries {
+            if let Some(name) = self.names.get(&metric.metric_id)
+                && let Ok(value) = serde_json::from_str(&metric.serialized_entry.serialized)
+            {
+                line.insert(name.clone(), value);
+            }
+        }
         let line = Value::Object(line);
         // A full disk shows itself at the next checkpoint, where it stops the run with a reason.
         if let Err(error) = writeln!(self.output, "{line}").and_then(|()| self.output.flush()) {

@@ -5,6 +5,7 @@ use burn_train::metric::{
     Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
     SerializedEntry, format_float,
 };
+use serde_json::json;
 use std::sync::Arc;
 
 pub(super) const LOSS: &str = "Loss";
@@ -12,14 +13,16 @@ pub(super) const PERPLEXITY: &str = "Perplexity";
 pub(super) const LEARNING_RATE: &str = "Learning Rate";
 pub(super) const GRADIENT_NORM: &str = "Gradient Norm";
 pub(super) const TOKENS_PER_SECOND: &str = "Tokens per Second";
+pub(super) const EXPERT_TOKENS: &str = "Expert Tokens";
 
 /// One step or one evaluation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Observation {
     pub(super) loss: f64,
     pub(super) tokens: usize,
     pub(super) gradient_norm: f64,
     pub(super) tokens_per_second: f64,
+    pub(super) expert_tokens: Vec<Vec<usize>>,
 }
 
 /// A number of an [`Observation`], with its mean over the tokens since the last evaluation.
@@ -121,4 +124,46 @@ impl Numeric for StepMetric {
     fn running_value(&self) -> NumericEntry {
         self.entry(self.sum / self.tokens as f64, self.tokens)
     }
+}
+
+/// How evenly the experts are used: the tokens of each, a layer a list, and for the eye the least
+/// and the most used one's against an even share.
+#[derive(Clone)]
+pub(super) struct ExpertTokens {
+    name: MetricName,
+}
+
+impl ExpertTokens {
+    pub(super) fn new() -> Self {
+        Self { name: Arc::new(EXPERT_TOKENS.into()) }
+    }
+}
+
+impl Metric for ExpertTokens {
+    type Input = Observation;
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        MetricAttributes::None
+    }
+
+    fn update(&mut self, seen: &Observation, _metadata: &MetricMetadata) -> SerializedEntry {
+        let shares = seen.expert_tokens.iter().flat_map(|layer| {
+            let even = layer.iter().sum::<usize>() as f64 / layer.len() as f64;
+            layer.iter().map(move |tokens| *tokens as f64 / even)
+        });
+        let (least, most) = shares
+            .fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), share| {
+                (least.min(share), most.max(share))
+            });
+        SerializedEntry {
+            formatted: format!("{least:.2} to {most:.2} of an even share"),
+            serialized: json!(seen.expert_tokens).to_string(),
+        }
+    }
+
+    fn clear(&mut self) {}
 }

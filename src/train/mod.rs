@@ -20,7 +20,7 @@ pub use checkpoint::{Checkpoint, CheckpointSink, Progress};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
 pub use logger::JsonLinesLogger;
-pub use objective::{CausalLanguageModel, StepOutput};
+pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{AdamW, Moments};
 pub use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};

@@ -1,6 +1,6 @@
-//! The model with what it is trained for: to name the next token.
+//! The model with what it is trained for: to name the tokens that are asked for.
 //!
-//! B batch, T time, V vocabulary, N = B T
+//! B batch, T time, V vocabulary, N targets
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
@@ -10,26 +10,56 @@ use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use super::metrics::Observation;
 use crate::backend::{GptBackend, TrainBackend};
+use crate::config::ModelConfig;
 use crate::data::TokenBatch;
-use crate::model::Gpt;
+use crate::model::{Model, Routing};
 
-/// A decoder and its loss, the mean negative log-likelihood of the next token.
+/// A model and its loss, the mean negative log-likelihood of the targets.
 #[derive(Module, Debug)]
-pub struct CausalLanguageModel<B: Backend> {
-    pub model: Gpt<B>,
+pub struct LanguageModel<B: Backend> {
+    pub model: Model<B>,
+    /// Weight of the experts' balance in what is minimised; it is no part of the loss.
+    balance_weight: f64,
 }
 
-impl<B: GptBackend> CausalLanguageModel<B> {
+impl<B: Backend> LanguageModel<B> {
+    pub fn new(model: Model<B>, config: &ModelConfig) -> Self {
+        let experts = config.feed_forward.experts;
+        Self { model, balance_weight: experts.map_or(0.0, |experts| experts.balance_weight) }
+    }
+}
+
+impl<B: GptBackend> LanguageModel<B> {
     /// Nats a token, `[1]`.
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
+        self.loss_routed(batch).0
+    }
+
+    /// [`LanguageModel::loss`], and how the experts were used, a layer each.
+    fn loss_routed(&self, batch: &TokenBatch) -> (Tensor<B, 1>, Vec<Routing<B>>) {
         let device = &self.model.device();
-        let logits = self.model.forward(batch.inputs(device)); // [B, T, V]
-        B::cross_entropy(logits.flatten(0, 1), batch.targets(device)) // [N, V], [N]
+        let inputs = batch.inputs(device); // [B, T]
+        let (logits, routing) = match (&self.model, batch.sources(device)) {
+            (Model::Gpt(model), _) => model.forward_routed(inputs),
+            (Model::Encoder(model), _) => model.forward_routed(inputs, batch.lengths()),
+            (Model::Seq2Seq(model), Some((sources, lengths))) => {
+                model.forward_routed(sources, lengths, inputs)
+            }
+            (Model::Seq2Seq(_), None) => {
+                unreachable!("the task of an encoder-decoder gives every example a source")
+            }
+        };
+        let logits = logits.flatten(0, 1); // [B T, V]
+        let logits = match batch.asked(device) {
+            Some(places) => logits.select(0, places), // [N, V]
+            None => logits,
+        };
+        (B::cross_entropy(logits, batch.targets(device)), routing)
     }
 }
 
 /// What a step reports to the metrics: plain numbers, so that nothing large is kept or copied.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct StepOutput {
     /// Mean over the step's tokens, in nats.
     pub loss: f64,
@@ -38,12 +68,20 @@ pub struct StepOutput {
     pub gradient_norm: f64,
     /// Known once the optimizer has stepped; not a number in evaluation.
     pub tokens_per_second: f64,
+    /// Tokens that went to each expert, a layer each; none without experts.
+    pub expert_tokens: Vec<Vec<usize>>,
 }
 
 impl StepOutput {
     /// The output of a pass through the model alone.
     pub fn of_loss(loss: f64, tokens: usize) -> Self {
-        Self { loss, tokens, gradient_norm: f64::NAN, tokens_per_second: f64::NAN }
+        Self {
+            loss,
+            tokens,
+            gradient_norm: f64::NAN,
+            tokens_per_second: f64::NAN,
+            expert_tokens: Vec::new(),
+        }
     }
 }
 
@@ -62,30 +100,46 @@ impl Adaptor<Observation> for StepOutput {
             tokens: self.tokens,
             gradient_norm: self.gradient_norm,
             tokens_per_second: self.tokens_per_second,
+            expert_tokens: self.expert_tokens.clone(),
         }
     }
 }
 
-impl<B: TrainBackend> TrainStep for CausalLanguageModel<B> {
+impl<B: TrainBackend> TrainStep for LanguageModel<B> {
     type Input = TokenBatch;
     type Output = StepOutput;
 
     /// The gradients are those of the loss times the batch's share of its optimizer step, so that
     /// the sum over the micro-batches of a step is the gradient of the mean.
     fn step(&self, batch: TokenBatch) -> TrainOutput<StepOutput> {
-        let loss = self.loss(&batch);
+        let (loss, routing) = self.loss_routed(&batch);
         let value: f64 = loss.clone().inner().into_scalar().elem();
-        let gradients = (loss * batch.share).backward();
-        let output = StepOutput::of_loss(value, batch.tokens());
+        let minimised = match mean_balance(&routing) {
+            Some(balance) => loss + balance * self.balance_weight,
+            None => loss,
+        };
+        let gradients = (minimised * batch.share).backward();
+        let mut output = StepOutput::of_loss(value, batch.tokens());
+        output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
         TrainOutput::new(self, gradients, output)
     }
 }
 
-impl<B: GptBackend> InferenceStep for CausalLanguageModel<B> {
+impl<B: GptBackend> InferenceStep for LanguageModel<B> {
     type Input = TokenBatch;
     type Output = StepOutput;
 
     fn step(&self, batch: TokenBatch) -> StepOutput {
-        StepOutput::of_loss(self.loss(&batch).into_scalar().elem(), batch.tokens())
+        let (loss, routing) = self.loss_routed(&batch);
+        let mut output = StepOutput::of_loss(loss.into_scalar().elem(), batch.tokens());
+        output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
+        output
     }
+}
+
+/// The experts' balance, as a mean over the layers.
+fn mean_balance<B: Backend>(routing: &[Routing<B>]) -> Option<Tensor<B, 1>> {
+    let sum =
+        routing.iter().map(|routing| routing.balance.clone()).reduce(|sum, next| sum + next)?;
+    Some(sum / routing.len() as f64)
 }

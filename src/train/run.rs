@@ -3,15 +3,15 @@ use std::error::Error;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::metrics::StepMetric;
+use super::metrics::{ExpertTokens, StepMetric};
 use super::strategy::{Components, State, StepStrategy};
 use super::{
-    AdamW, CausalLanguageModel, CheckpointSink, Evaluation, JsonLinesLogger, PlainRenderer,
-    Progress, WarmupCosine,
+    AdamW, CheckpointSink, Evaluation, JsonLinesLogger, LanguageModel, PlainRenderer, Progress,
+    WarmupCosine,
 };
 use crate::backend::TrainBackend;
 use crate::config::RunConfig;
-use crate::data::{self, Corpus, EvaluationLoader, WindowOrder};
+use crate::data::{Corpus, EvaluationLoader, TrainLoader};
 
 /// What stops a training.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum Display {
 pub struct Training<'a, B: TrainBackend> {
     pub config: &'a RunConfig,
     pub corpus: &'a Corpus,
-    pub model: CausalLanguageModel<B>,
+    pub model: LanguageModel<B>,
     pub device: B::Device,
     pub sink: Box<dyn CheckpointSink<B>>,
     /// Where metrics go as JSON lines.
@@ -47,7 +47,7 @@ pub struct Training<'a, B: TrainBackend> {
 /// What a training leaves.
 pub struct Outcome<B: TrainBackend> {
     /// The last model, which need not be the best.
-    pub model: CausalLanguageModel<B::InnerBackend>,
+    pub model: LanguageModel<B::InnerBackend>,
     pub progress: Progress,
     /// The best evaluation on the fixed sample of the validation split, and its step.
     pub best: Option<(usize, Evaluation)>,
@@ -61,21 +61,17 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let Training { config, corpus, model, device, sink, metrics, display, interrupter } = training;
     let context_length = config.model.context_length;
     let batch_size = config.train.batch_size;
-    let train_tokens = corpus.train.tokens.len();
-    let train_loader = data::TrainLoader::new(
+    let train_loader = TrainLoader::new(
         corpus.train.clone(),
-        WindowOrder::new(train_tokens, context_length, config.seed),
+        corpus.task,
+        corpus.train.order(context_length, config.seed),
         batch_size,
         config.train.accumulation,
         0,
     );
-    let validation = corpus.validation.clone();
-    let windows = data::spread_windows(
-        validation.tokens.len(),
-        context_length,
-        config.train.evaluation_windows,
-    );
-    let valid_loader = EvaluationLoader::new(validation, windows, batch_size);
+    let sample = corpus.validation.spread(context_length, config.train.evaluation_windows);
+    let valid_loader =
+        EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
 
     let optimizer = AdamW::new(config.train.optimizer.clone());
     let schedule = WarmupCosine::new(&config.train.schedule, config.train.steps, 0);
@@ -111,6 +107,10 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     .with_application_logger(None)
     .with_interrupter(interrupter.clone())
     .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)));
+    let supervised = match config.model.feed_forward.experts {
+        Some(_) => supervised.metric_train(ExpertTokens::new()).metric_valid(ExpertTokens::new()),
+        None => supervised,
+    };
     let supervised = match display {
         #[cfg(feature = "tui")]
         Display::Dashboard => supervised.renderer(super::dashboard::open(interrupter)),
@@ -122,8 +122,10 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     match state.error.take() {
         Some(error) => Err(error),
-        None => {
-            Ok(Outcome { model: result.model, progress: state.progress.clone(), best: state.best })
-        }
+        None => Ok(Outcome {
+            model: result.model,
+            progress: state.progress.clone(),
+            best: state.best.clone(),
+        }),
     }
 }

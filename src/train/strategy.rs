@@ -9,16 +9,17 @@ use burn_train::{
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::evaluate::add_counts;
 use super::{
-    AdamW, CausalLanguageModel, Checkpoint, CheckpointSink, Evaluation, Progress, StepOutput,
-    TrainError, WarmupCosine, clip_gradients, evaluate,
+    AdamW, Checkpoint, CheckpointSink, Evaluation, LanguageModel, Progress, StepOutput, TrainError,
+    WarmupCosine, clip_gradients, evaluate,
 };
 use crate::backend::TrainBackend;
 use crate::config::TrainConfig;
 use crate::data::TokenBatch;
 
 pub(super) type Components<B> =
-    LearningComponentsMarker<B, WarmupCosine, CausalLanguageModel<B>, AdamW<B>>;
+    LearningComponentsMarker<B, WarmupCosine, LanguageModel<B>, AdamW<B>>;
 
 type EventProcessor<B> = SupervisedTrainingEventProcessor<Components<B>>;
 
@@ -52,7 +53,7 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
         train_loader: TrainLoader<Components<B>>,
         valid_loader: ValidLoader<Components<B>>,
         _starting_epoch: usize,
-    ) -> (CausalLanguageModel<B>, EventProcessor<B>) {
+    ) -> (LanguageModel<B>, EventProcessor<B>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut events = components.event_processor;
         let interrupter = components.interrupter;
@@ -86,7 +87,8 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
             }
             let evaluation = evaluate(&model.valid(), valid_loader.iter());
             state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
-            let output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
+            let mut output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
+            output.expert_tokens.clone_from(&evaluation.expert_tokens);
             let item = self.item(output, step, None);
             events.process_valid(LearnerEvent::ProcessedItem(item));
             let interval = step.div_ceil(self.config.evaluate_every);
@@ -115,6 +117,7 @@ impl<B: TrainBackend> StepStrategy<B> {
         B::seed(&self.device, self.seed.wrapping_add(progress.step as u64));
         learner.lr_step();
         let (mut loss, mut tokens) = (0.0, 0);
+        let mut expert_tokens = Vec::new();
         let mut accumulator = GradientsAccumulator::new();
         for batch in batches.take(self.config.accumulation) {
             let share = batch.share;
@@ -122,16 +125,18 @@ impl<B: TrainBackend> StepStrategy<B> {
             accumulator.accumulate(&learner.model(), output.grads);
             loss += output.item.loss * share;
             tokens += output.item.tokens;
+            add_counts(&mut expert_tokens, output.item.expert_tokens);
         }
         let mut gradients = accumulator.grads();
         let gradient_norm = clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
         learner.optimizer_step(gradients);
         progress.step += 1;
         progress.tokens += tokens as u64;
-        progress.windows += (self.config.batch_size * self.config.accumulation) as u64;
+        progress.examples += (self.config.batch_size * self.config.accumulation) as u64;
         StepOutput {
             gradient_norm,
             tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),
+            expert_tokens,
             ..StepOutput::of_loss(loss, tokens)
         }
     }
@@ -147,7 +152,7 @@ impl<B: TrainBackend> StepStrategy<B> {
         TrainingItem::new(output, within, intervals, Some(step), lr)
     }
 
-    fn save(&self, state: &mut State<B>, model: &CausalLanguageModel<B>) -> Result<(), TrainError> {
+    fn save(&self, state: &mut State<B>, model: &LanguageModel<B>) -> Result<(), TrainError> {
         let checkpoint =
             Checkpoint { model, optimizer: &self.optimizer, progress: &state.progress };
         state
@@ -159,15 +164,13 @@ impl<B: TrainBackend> StepStrategy<B> {
     fn note_best(&self, state: &mut State<B>, evaluation: Evaluation) -> Result<(), TrainError> {
         // A model that has diverged is never the best, not even for want of another.
         let better = evaluation.loss.is_finite()
-            && state.best.is_none_or(|(_, best)| evaluation.loss < best.loss);
+            && state.best.as_ref().is_none_or(|(_, best)| evaluation.loss < best.loss);
         if !better {
             return Ok(());
         }
         let step = state.progress.step;
+        let loss = evaluation.loss;
         state.best = Some((step, evaluation));
-        state
-            .sink
-            .mark_best(step, evaluation.loss)
-            .map_err(|source| TrainError::Save { step, source })
+        state.sink.mark_best(step, loss).map_err(|source| TrainError::Save { step, source })
     }
 }

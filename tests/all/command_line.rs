@@ -143,3 +143,26 @@ fn configs_lists_every_configuration() {
     assert!(text.contains("124439808"), "{text}");
     assert!(text.lines().all(|line| line.len() <= 80), "{text}");
 }
+
+#[test]
+fn params_add_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = |args: &[&str]| {
+        let output = emberlm(folder.path(), &[&["params"], args].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    let gpt2 = table(&["gpt2"]);
+    assert!(gpt2.lines().any(|line| line.starts_with("total") && line.ends_with("124439808")));
+    let sum: usize = gpt2
+        .lines()
+        .filter(|line| line.ends_with('%'))
+        .map(|line| line.split_whitespace().rev().nth(1).unwrap().parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(sum, 124_439_808);
+    assert!(gpt2.contains("decoder.blocks.*.attention.qkv.weight"), "{gpt2}");
+    let stories = table(&["stories", "--set", "model.n_layers=1"]);
+    assert!(stories.contains("give it with --vocab-size N"), "{stories}");
+    assert!(!table(&["stories", "--vocab-size", "48"]).contains("--vocab-size"));
+    refused(folder.path(), &["params", "gpt3"], "no configuration `gpt3`");
+}

@@ -1,4 +1,8 @@
+use burn_train::TrainStep;
 use emberlm::config::{self, ConfigError, DataConfig, RunConfig, Source};
+use emberlm::data::{Example, Split, Task, TokenBatch};
+use emberlm::model::{Initializer, Model, parameter_count, parameter_shapes, parameters};
+use emberlm::train::{LanguageModel, gradient_norm};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -137,5 +141,77 @@ fn refusals_say_what_would_be_right() {
         let message = refusal(name, assignments);
         assert!(message.contains(expected), "{assignments:?}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn every_shipped_architecture_runs_forward_and_backward() {
+    // GPT-2's sizes differ in nothing but their numbers; the largest would take minutes.
+    let large = ["gpt2-medium", "gpt2-large", "gpt2-xl"];
+    for name in config::builtin_names().filter(|name| !large.contains(name)) {
+        // Only the vocabulary is smaller, which is up to the tokenizer.
+        let config = load(name, &["model.vocab_size=300"]).unwrap();
+        struct Pass(RunConfig);
+        impl emberlm::backend::Job for Pass {
+            type Output = (f64, usize);
+            fn run<B: emberlm::backend::TrainBackend>(self, device: B::Device) -> Self::Output {
+                let Pass(config) = self;
+                let initializer = Initializer::seeded(config.seed);
+                let model = Model::new("pass", &config.model, 300, initializer, &device);
+                let model = LanguageModel::<B>::new(model, &config.model);
+                let task = Task::new(config.model.architecture, 298, config.seed);
+                let split = Split::text((0..40).map(|id| id * 7 % 290).collect::<Vec<u32>>(), 40);
+                let places = split.order(12, 1);
+                let examples: Vec<Example> =
+                    (0..2).map(|index| Example::read(&split, task, places.at(index))).collect();
+                let output = TrainStep::step(&model, TokenBatch::new(&examples, 1.0));
+                let norm = gradient_norm::<B, _>(&model, &output.grads);
+                assert!(norm.is_finite() && norm > 0.0, "gradient norm {norm}");
+                let with_gradients = parameters(&model.model)
+                    .iter()
+                    .filter(|parameter| match parameter.shape.len() {
+                        1 => output.grads.get::<B::InnerBackend, 1>(parameter.id).is_some(),
+                        _ => output.grads.get::<B::InnerBackend, 2>(parameter.id).is_some(),
+                    })
+                    .count();
+                (output.item.loss, with_gradients)
+            }
+        }
+        let count = parameter_shapes(&config.model, 300).len();
+        let experts = config.model.feed_forward.experts.is_some();
+        let backend = crate::support::cpu_backends()[0];
+        let (loss, with_gradients) = emberlm::backend::dispatch(backend, Pass(config)).unwrap();
+        // It knows nothing yet: about the loss of a uniform guess, ln 300 = 5.7. With a tied head
+        // the masked places of a new encoder resemble the mask most, which is never right.
+        assert!((5.0..9.0).contains(&loss), "{name}: {loss}");
+        // An expert that no token went to has no gradient.
+        assert!(with_gradients == count || experts, "{name}: {with_gradients} of {count}");
+    }
+}
+
+#[test]
+fn depth_is_a_dial() {
+    let modern = load("modern", &[]).unwrap();
+    assert_eq!((modern.model.n_layers, modern.model.d_model, modern.model.n_heads), (4, 256, 4));
+    assert_eq!(modern.model.context_length, 256);
+    // 20 tokens for each of the 12 L D^2 parameters of the layers.
+    assert_eq!(modern.train.steps, 20 * 12 * 4 * 256 * 256 / (16 * 256));
+    let deeper = load("modern", &["model.depth=12"]).unwrap();
+    assert_eq!((deeper.model.n_layers, deeper.model.d_model), (12, 768));
+    assert!((deeper.train.schedule.learning_rate - 6e-4).abs() < 1e-12);
+    assert!(deeper.train.steps > modern.train.steps);
+    let layers = parameter_count(&deeper.model, 0);
+    let formula = 12 * 12 * 768 * 768;
+    assert!((layers as f64 / formula as f64 - 1.0).abs() < 0.01, "{layers}, about {formula}");
+    // What is said beside it stays, and what is said after it counts.
+    let own = load("modern", &["model.depth=6", "model.n_heads=3", "train.steps=5"]).unwrap();
+    assert_eq!((own.model.d_model, own.model.n_heads, own.train.steps), (384, 3, 5));
+    // From any other decoder too, whatever that was.
+    let plain = load("grok", &["model.depth=2", "model.vocab_size=null"]).unwrap().model;
+    assert_eq!(plain.feed_forward.experts, None);
+    assert_eq!((plain.attention.soft_cap, plain.scale_embedding), (None, false));
+    for bad in ["model.depth=0", "model.depth=many", "model.depth=1.5", "model.depth=1000"] {
+        let message = refusal("modern", &[bad]);
+        assert!(message.contains("`model.depth` = "), "{message}");
     }
 }

@@ -1,14 +1,14 @@
 use burn::data::dataloader::DataLoader;
-use emberlm::config::{DataConfig, TokenizerConfig};
+use emberlm::config::{DataConfig, ModelConfig, TokenizerConfig};
 use emberlm::data::{
-    Corpus, DataError, EvaluationLoader, Permutation, Split, SplitText, TokenBatch, TrainLoader,
-    Window, WindowOrder, disjoint_windows, read_text, spread_windows,
+    Corpus, DataError, EvaluationLoader, Permutation, Split, SplitText, SplitTokens, Task,
+    TokenBatch, TrainLoader, Window, WindowOrder, disjoint_windows, read_text, spread_windows,
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::on_each_backend;
-use crate::support::shared;
+use crate::support::{shared, window_batch};
 
 fn text(path: PathBuf) -> DataConfig {
     DataConfig::Text { path: Some(path), validation_path: None, validation_fraction: 0.1 }
@@ -20,11 +20,12 @@ fn prepare(
     context_length: usize,
 ) -> Result<Corpus, DataError> {
     let text = SplitText::read(data, 1)?;
-    Corpus::encode(&text, text.tokenizer(tokenizer)?, context_length)
+    let model = ModelConfig::new(8, 1, 1, context_length);
+    Corpus::encode(&text, text.tokenizer(tokenizer)?, &model, 1)
 }
 
 fn counting(count: u32) -> Split {
-    Split { tokens: (0..count).collect(), bytes: count as usize }
+    Split::text((0..count).collect::<Vec<u32>>(), count as usize)
 }
 
 #[test]
@@ -105,11 +106,11 @@ fn spread_windows_are_full_and_apart() {
 #[test]
 fn targets_are_the_next_tokens() {
     let windows = [Window { start: 3, length: 4 }, Window { start: 0, length: 4 }];
-    let batch = TokenBatch::new(&(10..30).collect::<Vec<u32>>(), &windows, 1.0);
+    let batch = window_batch(&(10..30).collect::<Vec<u32>>(), &windows, 1.0);
     assert_eq!(batch.tokens(), 8);
     on_each_backend!(|device: B| {
         let windows = [Window { start: 3, length: 4 }, Window { start: 0, length: 4 }];
-        let batch = TokenBatch::new(&(10..30).collect::<Vec<u32>>(), &windows, 1.0);
+        let batch = window_batch(&(10..30).collect::<Vec<u32>>(), &windows, 1.0);
         let inputs: Vec<i64> = batch.inputs::<B>(&device).into_data().iter().collect();
         let targets: Vec<i64> = batch.targets::<B>(&device).into_data().iter().collect();
         assert_eq!(inputs, [13, 14, 15, 16, 10, 11, 12, 13]);
@@ -121,18 +122,20 @@ fn targets_are_the_next_tokens() {
 fn loaders_go_on_from_a_cursor_and_end_with_an_uneven_batch() {
     on_each_backend!(|_device: B| {
         let take = |cursor, skip| -> Vec<TokenBatch> {
-            let order = WindowOrder::new(1000, 10, 1);
-            let loader = TrainLoader::new(counting(1000), order, 4, 2, cursor);
+            let split = counting(1000);
+            let order = split.order(10, 1);
+            let loader = TrainLoader::new(split, Task::NextToken, order, 4, 2, cursor);
             DataLoader::<B, _>::iter(&loader).skip(skip).take(30).collect()
         };
         assert_eq!(take(8, 0), take(0, 2));
         assert_eq!(take(0, 0)[0].share, 0.5);
     });
 
-    let windows = disjoint_windows(96, 10); // nine full windows and one of five
-    let loader = EvaluationLoader::new(counting(96), windows, 4);
+    let split = counting(96);
+    let all = split.all(10); // nine full windows and one of five
+    let loader = EvaluationLoader::new(split, Task::NextToken, all, 4);
     let sizes: Vec<usize> = loader.batches().map(|batch| batch.tokens()).collect();
-    assert_eq!(sizes, [40, 40, 10, 5]);
+    assert_eq!(sizes, [40, 40, 15]);
     assert_eq!(sizes.iter().sum::<usize>(), 95);
 }
 
@@ -143,12 +146,12 @@ fn tinyshakespeare_has_its_known_counts() {
     };
     let corpus = prepare(&text(path.clone()), &TokenizerConfig::Character {}, 64).unwrap();
     assert_eq!(corpus.tokenizer.vocab_size(), 65);
-    assert_eq!(corpus.train.tokens.len(), 1_003_854);
-    assert_eq!(corpus.validation.tokens.len(), 111_540);
+    assert_eq!(corpus.train.token_count(), 1_003_854);
+    assert_eq!(corpus.validation.token_count(), 111_540);
     let gpt2 = TokenizerConfig::Tiktoken { encoding: "gpt2".into() };
     let corpus = prepare(&text(path), &gpt2, 64).unwrap();
-    assert_eq!(corpus.train.tokens.len(), 301_966);
-    assert_eq!(corpus.validation.tokens.len(), 36_059);
+    assert_eq!(corpus.train.token_count(), 301_966);
+    assert_eq!(corpus.validation.token_count(), 36_059);
 }
 
 #[test]
@@ -158,10 +161,14 @@ fn the_split_is_by_characters_and_loses_none() {
     let written = "äöü€ abc ".repeat(12); // 108 characters
     std::fs::write(&path, &written).unwrap();
     let corpus = prepare(&text(path.clone()), &TokenizerConfig::Character {}, 4).unwrap();
-    assert_eq!(corpus.train.tokens.len(), 97);
-    assert_eq!(corpus.validation.tokens.len(), 11);
+    assert_eq!(corpus.train.token_count(), 97);
+    assert_eq!(corpus.validation.token_count(), 11);
     assert_eq!(corpus.train.bytes + corpus.validation.bytes, written.len());
-    let both = [&corpus.train.tokens[..], &corpus.validation.tokens[..]].concat();
+    let ids = |split: &Split| match &split.tokens {
+        SplitTokens::Text(tokens) => tokens.to_vec(),
+        SplitTokens::Pairs(_) => panic!("a text has no pairs"),
+    };
+    let both = [ids(&corpus.train), ids(&corpus.validation)].concat();
     assert_eq!(corpus.tokenizer.decode(&both), written);
 
     let other = folder.path().join("other");
@@ -172,8 +179,8 @@ fn the_split_is_by_characters_and_loses_none() {
         validation_fraction: 0.1,
     };
     let corpus = prepare(&own, &TokenizerConfig::Character {}, 4).unwrap();
-    assert_eq!(corpus.train.tokens.len(), 108);
-    assert_eq!(corpus.validation.tokens.len(), 9);
+    assert_eq!(corpus.train.token_count(), 108);
+    assert_eq!(corpus.validation.token_count(), 9);
 }
 
 #[test]

@@ -13,16 +13,15 @@ use tempfile::TempDir;
 use emberlm::artifact::{Run, read_tensors, write_tensors};
 use emberlm::backend::{GptBackend, Job, TrainBackend};
 use emberlm::config::{Architecture, ModelConfig, PositionConfig, Residual};
-use emberlm::data::{TokenBatch, Window};
 use emberlm::generate::{Sampler, Sampling};
 use emberlm::interop::Export;
-use emberlm::model::Gpt;
+use emberlm::model::{Gpt, Model};
 use emberlm::tokenizer::{self, HuggingFaceTokenizer, MergesTokenizer, SavedTokenizer, Tokenizer};
-use emberlm::train::CausalLanguageModel;
+use emberlm::train::LanguageModel;
 
 use crate::command_line::{emberlm, refused, stdout};
 use crate::on_each_backend;
-use crate::support::{Inner, assert_close, floats, golden, on_cpu_backends, shared};
+use crate::support::{Inner, assert_close, floats, golden, golden_batch, on_cpu_backends, shared};
 
 const FAMILIES: [&str; 10] = [
     "gpt2-tiny",
@@ -55,7 +54,11 @@ static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
 });
 
 fn load<B: GptBackend>(folder: &Path, run: &str, device: &B::Device) -> Gpt<B> {
-    Run::open(&folder.join("artifacts"), run).unwrap().load_model(device).unwrap()
+    let run = Run::open(&folder.join("artifacts"), run).unwrap();
+    match run.load_model(device).unwrap() {
+        Model::Gpt(model) => model,
+        other => panic!("imported as {other:?}"),
+    }
 }
 
 fn ids<B: GptBackend>(ids: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
@@ -63,31 +66,17 @@ fn ids<B: GptBackend>(ids: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
     Tensor::from_data(TensorData::new(values, [1, ids.len()]), device)
 }
 
-/// The golden batch, through our own windows, each row's inputs and its last target.
-fn batch(reference: &HashMap<String, TensorData>) -> TokenBatch {
-    let columns = reference["input_ids"].shape[1];
-    let read =
-        |name: &str| -> Vec<u32> { reference[name].iter::<i64>().map(|id| id as u32).collect() };
-    let (inputs, targets) = (read("input_ids"), read("target_ids"));
-    let (mut stream, mut windows) = (Vec::new(), Vec::new());
-    for (inputs, targets) in inputs.chunks(columns).zip(targets.chunks(columns)) {
-        windows.push(Window { start: stream.len(), length: columns });
-        stream.extend_from_slice(inputs);
-        stream.push(targets[columns - 1]);
-    }
-    TokenBatch::new(&stream, &windows, 1.0)
-}
-
 /// Logits and loss of a run against the reference that transformers computed.
 fn check<B: GptBackend>(folder: &Path, run: &str, family: &str, device: &B::Device) {
     let reference = read_tensors(&golden(family).join("reference.safetensors")).unwrap();
     let model: Gpt<B> = load(folder, run, device);
-    let batch = batch(&reference);
+    let batch = golden_batch(&reference);
     let expected: Vec<f64> = reference["logits"].iter::<f64>().collect();
     let found = floats(model.forward(batch.inputs(device)).into_data());
     // 2e-5: f32 sums are added in another order here.
     assert_close(&found, &expected, 2e-5, &format!("logits of {run}"));
-    let loss: f64 = CausalLanguageModel { model }.loss(&batch).into_scalar().elem();
+    let model = LanguageModel::new(Model::Gpt(model), &ModelConfig::new(8, 1, 1, 1));
+    let loss: f64 = model.loss(&batch).into_scalar().elem();
     let expected: f64 = reference["loss"].iter::<f64>().next().unwrap();
     // 1e-5: the loss is a mean over logits.
     assert!((loss - expected).abs() < 1e-5, "{run}: loss {loss}, expected {expected}");

@@ -95,12 +95,18 @@ fn activations_are_their_formulas() {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         };
-        let formulas: [(Activation, &dyn Fn(f64) -> f64); 2] =
-            [(Activation::Gelu, &gelu), (Activation::GeluTanh, &tanh_gelu)];
+        let formulas: [(Activation, &dyn Fn(f64) -> f64); 6] = [
+            (Activation::Gelu, &gelu),
+            (Activation::GeluTanh, &tanh_gelu),
+            (Activation::Relu, &|x| x.max(0.0)),
+            (Activation::ReluSquared, &|x| x.max(0.0).powi(2)),
+            (Activation::Silu, &|x| x / (1.0 + (-x).exp())),
+            (Activation::Mish, &|x| x * x.exp().ln_1p().tanh()),
+        ];
         for (kind, formula) in formulas {
             let output = Inner::<B>::activation(tensor::<_, 1>(&x, [257], &device), kind);
             let expected: Vec<f64> = x.iter().map(|x| formula(f64::from(*x))).collect();
-            // Backends approximate erf and tanh to about 1e-7 of values up to four.
+            // Backends approximate erf, exp and tanh to about 1e-7 of values up to sixteen.
             assert_close(&floats(output.into_data()), &expected, 2e-6, "activation");
         }
     });
@@ -123,8 +129,19 @@ fn gradients_of_activations_are_their_derivatives() {
             let slope = scale * (1.0 + 3.0 * 0.044715 * x * x);
             0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
         };
-        let derivatives: [(Activation, &dyn Fn(f64) -> f64); 2] =
-            [(Activation::Gelu, &gelu), (Activation::GeluTanh, &tanh_gelu)];
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let mish = |x: f64| {
+            let tanh = x.exp().ln_1p().tanh();
+            tanh + x * (1.0 - tanh * tanh) * sigmoid(x)
+        };
+        let derivatives: [(Activation, &dyn Fn(f64) -> f64); 6] = [
+            (Activation::Gelu, &gelu),
+            (Activation::GeluTanh, &tanh_gelu),
+            (Activation::Relu, &|x| if x > 0.0 { 1.0 } else { 0.0 }),
+            (Activation::ReluSquared, &|x| 2.0 * x.max(0.0)),
+            (Activation::Silu, &|x| sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)))),
+            (Activation::Mish, &mish),
+        ];
         for (kind, derivative) in derivatives {
             let input = tensor::<B, 1>(&x, [count], &device).require_grad();
             let output = B::activation(input.clone(), kind) * tensor(&upstream, [count], &device);
@@ -145,10 +162,21 @@ fn gradients_of_activations_are_their_derivatives() {
 fn activations_survive_extremes() {
     on_each_backend!(|device: B| {
         let x = [-1e4f32, -100.0, -14.0, -0.0, 0.0, 14.0, 100.0, 1e4];
-        for kind in [Activation::Gelu, Activation::GeluTanh] {
+        for kind in [
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+            Activation::ReluSquared,
+            Activation::Silu,
+            Activation::Mish,
+        ] {
             let found = floats(Inner::<B>::activation(tensor(&x, [8], &device), kind).into_data());
-            let expected = x.map(|x| f64::from(x.max(0.0)));
-            assert_close(&found, &expected, 1e-6, "extremes");
+            let power = if kind == Activation::ReluSquared { 2 } else { 1 };
+            for (x, found) in x.iter().zip(found) {
+                let expected = x.max(0.0).powi(power);
+                // At ±14 the smooth ones are 1e-5 from their limits.
+                assert!((found - expected).abs() < 2e-5, "{kind:?} of {x} is {found}");
+            }
         }
     });
 }
@@ -290,5 +318,25 @@ fn a_seed_makes_random_masks_repeat() {
             floats(Tensor::<B, 1>::random([64], Distribution::Default, &device).into_data())
         };
         assert_eq!(draw(), draw());
+    });
+}
+
+#[test]
+fn attention_weights_are_dropped_after_the_softmax() {
+    on_each_backend!(|device: B| {
+        // With the identity as values, the output is the matrix of weights.
+        let t = 64;
+        let scores_of_zero = Tensor::<B, 4>::zeros([1, 1, t, 2], &device);
+        let identity = Tensor::<B, 2>::eye(t, &device).reshape([1, 1, t, t]);
+        let options = AttentionOptions { dropout: 0.25, ..AttentionOptions::full(1.0) };
+        let (query, key) = (scores_of_zero.clone(), scores_of_zero);
+        B::seed(&device, 5);
+        let weights = floats(B::attend(query, key, identity, &options).into_data());
+        let kept = 1.0 / t as f32 / 0.75;
+        let dropped = weights.iter().filter(|weight| **weight == 0.0).count();
+        // Before the softmax, the kept ones would have grown by what was dropped.
+        assert!(weights.iter().all(|weight| *weight == 0.0 || (weight - kept).abs() < 1e-7));
+        // Binomial with a deviation of 28: six of them.
+        assert!((dropped as i64 - 1024).abs() < 170, "{dropped} of 4096 dropped at 0.25");
     });
 }

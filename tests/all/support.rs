@@ -2,6 +2,8 @@
 
 use burn::tensor::TensorData;
 use emberlm::backend::{self, BackendKind, Job};
+use emberlm::data::{Example, ExamplePlace, Place, Split, Task, TokenBatch, Window};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// The CPU backends that are compiled in; ndarray is the reference.
@@ -89,3 +91,29 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
 
 /// `TrainBackend` with its inner backend, for tests that need no gradients.
 pub type Inner<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
+
+/// Windows of a text as a batch for a decoder.
+pub fn window_batch(tokens: &[u32], windows: &[Window], share: f64) -> TokenBatch {
+    let split = Split::text(tokens, tokens.len());
+    let read = |window: &Window| {
+        let place = ExamplePlace { place: Place::Window(*window), number: 0 };
+        Example::read(&split, Task::NextToken, place)
+    };
+    TokenBatch::new(&windows.iter().map(read).collect::<Vec<_>>(), share)
+}
+
+/// The batch of a golden, rebuilt through our own windows: each row's inputs and its last target.
+pub fn golden_batch(reference: &HashMap<String, TensorData>) -> TokenBatch {
+    let columns = reference["input_ids"].shape[1];
+    let read =
+        |name: &str| -> Vec<u32> { reference[name].iter::<i64>().map(|id| id as u32).collect() };
+    let (inputs, targets) = (read("input_ids"), read("target_ids"));
+    let (mut stream, mut windows) = (Vec::new(), Vec::new());
+    for (inputs, targets) in inputs.chunks(columns).zip(targets.chunks(columns)) {
+        assert_eq!(inputs[1..], targets[..columns - 1]);
+        windows.push(Window { start: stream.len(), length: columns });
+        stream.extend_from_slice(inputs);
+        stream.push(targets[columns - 1]);
+    }
+    window_batch(&stream, &windows, 1.0)
+}

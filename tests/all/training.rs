@@ -4,13 +4,11 @@ use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
 use burn_train::TrainStep;
 use emberlm::config::{self, OptimizerConfig, RunConfig, ScheduleConfig};
 use emberlm::data::{TokenBatch, Window};
-use emberlm::model::{Gpt, Initializer, parameters, tensors};
-use emberlm::train::{
-    AdamW, CausalLanguageModel, WarmupCosine, clip_gradients, evaluate, gradient_norm,
-};
+use emberlm::model::{Initializer, Model, parameters, tensors};
+use emberlm::train::{AdamW, LanguageModel, WarmupCosine, clip_gradients, evaluate, gradient_norm};
 
 use crate::on_each_backend;
-use crate::support::{floats, relative_error};
+use crate::support::{floats, relative_error, window_batch};
 
 fn config() -> RunConfig {
     let json = r#"{"name": "small", "model": {"d_model": 16, "n_layers": 2, "n_heads": 2,
@@ -18,22 +16,21 @@ fn config() -> RunConfig {
     config::resolve(serde_json::from_str(json).unwrap()).unwrap()
 }
 
-fn model<B: emberlm::backend::TrainBackend>(device: &B::Device) -> CausalLanguageModel<B> {
+fn model<B: emberlm::backend::TrainBackend>(device: &B::Device) -> LanguageModel<B> {
     let config = config();
-    CausalLanguageModel {
-        model: Gpt::new("small", &config.model, 11, Initializer::seeded(2), device),
-    }
+    let model = Model::new("small", &config.model, 11, Initializer::seeded(2), device);
+    LanguageModel::new(model, &config.model)
 }
 
 fn batch(starts: &[usize], share: f64) -> TokenBatch {
     let tokens: Vec<u32> = (0..100).map(|i| i * i % 11).collect();
     let windows: Vec<Window> =
         starts.iter().map(|start| Window { start: *start, length: 8 }).collect();
-    TokenBatch::new(&tokens, &windows, share)
+    window_batch(&tokens, &windows, share)
 }
 
 fn all_gradients<B: emberlm::backend::TrainBackend>(
-    model: &CausalLanguageModel<B>,
+    model: &LanguageModel<B>,
     gradients: &GradientsParams,
 ) -> Vec<f32> {
     let read = |id, rank| match rank {
@@ -151,15 +148,15 @@ fn only_matrices_decay() {
 fn an_optimizer_goes_on_from_its_record() {
     on_each_backend!(|device: B| {
         let optimizer = || AdamW::<B>::new(OptimizerConfig::default());
-        let step = |optimizer: &mut AdamW<B>, model: CausalLanguageModel<B>| {
+        let step = |optimizer: &mut AdamW<B>, model: LanguageModel<B>| {
             let output = TrainStep::step(&model, batch(&[0, 30], 1.0));
             optimizer.step(1e-2, model, output.grads)
         };
         let mut whole = optimizer();
         let first = step(&mut whole, model(&device));
-        let record = Optimizer::<CausalLanguageModel<B>, B>::to_record(&whole);
+        let record = Optimizer::<LanguageModel<B>, B>::to_record(&whole);
         let expected = tensors(&step(&mut whole, first.clone()));
-        let mut restored = Optimizer::<CausalLanguageModel<B>, B>::load_record(optimizer(), record);
+        let mut restored = Optimizer::<LanguageModel<B>, B>::load_record(optimizer(), record);
         assert_eq!(tensors(&step(&mut restored, first.clone())), expected);
         assert_ne!(tensors(&step(&mut optimizer(), first)), expected);
     });

@@ -1,0 +1,70 @@
+use anyhow::{Context, bail};
+use std::io::Write;
+
+use super::sample::MASK;
+use crate::artifact::Run;
+use crate::backend::{self, Job, TrainBackend};
+use crate::cli::FillMaskArgs;
+use crate::data::Task;
+use crate::model::Model;
+use crate::tokenizer::Tokenizer;
+
+pub(super) fn run(args: FillMaskArgs) -> anyhow::Result<()> {
+    let backend = backend::choose(args.common.backend.as_deref())?;
+    let run = Run::open(&args.common.artifacts, &args.run)?;
+    let tokenizer = run.tokenizer()?;
+    let config = run.config();
+    let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
+    let Task::MaskedTokens { mask, .. } = task else {
+        bail!("the run {} was not trained to fill gaps; use emberlm generate", run.name());
+    };
+    let mut tokens = Vec::new();
+    for (gap, part) in args.text.split(MASK).enumerate() {
+        if gap > 0 {
+            tokens.push(mask);
+        }
+        tokens.extend(tokenizer.encode(part).context("the text cannot be encoded")?);
+    }
+    if !tokens.contains(&mask) {
+        bail!("the text has no {MASK}; put one where a token is to be guessed");
+    }
+    let context_length = config.model.context_length;
+    if tokens.len() > context_length {
+        bail!(
+            "the text has {} tokens, the run {} reads at most {context_length}; shorten it",
+            tokens.len(),
+            run.name()
+        );
+    }
+    let job = FillMask { args: &args, run: &run, tokenizer: tokenizer.as_ref(), mask, tokens };
+    backend::dispatch(backend, job)?
+}
+
+struct FillMask<'a> {
+    args: &'a FillMaskArgs,
+    run: &'a Run,
+    tokenizer: &'a dyn Tokenizer,
+    mask: u32,
+    tokens: Vec<u32>,
+}
+
+impl Job for FillMask<'_> {
+    type Output = anyhow::Result<()>;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+        let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
+        let Model::Encoder(model) = model else {
+            bail!("the run {} is no encoder", self.run.name());
+        };
+        let mut out = std::io::stdout().lock();
+        for (gap, guesses) in model.fill(&self.tokens, self.mask, self.args.top).iter().enumerate()
+        {
+            writeln!(out, "{MASK} {}", gap + 1)?;
+            for guess in guesses {
+                let text = format!("{:?}", self.tokenizer.decode(&[guess.token]));
+                writeln!(out, "  {text:<16} {:6.2}%", 100.0 * guess.probability)?;
+            }
+        }
+        Ok(())
+    }
+}

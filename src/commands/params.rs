@@ -1,0 +1,67 @@
+use std::io::Write;
+
+use crate::cli::ParamsArgs;
+use crate::config::{self, Source};
+use crate::model;
+
+pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
+    let config = config::load(&Source::find(&args.config, None)?, &args.set)?;
+    let model = &config.model;
+    let vocab_size = args.vocab_size.or(model.vocab_size);
+    let shapes = model::parameter_shapes(model, vocab_size.unwrap_or_default());
+
+    // One row for all layers of a stack: what differs between them is their number only.
+    let mut rows: Vec<Row> = Vec::new();
+    for (name, shape) in shapes {
+        let component = without_numbers(&name);
+        let count = shape.iter().product();
+        match rows.iter_mut().find(|row| row.component == component) {
+            Some(row) => {
+                row.copies += 1;
+                row.total += count;
+            }
+            None => rows.push(Row { component, shape, copies: 1, total: count }),
+        }
+    }
+    let total: usize = rows.iter().map(|row| row.total).sum();
+    let mut out = std::io::stdout().lock();
+    let width = rows.iter().map(|row| row.component.len()).max().unwrap_or(0).max(9);
+    writeln!(
+        out,
+        "{:<width$}  {:>16} {:>6} {:>14}  share",
+        "component", "shape", "times", "total"
+    )?;
+    for Row { component, shape, copies, total: row_total } in &rows {
+        let share = 100.0 * *row_total as f64 / total.max(1) as f64;
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+        writeln!(
+            out,
+            "{component:<width$}  {:>16} {copies:>6} {row_total:>14} {share:>5.1}%",
+            shape.join(" x ")
+        )?;
+    }
+    writeln!(out, "{:<width$}  {:>16} {:>6} {total:>14}", "total", "", "")?;
+    if vocab_size.is_none() {
+        writeln!(
+            out,
+            "without the embeddings of tokens, whose number comes from the data; give it with --vocab-size N"
+        )?;
+    }
+    Ok(())
+}
+
+struct Row {
+    component: String,
+    shape: Vec<usize>,
+    copies: usize,
+    total: usize,
+}
+
+/// `decoder.blocks.3.attention.qkv.weight` -> `decoder.blocks.*.attention.qkv.weight`
+fn without_numbers(name: &str) -> String {
+    let part = |part: &'_ str| match part.parse::<usize>() {
+        Ok(_) => "*".to_string(),
+        Err(_) => part.to_string(),
+    };
+    name.split('.').map(part).collect::<Vec<_>>().join(".")
+}

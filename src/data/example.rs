@@ -1,0 +1,155 @@
+//! What a model learns from: how a text becomes inputs and targets.
+//!
+//! T time, C context length
+
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+use super::permutation::mix;
+use super::{Pair, Split, SplitTokens, Window};
+use crate::config::Architecture;
+
+/// What a model of some architecture is asked, and with which tokens beyond its tokenizer's.
+///
+/// Those tokens are the last ids of the vocabulary, so that every tokenizer can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Each token, from those before it.
+    NextToken,
+    /// A share of the tokens, from all others (Devlin et al. 2019).
+    MaskedTokens {
+        /// Stands for a token that is to be guessed.
+        mask: u32,
+        /// Decides, with the number of the example, which tokens are masked.
+        seed: u64,
+    },
+    /// Each token of a target, from those before it and from a source. In plain text the source
+    /// is the first half of a window, and the target the second.
+    Translation {
+        /// Precedes the target.
+        begin: u32,
+        /// Follows it.
+        end: u32,
+    },
+}
+
+/// Of the masked language model, as in BERT.
+const MASKED_SHARE: f64 = 0.15;
+/// Of the masked tokens, those that are replaced by the mask itself..
+const REPLACED_BY_MASK: f64 = 0.8;
+/// ..and, with those before them, by the mask or by any token; the rest stay as they are.
+const REPLACED: f64 = 0.9;
+
+impl Task {
+    /// The task of an architecture whose tokenizer has so many ids.
+    pub fn new(architecture: Architecture, tokenizer_vocab_size: usize, seed: u64) -> Self {
+        let first = tokenizer_vocab_size as u32;
+        match architecture {
+            Architecture::Decoder => Self::NextToken,
+            Architecture::Encoder => Self::MaskedTokens { mask: first, seed },
+            Architecture::EncoderDecoder => Self::Translation { begin: first, end: first + 1 },
+        }
+    }
+
+    /// Ids beyond the tokenizer's.
+    pub fn special_tokens(architecture: Architecture) -> usize {
+        match architecture {
+            Architecture::Decoder => 0,
+            Architecture::Encoder => 1,
+            Architecture::EncoderDecoder => 2,
+        }
+    }
+}
+
+/// Where an example is found, and a number that tells it from all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExamplePlace {
+    pub place: Place,
+    pub number: u64,
+}
+
+/// A part of a [`Split`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Window(Window),
+    Pair(usize),
+}
+
+/// One row of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// What an encoder reads beside a decoder.
+    pub source: Option<Vec<u32>>,
+    /// What the decoder reads, or the encoder where it is alone.
+    pub input: Vec<u32>,
+    /// As many as inputs.
+    pub target: Vec<u32>,
+    /// The places whose targets are asked for; all where absent.
+    pub asked: Option<Vec<usize>>,
+}
+
+impl Example {
+    /// The place must lie within the split.
+    pub fn read(split: &Split, task: Task, at: ExamplePlace) -> Self {
+        match (&split.tokens, at.place, task) {
+            (SplitTokens::Text(tokens), Place::Window(Window { start, length }), task) => {
+                let window = &tokens[start..start + length];
+                match task {
+                    Task::NextToken => Self {
+                        source: None,
+                        input: window.to_vec(),
+                        target: tokens[start + 1..start + length + 1].to_vec(),
+                        asked: None,
+                    },
+                    Task::MaskedTokens { mask, seed } => {
+                        Self::masked(window, mask, mix(seed ^ mix(at.number)))
+                    }
+                    Task::Translation { begin, end } => {
+                        let (source, target) = window.split_at(length.div_ceil(2));
+                        Self::translation(source, target, begin, end)
+                    }
+                }
+            }
+            (SplitTokens::Pairs(pairs), Place::Pair(index), Task::Translation { begin, end }) => {
+                let Pair { source, target } = &pairs[index];
+                Self::translation(source, target, begin, end)
+            }
+            _ => unreachable!(
+                "corpora refuse pairs for tasks without a source, and places follow the split"
+            ),
+        }
+    }
+
+    fn masked(window: &[u32], mask: u32, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut asked: Vec<usize> =
+            (0..window.len()).filter(|_| rng.random::<f64>() < MASKED_SHARE).collect();
+        if asked.is_empty() {
+            asked.push(rng.random_range(0..window.len()));
+        }
+        let mut input = window.to_vec();
+        for place in &asked {
+            let draw = rng.random::<f64>();
+            if draw < REPLACED_BY_MASK {
+                input[*place] = mask;
+            } else if draw < REPLACED {
+                input[*place] = rng.random_range(0..mask);
+            }
+        }
+        Self { source: None, input, target: window.to_vec(), asked: Some(asked) }
+    }
+
+    fn translation(source: &[u32], target: &[u32], begin: u32, end: u32) -> Self {
+        Self {
+            source: Some(source.to_vec()),
+            input: [&[begin], target].concat(),
+            target: [target, &[end]].concat(),
+            asked: None,
+        }
+    }
+
+    /// Targets that are asked for.
+    pub fn targets(&self) -> usize {
+        self.asked.as_ref().map_or(self.target.len(), Vec::len)
+    }
+}
