@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoints::{MODEL, PROGRESS};
 use super::files::{self, read_error, write_error};
 use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
-use crate::config::{self, RunConfig};
+use crate::config::{self, ModelConfig, RunConfig};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::Progress;
@@ -211,43 +211,34 @@ impl Run {
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged or does not fit.
     pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Model<B>, ArtifactError> {
-        self.load_checkpoint(self.best_step()?, device)
+        self.load_model_as(&self.name, &self.config.model, device)
     }
 
-    /// The tensors of the model that [`Run::load_model`] loads.
+    /// The weights of [`Run::load_model`] in a model of another configuration, to train it
+    /// further: the shapes must be the same, but for a context that may be shorter.
     ///
     /// # Errors
-    /// A run without checkpoints, or a checkpoint that is damaged.
-    pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
-        let folder = self.checkpoints().path(self.best_step()?);
-        files::verify(&folder, MODEL)?;
-        Ok(TensorFile::open(&folder.join(MODEL))?)
-    }
-
-    fn best_step(&self) -> Result<usize, ArtifactError> {
-        let checkpoints = self.checkpoints();
-        let best = checkpoints.best()?.map(|best| best.step);
-        let newest = checkpoints.steps()?.last().copied();
-        best.or(newest).ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })
-    }
-
-    fn load_checkpoint<B: Backend>(
+    /// As for [`Run::load_model`].
+    pub fn load_model_as<B: Backend>(
         &self,
-        step: usize,
+        name: &str,
+        config: &ModelConfig,
         device: &B::Device,
     ) -> Result<Model<B>, ArtifactError> {
-        let folder = self.checkpoints().path(step);
+        let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
         let path = folder.join(MODEL);
         let mut file = TensorFile::open(&path)?;
         let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
-        let vocab_size = self.config.model.vocab_size.unwrap_or_default();
-        let model =
-            Model::new(&self.name, &self.config.model, vocab_size, Initializer::Zeros, device);
+        let vocab_size = config.vocab_size.unwrap_or_default();
+        let model = Model::new(name, config, vocab_size, Initializer::Zeros, device);
         // One tensor at a time, so that loading needs little more memory than the model.
         let mut unread = None;
         let loaded = model::load_parameters(model, |name| {
-            left_over.remove(name).then(|| file.read(name))?.map_err(|e| unread = Some(e)).ok()
+            let data = left_over.remove(name).then(|| file.read(name))?;
+            let data = data.map_err(|error| unread = Some(error)).ok()?;
+            let positions = name == "embedding.position";
+            Some(if positions { first_rows(data, config.context_length) } else { data })
         });
         if let Some(error) = unread {
             return Err(error.into());
@@ -259,6 +250,27 @@ impl Run {
             }
             (Err(source), _) => Err(ArtifactError::Model { path, source }),
         }
+    }
+
+    /// The tensors of the model that [`Run::load_model`] loads.
+    ///
+    /// # Errors
+    /// A run without checkpoints, or a checkpoint that is damaged.
+    pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
+        let folder = self.best_checkpoint()?;
+        files::verify(&folder, MODEL)?;
+        Ok(TensorFile::open(&folder.join(MODEL))?)
+    }
+
+    /// The folder of the best checkpoint, or where none was evaluated of the newest.
+    fn best_checkpoint(&self) -> Result<PathBuf, ArtifactError> {
+        let checkpoints = self.checkpoints();
+        let best = checkpoints.best()?.map(|best| best.step);
+        let newest = checkpoints.steps()?.last().copied();
+        let step = best
+            .or(newest)
+            .ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })?;
+        Ok(checkpoints.path(step))
     }
 
     /// Where the metrics go, a JSON object a line.
@@ -280,6 +292,17 @@ impl Run {
     /// A summary that is missing or damaged.
     pub fn summary(&self) -> Result<Summary, ArtifactError> {
         files::read_json(&self.path.join(SUMMARY))
+    }
+}
+
+/// At most so many rows of a matrix.
+fn first_rows(data: TensorData, count: usize) -> TensorData {
+    match data.shape.to_vec()[..] {
+        [rows, columns] if rows > count => {
+            let values: Vec<f32> = data.iter::<f32>().take(count * columns).collect();
+            TensorData::new(values, [count, columns])
+        }
+        _ => data,
     }
 }
 

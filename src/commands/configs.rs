@@ -1,6 +1,6 @@
 use std::io::Write;
 
-use crate::config::{self, Source};
+use crate::config::{self, ConfigError, Source};
 use crate::model;
 
 pub(super) fn run() -> anyhow::Result<()> {
@@ -11,7 +11,14 @@ pub(super) fn run() -> anyhow::Result<()> {
         "configuration", "layers", "heads", "d_model", "context"
     )?;
     for name in config::builtin_names() {
-        let model = config::load(&Source::Builtin(name), &[])?.model;
+        let model = match config::load(&Source::Builtin(name), &[]) {
+            Ok(config) => config.model,
+            Err(ConfigError::Inherited { .. }) => {
+                writeln!(out, "{name:<21} the model of another run, which init_from names")?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         // Where the tokenizer is built from the data, so is the number of embeddings.
         let parameters = match model.vocab_size {
             Some(vocab_size) => model::parameter_count(&model, vocab_size).to_string(),

@@ -17,9 +17,12 @@ use crate::train::{Display, LanguageModel, Outcome, Training, evaluate, train};
 
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.backend.as_deref())?;
-    let mut config = resolve(&args)?;
+    let (mut config, initial) = resolve(&args)?;
     let text = SplitText::read(&config.data, config.seed)?;
-    let tokenizer = text.tokenizer(&config.tokenizer)?;
+    let tokenizer = match &initial {
+        Some(run) => run.tokenizer()?.into(),
+        None => text.tokenizer(&config.tokenizer)?,
+    };
     let corpus = Corpus::encode(&text, tokenizer, &config.model, config.seed)?;
     drop(text);
     let tokens = corpus.tokenizer.vocab_size() + Task::special_tokens(config.model.architecture);
@@ -28,12 +31,12 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
         return Err(ConfigError::Vocabulary { configured: vocab_size, tokenizer: tokens }.into());
     }
     config.model.vocab_size = Some(vocab_size);
-    let job = Train { backend, config, corpus: &corpus, args: &args };
+    let job = Train { backend, config, initial, corpus: &corpus, args: &args };
     backend::dispatch(backend, job)?
 }
 
-/// The configuration with what the command line says on top.
-fn resolve(args: &TrainArgs) -> Result<RunConfig, ConfigError> {
+/// The configuration with what the command line says on top, and the run that it begins with.
+fn resolve(args: &TrainArgs) -> anyhow::Result<(RunConfig, Option<Run>)> {
     let source = Source::find(&args.config, None)?;
     let mut value = config::load_value(&source)?;
     let mut text = serde_json::Map::new();
@@ -56,6 +59,15 @@ fn resolve(args: &TrainArgs) -> Result<RunConfig, ConfigError> {
     for assignment in &args.set {
         config::override_value(&mut value, assignment)?;
     }
+    let initial = match value["init_from"].as_str() {
+        Some(name) => {
+            let run = Run::open(&args.common.artifacts, name)
+                .context("init_from names the run to begin with, as emberlm import makes one")?;
+            config::inherit(&mut value, run.config());
+            Some(run)
+        }
+        None => None,
+    };
     let mut config = config::resolve(value)?;
     if let Some(name) = &args.run {
         config.name.clone_from(name);
@@ -63,12 +75,14 @@ fn resolve(args: &TrainArgs) -> Result<RunConfig, ConfigError> {
     } else {
         config.name = Run::free_name(&args.common.artifacts, &config.name);
     }
-    Ok(config)
+    Ok((config, initial))
 }
 
 struct Train<'a> {
     backend: BackendKind,
     config: RunConfig,
+    /// Whose model is trained further.
+    initial: Option<Run>,
     corpus: &'a Corpus,
     args: &'a TrainArgs,
 }
@@ -78,15 +92,17 @@ impl Job for Train<'_> {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
         let (config, corpus) = (&self.config, self.corpus);
-        let run = Run::create(&self.args.common.artifacts, config, corpus.tokenizer.saved())?;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
-        let model: Model<B> = Model::new(
-            &config.name,
-            &config.model,
-            vocab_size,
-            Initializer::seeded(config.seed),
-            &device,
-        );
+        let model: Model<B> = match &self.initial {
+            Some(initial) => initial
+                .load_model_as(&config.name, &config.model, &device)
+                .context("init_from names a run that cannot be trained further like this")?,
+            None => {
+                let initializer = Initializer::seeded(config.seed);
+                Model::new(&config.name, &config.model, vocab_size, initializer, &device)
+            }
+        };
+        let run = Run::create(&self.args.common.artifacts, config, corpus.tokenizer.saved())?;
         let params = model.num_params();
         self.announce(&run, params);
 

@@ -31,6 +31,8 @@ pub enum ConfigError {
         "model.position.fraction = {fraction} of a head {head_dim} wide turns {turned} numbers; rotary positions need an even number of them, at least 2"
     )]
     RotaryWidth { head_dim: usize, fraction: f64, turned: usize },
+    #[error("this configuration has the model of the run `{run}` (init_from), and none of its own")]
+    Inherited { run: String },
     #[error("`{first}` and `{second}` do not go together: {reason}")]
     Conflict { first: &'static str, second: &'static str, reason: &'static str },
     #[error("`{path}` = {found} is out of range: it must be {expected}")]

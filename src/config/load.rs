@@ -1,11 +1,11 @@
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 use super::depth::expand_depth;
 use super::{ConfigError, RunConfig};
 
 /// The configurations that are compiled in, so that the program works outside its repository.
-const BUILTIN: [(&str, &str); 16] = [
+const BUILTIN: [(&str, &str); 17] = [
     ("stories", include_str!("../../model-configs/stories.json")),
     ("shakespeare-char", include_str!("../../model-configs/shakespeare-char.json")),
     ("shakespeare-char-cpu", include_str!("../../model-configs/shakespeare-char-cpu.json")),
@@ -21,6 +21,7 @@ const BUILTIN: [(&str, &str); 16] = [
     ("grok", include_str!("../../model-configs/grok.json")),
     ("experts", include_str!("../../model-configs/experts.json")),
     ("transformer-base", include_str!("../../model-configs/transformer-base.json")),
+    ("finetune-shakespeare", include_str!("../../model-configs/finetune-shakespeare.json")),
     ("bert-small", include_str!("../../model-configs/bert-small.json")),
 ];
 
@@ -91,6 +92,13 @@ impl Source {
 /// A file that cannot be read or parsed, an unknown name, or a circle of `extends`.
 pub fn load_value(source: &Source) -> Result<Value, ConfigError> {
     load_chain(source, &mut Vec::new())
+}
+
+/// Completes a document by what it inherits from the run that it begins with.
+pub fn inherit(document: &mut Value, run: &RunConfig) {
+    let mut base = json!({ "model": run.model, "tokenizer": run.tokenizer });
+    merge(&mut base, document.take());
+    *document = base;
 }
 
 /// Reads, composes, checks: [`load_value`], each `--set` assignment, [`resolve`].
@@ -195,6 +203,9 @@ pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigEr
 /// An unknown key or variant (with the nearest right one), a value of the wrong type, or a
 /// value out of range.
 pub fn resolve(value: Value) -> Result<RunConfig, ConfigError> {
+    if let (Some(run), None) = (value["init_from"].as_str(), value.pointer("/model/d_model")) {
+        return Err(ConfigError::Inherited { run: run.into() });
+    }
     let config: RunConfig = serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         describe(&path, &error.into_inner().to_string())

@@ -11,7 +11,7 @@ mod model;
 mod schema;
 
 pub use error::ConfigError;
-pub use load::{Source, builtin_names, load, load_value, override_value, resolve};
+pub use load::{Source, builtin_names, inherit, load, load_value, override_value, resolve};
 pub use model::{
     Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,
     NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,

@@ -12,6 +12,10 @@ pub struct RunConfig {
     /// Everything random in a run follows from this number.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// The run whose model is trained further, by name or path. Its architecture and its
+    /// tokenizer come with it; `model` says only what is to be otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
     pub model: ModelConfig,
     #[serde(default)]
     pub tokenizer: TokenizerConfig,

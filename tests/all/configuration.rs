@@ -16,11 +16,25 @@ fn refusal(name: &str, assignments: &[&str]) -> String {
     load(name, assignments).unwrap_err().to_string()
 }
 
+/// Those that have a model of their own.
+fn complete_names() -> impl Iterator<Item = &'static str> {
+    config::builtin_names()
+        .filter(|name| !matches!(load(name, &[]), Err(ConfigError::Inherited { .. })))
+}
+
 #[test]
 fn every_shipped_configuration_loads_under_its_own_name() {
-    for name in config::builtin_names() {
+    for name in complete_names() {
         assert_eq!(load(name, &[]).unwrap().name, name);
     }
+    assert_eq!(complete_names().count() + 1, config::builtin_names().count());
+    let gpt2 = load("gpt2", &[]).unwrap();
+    let mut finetune = config::load_value(&Source::Builtin("finetune-shakespeare")).unwrap();
+    config::inherit(&mut finetune, &gpt2);
+    let finetune = config::resolve(finetune).unwrap();
+    assert_eq!((finetune.model, finetune.tokenizer), (gpt2.model, gpt2.tokenizer));
+    assert_eq!(finetune.name, "finetune-shakespeare");
+    assert_eq!(finetune.train.schedule.learning_rate, 3e-5);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("model-configs");
     let files: BTreeSet<String> = std::fs::read_dir(folder)
         .unwrap()
@@ -48,7 +62,7 @@ fn shipped_recipes_are_nanogpts() {
 
 #[test]
 fn a_resolved_configuration_resolves_to_itself() {
-    for name in config::builtin_names() {
+    for name in complete_names() {
         let config = load(name, &[]).unwrap();
         let saved = serde_json::to_value(&config).unwrap();
         assert_eq!(config::resolve(saved).unwrap(), config);
@@ -148,7 +162,7 @@ fn refusals_say_what_would_be_right() {
 fn every_shipped_architecture_runs_forward_and_backward() {
     // GPT-2's sizes differ in nothing but their numbers; the largest would take minutes.
     let large = ["gpt2-medium", "gpt2-large", "gpt2-xl"];
-    for name in config::builtin_names().filter(|name| !large.contains(name)) {
+    for name in complete_names().filter(|name| !large.contains(name)) {
         // Only the vocabulary is smaller, which is up to the tokenizer.
         let config = load(name, &["model.vocab_size=300"]).unwrap();
         struct Pass(RunConfig);

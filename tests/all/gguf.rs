@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use emberlm::artifact::read_tensors;
 use emberlm::backend::{self, Job, TrainBackend};
 use emberlm::config::{
     Activation, AttentionConfig, FeedForwardConfig, ModelConfig, NormConfig, NormKind,
@@ -17,10 +16,10 @@ use emberlm::config::{
 use emberlm::interop::gguf::{
     self, DataType, GgufError, Note, TokenKind, Vocabulary, Written, huggingface_vocabulary,
 };
-use emberlm::interop::gpt2::{Gpt2Config, tensor_name};
 use emberlm::model::{Gpt, Initializer, parameters};
 use emberlm::tokenizer::SavedTokenizer;
 
+use crate::golden::Golden;
 use crate::support::{Inner, cpu_backends, floats, golden, numbers};
 
 /// Our parameters by name.
@@ -220,16 +219,9 @@ fn refused(config: &ModelConfig, tokenizer: &SavedTokenizer) -> GgufError {
 }
 
 fn gpt2_golden() -> (ModelConfig, Tensors) {
-    let json = fs::read_to_string(golden("gpt2-tiny/config.json")).unwrap();
-    let config: Gpt2Config = serde_json::from_str(&json).unwrap();
-    let mut weights = read_tensors(&golden("gpt2-tiny/model.safetensors")).unwrap();
-    let config = config.model_config();
-    let ours = random_tensors(&config, config.vocab_size.unwrap());
-    let take = |name: String| {
-        let data = weights.remove(&tensor_name(&name).unwrap()).unwrap();
-        (name, data)
-    };
-    (config.clone(), ours.into_keys().map(take).collect())
+    let golden = Golden::open("gpt2-tiny");
+    let tensors = golden.tensors();
+    (golden.config, tensors)
 }
 
 /// Two layers of width 64; 4 heads of 16 share 2 keys and values.

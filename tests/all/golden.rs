@@ -22,16 +22,16 @@ use crate::support::{assert_close, floats, golden, golden_batch, relative_error}
 
 const MODELS: [&str; 2] = ["gpt2-tiny", "llama-tiny"];
 
-struct Golden {
+pub struct Golden {
     name: &'static str,
     family: &'static Family,
-    config: ModelConfig,
+    pub config: ModelConfig,
     vocab_size: usize,
     reference: HashMap<String, TensorData>,
 }
 
 impl Golden {
-    fn open(name: &'static str) -> Self {
+    pub fn open(name: &'static str) -> Self {
         let json = std::fs::read_to_string(golden(name).join("config.json")).unwrap();
         let settings = serde_json::from_str(&json).unwrap();
         let family = Family::find(&settings).unwrap();
@@ -57,12 +57,19 @@ impl Golden {
         self.family.assemble(&self.config, parameter, shape, read).unwrap().unwrap()
     }
 
-    fn model<B: GptBackend>(&self, device: &B::Device) -> Gpt<B> {
+    /// The weights under our names.
+    pub fn tensors(&self) -> HashMap<String, TensorData> {
         let weights = read_tensors(&golden(self.name).join("model.safetensors")).unwrap();
-        let shapes: HashMap<String, Vec<usize>> =
-            parameter_shapes(&self.config, self.vocab_size).into_iter().collect();
+        parameter_shapes(&self.config, self.vocab_size)
+            .into_iter()
+            .map(|(name, shape)| (name.clone(), self.value(&weights, "", &name, &shape)))
+            .collect()
+    }
+
+    fn model<B: GptBackend>(&self, device: &B::Device) -> Gpt<B> {
+        let mut tensors = self.tensors();
         let blank = Gpt::new(self.name, &self.config, self.vocab_size, Initializer::Zeros, device);
-        load_parameters(blank, |name| Some(self.value(&weights, "", name, &shapes[name]))).unwrap()
+        load_parameters(blank, |name| tensors.remove(name)).unwrap()
     }
 
     fn trained<B: GptBackend>(&self, device: &B::Device) -> LanguageModel<B> {

@@ -326,3 +326,153 @@ fn a_run_that_diverges_says_so() {
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(!folder.path().join("artifacts/stories/best.json").exists());
 }
+
+#[test]
+fn a_run_can_begin_with_the_model_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &[]));
+    let first = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    // Its architecture and tokenizer come along, other text is learned, the context is shorter.
+    fs::write(folder.path().join("own.txt"), "Anna was happy. ".repeat(60)).unwrap();
+    let args = |run: &str, extra: &[&str]| {
+        let fixed = [
+            "train",
+            "--plain",
+            "--config",
+            "finetune-shakespeare",
+            "--data",
+            "own.txt",
+            "--run",
+            run,
+            "--set",
+            "init_from=stories",
+            "--set",
+            "train.steps=4",
+            "--set",
+            "train.accumulation=2",
+            "--set",
+            "sample.max_tokens=20",
+        ];
+        let args = [&fixed[..], extra].concat();
+        emberlm(folder.path(), &args)
+    };
+    succeed(&args("tuned", &["--set", "model.context_length=16", "--set", "model.dropout=0.1"]));
+    let tuned = Run::open(&folder.path().join("artifacts"), "tuned").unwrap();
+    assert_eq!(tuned.config().model.d_model, first.config().model.d_model);
+    assert_eq!((tuned.config().model.context_length, tuned.config().model.dropout), (16, 0.1));
+    let saved = |run: &str, step: &str| {
+        fs::read(folder.path().join("artifacts").join(run).join(step)).unwrap()
+    };
+    assert_eq!(saved("tuned", "tokenizer.json"), saved("stories", "tokenizer.json"));
+    succeed(&emberlm(folder.path(), &["generate", "tuned", "--max-tokens", "3"]));
+
+    // Without learning anything, the model stays what it was.
+    let still = [
+        "--set",
+        "train.schedule.learning_rate=1e-30",
+        "--set",
+        "train.schedule.final_learning_rate=0",
+        "--set",
+        "train.optimizer.weight_decay=0",
+        "--set",
+        "train.steps=1",
+    ];
+    succeed(&args("still", &still));
+    let weights = |run: &Run, step: usize| {
+        let path = run.checkpoints().path(step).join("model.safetensors");
+        emberlm::artifact::read_tensors(&path).unwrap()
+    };
+    let still = Run::open(&folder.path().join("artifacts"), "still").unwrap();
+    let best = first.checkpoints().best().unwrap().unwrap().step;
+    assert_eq!(weights(&still, 1), weights(&first, best));
+
+    for (set, expected) in [
+        ("init_from=nothing", "there is no run `nothing`"),
+        ("model.d_model=8", "the configuration says"),
+        ("model.tied_head=false", "`head.weight` is missing"),
+    ] {
+        let output = args("refused", &["--set", set]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("init_from") && message.contains(expected), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(!folder.path().join("artifacts/refused").exists());
+    }
+}
+
+#[test]
+fn translators_and_encoders_train_from_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs: String =
+        (0..60).map(|i| format!("{i} and {}\t{} and {i}\n", i + 1, i + 1)).collect();
+    fs::write(folder.path().join("pairs.tsv"), pairs).unwrap();
+    let tiny =
+        ["--set", "model.d_ff=32", "--set", "model.n_heads=2", "--set", "tokenizer.kind=character"];
+    let run = |config: &str, extra: &[&str]| {
+        let name = ["train", "--config", config];
+        let args = [&name[..], &crate::command_line::TINY, &tiny, extra].concat();
+        emberlm(folder.path(), &args)
+    };
+    let text = succeed(&run("transformer-base", &["--data", "pairs.tsv"]));
+    for expected in ["source: 5", "target: ", "model:  ", "bits a byte", "--prompt TEXT"] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    let translate = |prompt: &[&str]| {
+        let args = [&["generate", "transformer-base", "--temperature", "0"][..], prompt].concat();
+        emberlm(folder.path(), &args)
+    };
+    succeed(&translate(&["--prompt", "5 and 6"]));
+    succeed(&emberlm(folder.path(), &["eval", "transformer-base"]));
+    succeed(&emberlm(folder.path(), &["eval", "transformer-base", "--data", "pairs.tsv"]));
+    let refused = |output: std::process::Output, expected: &str| {
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    };
+    refused(translate(&[]), "give the source with --prompt TEXT");
+    refused(translate(&["--prompt", &"1".repeat(40)]), "the source has 40 tokens");
+
+    // A plain text will do for it too, and for an encoder.
+    fs::write(folder.path().join("own.txt"), "one two three. ".repeat(60)).unwrap();
+    succeed(&run("transformer-base", &["--data", "own.txt"]));
+    let text = succeed(&run("bert-small", &["--data", "own.txt"]));
+    assert!(text.contains("[MASK]") && text.contains("more: emberlm fill-mask bert-small TEXT"));
+    assert!(!text.contains("bits a byte"), "{text}");
+    let summary = read(&folder.path().join("artifacts/bert-small/summary.json"));
+    assert!(summary.get("bits_per_byte").is_none());
+    let fill = |text: &str| emberlm(folder.path(), &["fill-mask", "bert-small", text]);
+    let filled = succeed(&fill("one [MASK]wo thr[MASK]e"));
+    assert_eq!(filled.lines().filter(|line| line.starts_with("[MASK] ")).count(), 2, "{filled}");
+    assert_eq!(filled.lines().filter(|line| line.ends_with('%')).count(), 10, "{filled}");
+    refused(fill("one"), "the text has no [MASK]");
+    refused(fill("Ω [MASK]"), "has never seen the character");
+    refused(fill(&"[MASK]".repeat(33)), "the text has 33 tokens");
+    refused(emberlm(folder.path(), &["generate", "bert-small"]), "use emberlm fill-mask");
+    refused(
+        emberlm(folder.path(), &["fill-mask", "transformer-base", "[MASK]"]),
+        "emberlm generate",
+    );
+    refused(
+        run("stories", &["--set", r#"data={"kind":"pairs","path":"pairs.tsv"}"#]),
+        "encoder-decoder",
+    );
+}
+
+#[test]
+fn the_use_of_experts_is_a_metric() {
+    let folder = tempfile::tempdir().unwrap();
+    let experts = ["--set", "model.feed_forward.experts={\"count\":4,\"per_token\":2}"];
+    succeed(&train(folder.path(), &experts));
+    let metrics =
+        fs::read_to_string(folder.path().join("artifacts/stories/metrics.jsonl")).unwrap();
+    for line in metrics.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let layers: Vec<Vec<usize>> =
+            serde_json::from_value(line["expert_tokens"].clone()).unwrap();
+        assert_eq!((layers.len(), layers[0].len()), (1, 4));
+        if line["split"] == "train" {
+            assert_eq!(layers[0].iter().sum::<usize>(), 2 * 2 * 32, "two experts a token");
+        }
+    }
+}
