@@ -23,6 +23,8 @@ pub enum Command {
     FillMask(FillMaskArgs),
     /// Make a run of a model of another project: a folder, or a name on the Hugging Face Hub
     Import(ImportArgs),
+    /// Write a run's model for use in another program
+    Export(ExportArgs),
     /// Print the logits that a run's model computes for given token ids
     Logits(LogitsArgs),
     /// List the built-in configurations with their sizes
@@ -147,6 +149,20 @@ pub struct ImportArgs {
     /// Name of the run [default: the model's, numbered where it is taken]
     #[arg(long, value_name = "NAME")]
     pub run: Option<String>,
+    /// Folder of the runs
+    #[arg(long, value_name = "DIR", default_value = "artifacts")]
+    pub artifacts: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// Name or path of the run
+    pub run: String,
+    /// For which program
+    #[arg(long, value_name = "PROGRAM", value_parser = ["huggingface"])]
+    pub to: String,
+    /// Folder to write
+    pub folder: PathBuf,
     /// Folder of the runs
     #[arg(long, value_name = "DIR", default_value = "artifacts")]
     pub artifacts: PathBuf,

@@ -225,13 +225,7 @@ impl Run {
         config: &ModelConfig,
         device: &B::Device,
     ) -> Result<Model<B>, ArtifactError> {
-        let checkpoints = self.checkpoints();
-        let best = checkpoints.best()?.map(|best| best.step);
-        let newest = checkpoints.steps()?.last().copied();
-        let step = best
-            .or(newest)
-            .ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })?;
-        let folder = checkpoints.path(step);
+        let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
         let path = folder.join(MODEL);
         let mut file = TensorFile::open(&path)?;
@@ -256,6 +250,27 @@ impl Run {
             }
             (Err(source), _) => Err(ArtifactError::Model { path, source }),
         }
+    }
+
+    /// The tensors of the model that [`Run::load_model`] loads.
+    ///
+    /// # Errors
+    /// A run without checkpoints, or a checkpoint that is damaged.
+    pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
+        let folder = self.best_checkpoint()?;
+        files::verify(&folder, MODEL)?;
+        Ok(TensorFile::open(&folder.join(MODEL))?)
+    }
+
+    /// The folder of the best checkpoint, or where none was evaluated of the newest.
+    fn best_checkpoint(&self) -> Result<PathBuf, ArtifactError> {
+        let checkpoints = self.checkpoints();
+        let best = checkpoints.best()?.map(|best| best.step);
+        let newest = checkpoints.steps()?.last().copied();
+        let step = best
+            .or(newest)
+            .ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })?;
+        Ok(checkpoints.path(step))
     }
 
     /// Where the metrics go, a JSON object a line.

@@ -35,7 +35,10 @@ fn token_ids(text: &str, vocab_size: usize) -> anyhow::Result<Vec<i32>> {
         let id: usize =
             part.parse().ok().with_context(|| format!("--tokens: `{part}` is not a token id"))?;
         if id >= vocab_size {
-            bail!("--tokens: there is no token {id}; the vocabulary has 0 to {}", vocab_size - 1);
+            bail!(
+                "--tokens: there is no token {id}; the vocabulary has 0 to {}",
+                vocab_size.saturating_sub(1)
+            );
         }
         i32::try_from(id).with_context(|| format!("--tokens: {id} is too large"))
     };

@@ -2,6 +2,7 @@
 
 mod configs;
 mod eval;
+mod export;
 mod fill_mask;
 mod generate;
 mod import;
@@ -21,6 +22,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(args),
         Command::FillMask(args) => fill_mask::run(args),
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),

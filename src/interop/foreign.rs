@@ -80,6 +80,12 @@ impl ForeignModel {
         weights: Weights,
     ) -> Result<Self, InteropError> {
         config.validate()?;
+        // Before anything is made for each layer.
+        let tensors = weights.names().len();
+        if config.n_layers > tensors {
+            let reason = format!("there are only {tensors} tensors");
+            return Err(InteropError::option("number of layers", config.n_layers, reason));
+        }
         let vocab_size = config.vocab_size.unwrap_or_default();
         let (tokenizer_config, tokenizer) = read_tokenizer(folder, vocab_size)?;
         let shapes = parameter_shapes(&config, vocab_size);

@@ -1,10 +1,11 @@
 //! Models of other projects: how each names its settings and its tensors, and the ways in
-//! ([`ForeignModel`]) and out ([`export`]).
+//! ([`ForeignModel`]) and out ([`Export`]).
 //!
 //! A family is a file: it reads `config.json` into a [`crate::config::ModelConfig`], and lists the
 //! modules of both sides next to each other; that list serves both directions.
 
 mod error;
+mod export;
 mod foreign;
 mod gemma;
 mod gemma2;
@@ -22,6 +23,7 @@ mod settings;
 mod templategpt;
 
 pub use error::InteropError;
+pub use export::Export;
 pub use foreign::ForeignModel;
 pub use hub::{download, is_hub_name};
 pub use layout::Source;

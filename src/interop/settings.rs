@@ -102,7 +102,7 @@ impl RotarySettings {
         let fraction = match (default_fraction, fraction) {
             (Some(default), given) => given.unwrap_or(default),
             (None, None) => 1.0,
-            (None, Some(given)) if given == 1.0 => 1.0,
+            (None, Some(1.0)) => 1.0,
             (None, Some(given)) => {
                 let reason = "models of this type rotate whole heads";
                 return Err(InteropError::option("partial_rotary_factor", given, reason));

@@ -1,6 +1,7 @@
 //! Text to token ids and back.
 
 mod character;
+mod export;
 mod file;
 mod huggingface;
 mod ids;
@@ -8,6 +9,7 @@ mod merges;
 mod tiktoken;
 
 pub use character::CharacterTokenizer;
+pub use export::{HuggingFaceFiles, to_hugging_face};
 pub use file::read;
 pub use huggingface::HuggingFaceTokenizer;
 pub use ids::IdTokenizer;
@@ -45,6 +47,8 @@ pub enum TokenizerError {
         "this model came without a tokenizer, so text is token ids below {vocab_size}, as in <12><7>; import it again from a folder with tokenizer.json for other text"
     )]
     NotIds { vocab_size: usize },
+    #[error("{reason}")]
+    NoHuggingFace { reason: String },
     #[error("cannot read {path}: {reason}")]
     Unreadable { path: String, reason: String },
 }

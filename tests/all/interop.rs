@@ -12,8 +12,9 @@ use tempfile::TempDir;
 
 use emberlm::artifact::{Run, read_tensors, write_tensors};
 use emberlm::backend::{GptBackend, Job, TrainBackend};
-use emberlm::config::ModelConfig;
+use emberlm::config::{Architecture, ModelConfig, PositionConfig, Residual};
 use emberlm::generate::{Sampler, Sampling};
+use emberlm::interop::Export;
 use emberlm::model::{Gpt, Model};
 use emberlm::tokenizer::{self, HuggingFaceTokenizer, MergesTokenizer, SavedTokenizer, Tokenizer};
 use emberlm::train::LanguageModel;
@@ -111,8 +112,9 @@ fn change(folder: &Path, file: &str, key: &str, value: Value) {
 fn half_precision_is_widened() {
     let folder = tempfile::tempdir().unwrap();
     let weights = read_tensors(&golden("llama-tiny/model.safetensors")).unwrap();
-    type Narrow = fn(f32) -> [u8; 2];
-    let kinds: [(&str, Dtype, Narrow, fn(f32) -> f32); 2] = [
+    // A name, a type, what a number is in a file, and what it is afterwards.
+    type Kind = (&'static str, Dtype, fn(f32) -> [u8; 2], fn(f32) -> f32);
+    let kinds: [Kind; 2] = [
         ("f16", Dtype::F16, |x| f16::from_f32(x).to_le_bytes(), |x| f16::from_f32(x).to_f32()),
         ("bf16", Dtype::BF16, |x| bf16::from_f32(x).to_le_bytes(), |x| bf16::from_f32(x).to_f32()),
     ];
@@ -594,4 +596,123 @@ fn token_ids_are_text_where_there_is_no_tokenizer() {
     for text in ["<20>", "<>", "<1", "1", "<01>", "<+1>", "<1> <2>", "<é>"] {
         assert!(tokenizer.encode(text).is_err(), "{text}");
     }
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn what_is_exported_is_what_was_imported() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, class) in [
+        ("gpt2-tiny", "GPT2LMHeadModel"),
+        ("llama-tiny", "LlamaForCausalLM"),
+        ("llama3-tiny", "LlamaForCausalLM"),
+        ("mistral-tiny", "MistralForCausalLM"),
+        ("qwen2-tiny", "Qwen2ForCausalLM"),
+        ("qwen3-tiny", "Qwen3ForCausalLM"),
+    ] {
+        let to = folder.path().join("exported").join(family);
+        let arguments = ["export", family, "--to", "huggingface", to.to_str().unwrap()];
+        let text = succeed(RUNS.path(), &arguments);
+        assert!(text.contains(&format!("{family}: exported as {class}")), "{text}");
+        assert!(text.contains("tokenizer.json was left out: the model has none"), "{text}");
+        let found = read_tensors(&to.join("model.safetensors")).unwrap();
+        let expected = read_tensors(&golden(family).join("model.safetensors")).unwrap();
+        assert_eq!(found.len(), expected.len(), "{family}");
+        for (name, expected) in expected {
+            // Bit by bit: nothing is computed on the way.
+            assert!(found[&name] == expected, "{family}: {name}");
+        }
+        let (found, golden) =
+            (read_json(&to.join("config.json")), read_json(&golden(family).join("config.json")));
+        assert_eq!(found["architectures"], golden["architectures"]);
+        assert_eq!(found["model_type"], golden["model_type"]);
+
+        import(folder.path(), &to);
+        let config = |root: &Path| {
+            let run = Run::open(&root.join("artifacts"), family).unwrap();
+            let mut config = run.config().model.clone();
+            // What was left open is filled in.
+            (config.n_kv_heads, config.head_dim, config.d_ff) =
+                (Some(config.n_kv_heads()), Some(config.head_dim()), Some(config.d_ff()));
+            config
+        };
+        assert_eq!(config(folder.path()), config(RUNS.path()), "{family}");
+    }
+    let again = folder.path().join("exported/gpt2-tiny");
+    let output = emberlm(
+        RUNS.path(),
+        &["export", "gpt2-tiny", "--to", "huggingface", again.to_str().unwrap()],
+    );
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("exists already; choose another folder"), "{message}");
+}
+
+#[test]
+fn what_no_class_has_is_refused_by_name() {
+    let mut plain = ModelConfig::new(16, 2, 2, 8);
+    plain.vocab_size = Some(10);
+    assert_eq!(Export::new(&plain).unwrap().class(), "GPT2LMHeadModel");
+    // Without biases it is a GPT-2 whose biases are zero.
+    let bare = ModelConfig { bias: false, ..plain.clone() };
+    assert_eq!(Export::new(&bare).unwrap().class(), "GPT2LMHeadModel");
+    type Edit = fn(&mut ModelConfig);
+    let cases: [(Edit, &str); 5] = [
+        (|model| model.position = PositionConfig::Alibi {}, "model.position.kind = \"alibi\""),
+        (|model| model.logit_soft_cap = Some(30.0), "model.logit_soft_cap = 30.0"),
+        (|model| model.residual = Residual::Parallel, "model.residual = \"parallel\""),
+        (|model| model.architecture = Architecture::Encoder, "model.architecture = \"encoder\""),
+        (|model| model.feed_forward.gated = true, "model.feed_forward.gated = true"),
+    ];
+    for (edit, expected) in cases {
+        let mut config = plain.clone();
+        edit(&mut config);
+        let message = Export::new(&config).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("GPT2LMHeadModel"), "{message}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("gemma2");
+    let output = emberlm(
+        RUNS.path(),
+        &["export", "gemma2-tiny", "--to", "huggingface", to.to_str().unwrap()],
+    );
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("the run gemma2-tiny cannot be exported: no class"), "{message}");
+    assert!(message.contains("model.attention.soft_cap = 1.5"), "{message}");
+    assert!(!to.exists());
+}
+
+#[test]
+fn exported_tokenizers_give_the_same_ids() {
+    let text = "It's a test:\n\n  12 naïve  cats\tsaw 日本 's 🐈! ";
+    let mut characters: Vec<char> = text.chars().collect();
+    characters.sort_unstable();
+    characters.dedup();
+    let merges = vec![(32, 97), (97, 116), (256, 257), (10, 10)];
+    for saved in [
+        SavedTokenizer::Character { characters: characters.into_iter().collect() },
+        SavedTokenizer::Tiktoken { encoding: "gpt2".into() },
+        SavedTokenizer::Merges { merges },
+    ] {
+        let exported = tokenizer::to_hugging_face(&saved).unwrap();
+        let ours = saved.restore().unwrap();
+        let theirs = HuggingFaceTokenizer::new(&exported.json, exported.eos()).unwrap();
+        assert_eq!(theirs.vocab_size(), ours.vocab_size());
+        assert_eq!(theirs.end_of_text(), ours.end_of_text());
+        assert_eq!(exported.bos(), ours.beginning_of_text());
+        let ids = ours.encode(text).unwrap();
+        assert_eq!(theirs.encode(text).unwrap(), ids);
+        assert_eq!(theirs.decode(&ids), text);
+    }
+    let no =
+        tokenizer::to_hugging_face(&SavedTokenizer::Tiktoken { encoding: "o200k_base".into() });
+    assert!(no.unwrap_err().to_string().contains("o200k_base"));
+    // Two ways to the same bytes.
+    let merges = vec![(97, 97), (256, 97), (97, 256)];
+    let no = tokenizer::to_hugging_face(&SavedTokenizer::Merges { merges });
+    assert!(no.unwrap_err().to_string().contains("the same bytes"));
 }
