@@ -158,11 +158,15 @@ pub struct ImportArgs {
 pub struct ExportArgs {
     /// Name or path of the run
     pub run: String,
-    /// For which program
-    #[arg(long, value_name = "PROGRAM", value_parser = ["huggingface"])]
+    /// For which program: a folder for transformers, or a file for llama.cpp
+    #[arg(long, value_name = "FORMAT", value_parser = ["huggingface", "gguf"])]
     pub to: String,
-    /// Folder to write
-    pub folder: PathBuf,
+    /// Folder or file to write
+    #[arg(value_name = "FOLDER|FILE")]
+    pub path: PathBuf,
+    /// How a GGUF file keeps its matrices: f32, f16 or q8_0 [default: f32]
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["f32", "f16", "q8_0"])]
+    pub data_type: Option<String>,
     /// Folder of the runs
     #[arg(long, value_name = "DIR", default_value = "artifacts")]
     pub artifacts: PathBuf,

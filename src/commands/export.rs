@@ -1,17 +1,32 @@
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::io::Write;
 
 use crate::artifact::Run;
 use crate::cli::ExportArgs;
 use crate::interop::Export;
+use crate::interop::gguf::{self, DataType};
 
 pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
     let run = Run::open(&args.artifacts, &args.run)?;
     let what = || format!("the run {} cannot be exported", run.name());
-    let export = Export::new(&run.config().model).with_context(what)?;
+    match (args.to.as_str(), &args.data_type) {
+        ("gguf", data_type) => {
+            let data_type = DataType::ALL
+                .into_iter()
+                .find(|known| data_type.as_ref().is_some_and(|name| known.name() == name))
+                .unwrap_or(DataType::F32);
+            to_gguf(&run, &args, data_type).with_context(what)
+        }
+        (_, Some(_)) => bail!("--type is for --to gguf; Hugging Face's files keep f32"),
+        (_, None) => to_huggingface(&run, &args).with_context(what),
+    }
+}
+
+fn to_huggingface(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
+    let export = Export::new(&run.config().model)?;
     let mut weights = run.model_tensors()?;
     let saved = run.tokenizer()?.saved();
-    let left_out = export.write(&args.folder, &mut weights, &saved).with_context(what)?;
+    let left_out = export.write(&args.path, &mut weights, &saved)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: exported as {}", run.name(), export.class())?;
     if let Some(reason) = left_out {
@@ -19,6 +34,21 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
     } else if let Some(note) = export.tokenizer_note(&saved) {
         writeln!(out, "note: {note}")?;
     }
-    writeln!(out, "folder: {}", args.folder.display())?;
+    writeln!(out, "folder: {}", args.path.display())?;
+    Ok(())
+}
+
+fn to_gguf(run: &Run, args: &ExportArgs, data_type: DataType) -> anyhow::Result<()> {
+    let mut weights = run.model_tensors()?;
+    let saved = run.tokenizer()?.saved();
+    let config = &run.config().model;
+    let read = |name: &str| weights.read(name);
+    let written = gguf::write(&args.path, run.name(), config, read, &saved, data_type)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}: exported for llama.cpp's {}", run.name(), written.architecture)?;
+    for note in &written.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    writeln!(out, "file: {}", args.path.display())?;
     Ok(())
 }
