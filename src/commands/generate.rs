@@ -52,7 +52,8 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     }
     if task == Task::NextToken {
         // Without the token that they learned to begin with, some imported models are lost.
-        prompt.splice(0..0, tokenizer.beginning_of_text());
+        let beginning = tokenizer.beginning_of_text().filter(|id| prompt.first() != Some(id));
+        prompt.splice(0..0, beginning);
     }
     let job = Generate {
         args: &args,
