@@ -440,30 +440,31 @@ impl ModelConfig {
 
     fn check_sizes(&self) -> Result<(), ConfigError> {
         let experts = self.feed_forward.experts;
-        for (path, value) in [
-            ("model.d_model", self.d_model),
-            ("model.n_layers", self.n_layers),
-            ("model.n_encoder_layers", self.n_encoder_layers.unwrap_or(1)),
-            ("model.n_heads", self.n_heads),
-            ("model.n_kv_heads", self.n_kv_heads()),
-            ("model.head_dim", self.head_dim.unwrap_or(1)),
-            ("model.context_length", self.context_length),
-            ("model.d_ff", self.d_ff()),
-            ("model.vocab_size", self.vocab_size.unwrap_or(1)),
-            ("model.attention.window", self.attention.window.unwrap_or(1)),
-            ("model.attention.full_every", self.attention.full_every.unwrap_or(1)),
-            ("model.feed_forward.experts.count", experts.map_or(1, |experts| experts.count)),
-            (
-                "model.feed_forward.experts.per_token",
-                experts.map_or(1, |experts| experts.per_token),
-            ),
+        let of_experts = |value: fn(&ExpertsConfig) -> usize| experts.as_ref().map_or(1, value);
+        let attention = &self.attention;
+        // The bounds keep the number of parameters within a machine word.
+        for (path, value, most) in [
+            ("model.d_model", self.d_model, 1 << 20),
+            ("model.n_layers", self.n_layers, 1 << 10),
+            ("model.n_encoder_layers", self.n_encoder_layers.unwrap_or(1), 1 << 10),
+            ("model.n_heads", self.n_heads, 1 << 16),
+            ("model.n_kv_heads", self.n_kv_heads(), 1 << 16),
+            ("model.head_dim", self.head_dim.unwrap_or(1), 1 << 12),
+            ("model.context_length", self.context_length, 1 << 32),
+            ("model.d_ff", self.d_ff(), 1 << 20),
+            ("model.vocab_size", self.vocab_size.unwrap_or(1), 1 << 31),
+            ("model.attention.window", attention.window.unwrap_or(1), 1 << 32),
+            ("model.attention.full_every", attention.full_every.unwrap_or(1), 1 << 10),
+            ("model.feed_forward.experts.count", of_experts(|e| e.count), 1 << 12),
+            ("model.feed_forward.experts.per_token", of_experts(|e| e.per_token), 1 << 12),
             (
                 "model.feed_forward.experts.shared_d_ff",
-                experts.and_then(|experts| experts.shared_d_ff).unwrap_or(1),
+                of_experts(|e| e.shared_d_ff.unwrap_or(1)),
+                1 << 20,
             ),
         ] {
-            // Products of a few sizes must fit into a number.
-            check(path, value, (1..1 << 24).contains(&value), "at least 1 and below 2^24")?;
+            check(path, value, value >= 1, "at least 1")?;
+            check(path, value, value <= most, "a size that some machine could hold")?;
         }
         if self.head_dim.is_none() && !self.d_model.is_multiple_of(self.n_heads) {
             return Err(ConfigError::HeadWidth { d_model: self.d_model, n_heads: self.n_heads });

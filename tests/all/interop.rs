@@ -716,3 +716,34 @@ fn exported_tokenizers_give_the_same_ids() {
     let no = tokenizer::to_hugging_face(&SavedTokenizer::Merges { merges });
     assert!(no.unwrap_err().to_string().contains("the same bytes"));
 }
+
+#[test]
+fn a_run_becomes_a_file_for_llama_cpp() {
+    let folder = tempfile::tempdir().unwrap();
+    import(folder.path(), &golden("qwen3-tiny"));
+    let export = |file: &str, extra: &[&str]| {
+        let args = [&["export", "qwen3-tiny", "--to", "gguf", file][..], extra].concat();
+        let text = succeed(folder.path(), &args);
+        assert!(text.contains("exported for llama.cpp's qwen3"), "{text}");
+        assert!(text.contains("token ids only"), "{text}");
+        let bytes = fs::read(folder.path().join(file)).unwrap();
+        assert_eq!(&bytes[..8], b"GGUF\x03\0\0\0");
+        bytes.len()
+    };
+    let whole = export("model.gguf", &[]);
+    assert!(export("half.gguf", &["--type", "f16"]) < whole);
+    assert!(export("model.gguf", &["--type", "q8_0"]) < whole, "an older file is replaced");
+    import(folder.path(), &golden("gemma2-tiny"));
+    let output = emberlm(folder.path(), &["export", "gemma2-tiny", "--to", "gguf", "x.gguf"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(!folder.path().join("x.gguf").exists());
+    let output = emberlm(
+        folder.path(),
+        &["export", "gemma2-tiny", "--to", "huggingface", "x", "--type", "f16"],
+    );
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("--type is for --to gguf"), "{message}");
+}
