@@ -23,9 +23,9 @@ use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::RotaryPairing;
 
-/// Added to the scores of what must not be seen: far below any score, and finite, since a query
-/// that sees nothing at all, as padding may be, would otherwise not get a number.
-const HIDDEN: f32 = -1e30;
+/// Added to the scores of keys that are padding: far below any score, and finite, since a query
+/// that is padding itself may see nothing else, and must get some number all the same.
+const PADDING: f32 = -1e30;
 
 /// What attention needs beside its three tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -222,8 +222,10 @@ pub trait GptBackend: Backend {
             }
             _ => (key, value, s),
         };
+        let query = query * options.scale;
         // The query heads of a group stand one below the other, so that nothing is repeated.
-        let query = (query * options.scale).reshape([b, g, h / g * t, k]);
+        // Groups of one are left alone: to reshape heads that lie apart is to copy them.
+        let query = if g == h { query } else { query.reshape([b, g, h / g * t, k]) };
         let mut scores = query.matmul(key.swap_dims(2, 3)); // [B, G, H/G T, S]
         if let Some(cap) = options.soft_cap {
             scores = Self::soft_cap(scores, cap);
@@ -301,7 +303,7 @@ fn barrier<B: Backend>(
             hide(Tensor::tril_mask([t, s], offset + window - 1, device));
         }
     }
-    let barrier = Tensor::zeros([t, s], device).mask_fill(hidden?, HIDDEN);
+    let barrier = Tensor::zeros([t, s], device).mask_fill(hidden?, f32::NEG_INFINITY);
     Some(barrier.reshape([1, t * s]))
 }
 
@@ -331,7 +333,7 @@ fn hide_padding<B: Backend>(scores: Tensor<B, 4>, lengths: &[usize]) -> Tensor<B
     let [b, g, rows, s] = scores.dims();
     let hidden = lengths
         .iter()
-        .flat_map(|length| (0..s).map(move |key| if key < *length { 0.0 } else { HIDDEN }));
+        .flat_map(|length| (0..s).map(move |key| if key < *length { 0.0 } else { PADDING }));
     let data = TensorData::new(hidden.collect::<Vec<f32>>(), [b, 1, s]);
     let summand = Tensor::<B, 3>::from_data(data, &scores.device());
     (scores.reshape([b, g * rows, s]) + summand).reshape([b, g, rows, s])

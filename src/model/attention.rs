@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use super::pass::{Memory, Pass};
 use super::position::alibi_slopes;
 use super::{Initializer, Linear, Norm};
-use crate::backend::{AttentionOptions, GptBackend};
+use crate::backend::{AttentionOptions, GptBackend, Rotation};
 use crate::config::ModelConfig;
 use crate::config::PositionConfig;
 
@@ -147,21 +147,10 @@ impl<B: GptBackend> SelfAttention<B> {
     ) -> Tensor<B, 3> {
         let (h, g) = (self.heads.queries, self.heads.keys);
         let joined = self.heads.split(self.qkv.forward(input)); // [B, H + 2 G, T, K]
-        let value = joined.clone().narrow(1, h + g, g); // [B, G, T, K]
-        let query_key = match (&self.query_norm, &self.key_norm) {
-            (Some(query_norm), Some(key_norm)) => {
-                let query = query_norm.forward(joined.clone().narrow(1, 0, h));
-                let key = key_norm.forward(joined.narrow(1, h, g));
-                Tensor::cat(vec![query, key], 1)
-            }
-            _ => joined.narrow(1, 0, h + g),
-        };
-        let query_key = match &pass.rotation {
-            Some(rotation) => B::rotate(query_key, rotation),
-            None => query_key,
-        };
-        let query = query_key.clone().narrow(1, 0, h); // [B, H, T, K]
-        let key = query_key.narrow(1, h, g); // [B, G, T, K]
+        let part = |first: usize, count: usize| joined.clone().narrow(1, first, count);
+        let query = place(part(0, h), &self.query_norm, &pass.rotation); // [B, H, T, K]
+        let key = place(part(h, g), &self.key_norm, &pass.rotation); // [B, G, T, K]
+        let value = part(h + g, g); // [B, G, T, K]
         let (key, value) = match &mut pass.cache {
             Some(cache) => cache.layers[layer].extend(key, value), // [B, G, S, K]
             None => (key, value),
@@ -176,6 +165,22 @@ impl<B: GptBackend> SelfAttention<B> {
         };
         let attended = B::attend(query, key, value, &options); // [B, H, T, K]
         self.heads.join(attended, &self.output)
+    }
+}
+
+/// Normalises heads and turns them by their positions, as far as the model does either.
+fn place<B: GptBackend>(
+    heads: Tensor<B, 4>,
+    norm: &Option<Norm<B>>,
+    rotation: &Option<Rotation<B>>,
+) -> Tensor<B, 4> {
+    let heads = match norm {
+        Some(norm) => norm.forward(heads),
+        None => heads,
+    };
+    match rotation {
+        Some(rotation) => B::rotate(heads, rotation),
+        None => heads,
     }
 }
 
@@ -219,11 +224,8 @@ impl<B: GptBackend> CrossAttention<B> {
         layer: usize,
         pass: &mut Pass<B>,
     ) -> Tensor<B, 3> {
-        let query = self.heads.split(self.query.forward(input)); // [B, H, T, K]
-        let query = match &self.query_norm {
-            Some(norm) => norm.forward(query),
-            None => query,
-        };
+        let query = self.heads.split(self.query.forward(input));
+        let query = place(query, &self.query_norm, &None); // [B, H, T, K]
         // The source is the same for every token, so in decoding it is projected once.
         let (key, value) = match &mut pass.cache {
             Some(cache) => cache.layers[layer].source(|| self.source(memory)),
@@ -238,11 +240,7 @@ impl<B: GptBackend> CrossAttention<B> {
     fn source(&self, memory: &Memory<B>) -> (Tensor<B, 4>, Tensor<B, 4>) {
         let joined = self.heads.split(self.key_value.forward(memory.hidden.clone()));
         let g = self.heads.keys;
-        let key = joined.clone().narrow(1, 0, g);
-        let key = match &self.key_norm {
-            Some(norm) => norm.forward(key),
-            None => key,
-        };
+        let key = place(joined.clone().narrow(1, 0, g), &self.key_norm, &None);
         (key, joined.narrow(1, g, g))
     }
 }
