@@ -118,7 +118,7 @@ pub struct EvalArgs {
 pub struct FillMaskArgs {
     /// Name or path of the run
     pub run: String,
-    /// A text with [MASK] where a token is to be guessed
+    #[arg(help = "A text with [MASK] where a token is to be guessed")]
     pub text: String,
     /// Guesses to list for each
     #[arg(long, value_name = "N", default_value_t = 5)]
