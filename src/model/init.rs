@@ -1,4 +1,4 @@
-use burn::module::Param;
+use burn::module::{Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use rand::SeedableRng;
@@ -31,7 +31,17 @@ impl Initializer {
         device: &B::Device,
     ) -> Param<Tensor<B, D>> {
         match self {
-            Self::Zeros => Self::constant(shape, 0.0, device),
+            // Made when they are asked for, which they are not where other values come first.
+            Self::Zeros => Param::uninitialized(
+                ParamId::new(),
+                move |device, require_grad| {
+                    let zeros = Tensor::zeros(shape, device);
+                    if require_grad { zeros.require_grad() } else { zeros }
+                },
+                device.clone(),
+                true,
+                shape.into(),
+            ),
             Self::Random(rng) => {
                 let normal = Normal::new(0.0f32, deviation as f32)
                     .expect("deviations come from the code and are finite");

@@ -146,11 +146,12 @@ impl<B: Backend, F: FnMut(&str) -> Option<TensorData>> ModuleMapper<B> for Load<
         if self.error.is_some() {
             return param;
         }
-        match self.take(&param.dims()) {
-            Ok(data) => param.map(|old| {
-                let tensor = Tensor::from_data(data, &old.device());
-                tensor.set_require_grad(old.is_require_grad())
-            }),
+        // Without asking for the old values, which may not even have been made.
+        match self.take(&param.lazy_shape().to_vec()) {
+            Ok(data) => {
+                let (tensor, id) = (Tensor::from_data(data, &param.lazy_device()), param.id);
+                param.transform_for_load(tensor, id)
+            }
             Err(error) => {
                 self.error = Some(error);
                 param
