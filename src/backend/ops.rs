@@ -232,16 +232,13 @@ pub trait GptBackend: Backend {
         }
         // Added rather than filled in: a sum broadcasts over rows without a mask of all scores,
         // and its gradient is free.
-        let mut add = |summand: Option<Tensor<Self, 2>>| {
-            if let Some(summand) = summand {
-                let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
-                let sum = scores.clone().reshape([rows, columns]) + summand;
-                scores = sum.reshape([b, g, h / g * t, s]);
-            }
-        };
         let device = value.device();
-        add(barrier(options, t, s, &device));
-        add(alibi(options, t, s, &device));
+        let summands = [barrier(options, t, s, &device), alibi(options, t, s, &device)];
+        for summand in summands.into_iter().flatten() {
+            let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
+            let sum = scores.reshape([rows, columns]) + summand;
+            scores = sum.reshape([b, g, h / g * t, s]);
+        }
         if let Some(lengths) = options.key_lengths {
             scores = hide_padding(scores, lengths);
         }
@@ -318,14 +315,14 @@ fn alibi<B: Backend>(
         return None;
     }
     let offset = if options.causal { s - t } else { 0 };
-    let mut summands = Vec::with_capacity(options.slopes.len() * t * s);
-    for slope in options.slopes {
-        for query in offset..offset + t {
-            summands.extend((0..s).map(|key| (-slope * key.abs_diff(query) as f64) as f32));
-        }
-    }
-    let count = summands.len();
-    Some(Tensor::from_data(TensorData::new(summands, [1, count]), device))
+    let count =
+        |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
+    let (queries, keys) = (count(offset, offset + t).float(), count(0, s).float());
+    let distances = (keys.reshape([1, s]) - queries.reshape([t, 1])).abs(); // [T, S]
+    let slopes: Vec<f32> = options.slopes.iter().map(|slope| -*slope as f32).collect();
+    let heads = slopes.len();
+    let slopes = Tensor::<B, 2>::from_data(TensorData::new(slopes, [heads, 1]), device);
+    Some((slopes * distances.reshape([1, t * s])).reshape([1, heads * t * s]))
 }
 
 /// Hides the keys beyond each batch entry's length, in scores `[B, .., S]`.

@@ -6,7 +6,7 @@ use crate::artifact::Run;
 use crate::backend::{self, GptBackend, Job, TrainBackend};
 use crate::cli::GenerateArgs;
 use crate::data::{self, Task};
-use crate::generate::{Sampler, Sampling, opening};
+use crate::generate::{Sampler, Sampling, begun, opening};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -52,8 +52,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     }
     if task == Task::NextToken {
         // Without the token that they learned to begin with, some imported models are lost.
-        let beginning = tokenizer.beginning_of_text().filter(|id| prompt.first() != Some(id));
-        prompt.splice(0..0, beginning);
+        prompt = begun(tokenizer.as_ref(), prompt);
     }
     let job = Generate {
         args: &args,

@@ -7,9 +7,13 @@ use crate::model;
 use crate::tokenizer;
 
 pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
-    let config = config::load(&Source::find(&args.config, None)?, &args.set)?;
+    let mut config = config::load(&Source::find(&args.config, None)?, &args.set)?;
+    if args.vocab_size.is_some() {
+        config.model.vocab_size = args.vocab_size;
+        config.validate()?;
+    }
     let model = &config.model;
-    let vocab_size = args.vocab_size.or_else(|| vocab_size(&config));
+    let vocab_size = vocab_size(&config);
     let shapes = model::parameter_shapes(model, vocab_size.unwrap_or_default());
 
     // One row for all layers of a stack: what differs between them is their number only.

@@ -9,9 +9,9 @@ use super::sample::{gaps, stream, translation};
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
-use crate::config::{self, ConfigError, RunConfig, Source};
+use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
 use crate::data::{Corpus, EvaluationLoader, Example, SplitText, Task};
-use crate::generate::{Sampler, Sampling, opening};
+use crate::generate::{Sampler, Sampling, begun, opening};
 use crate::model::{Initializer, Model};
 use crate::train::{Display, LanguageModel, Outcome, Training, evaluate, train};
 
@@ -31,6 +31,7 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
         return Err(ConfigError::Vocabulary { configured: vocab_size, tokenizer: tokens }.into());
     }
     config.model.vocab_size = Some(vocab_size);
+    config.validate()?;
     let job = Train { backend, config, initial, corpus: &corpus, args: &args };
     backend::dispatch(backend, job)?
 }
@@ -48,22 +49,23 @@ fn resolve(args: &TrainArgs) -> anyhow::Result<(RunConfig, Option<Run>)> {
         }
     }
     if !text.is_empty() {
-        // Pairs stay pairs, unless the file can only be a text.
-        let pairs = value["data"]["kind"] == "pairs"
-            && args.data.as_ref().is_none_or(|path| {
-                path.extension().is_some_and(|extension| extension == "tsv" || extension == "jsonl")
-            });
-        text.insert("kind".into(), if pairs { "pairs" } else { "text" }.into());
+        let architecture = value.pointer("/model/architecture").cloned().unwrap_or_default();
+        // A mistake in it is for `resolve` to report.
+        let architecture = serde_json::from_value(architecture).unwrap_or_default();
+        let kind = match (&args.data, value["data"]["kind"].as_str()) {
+            (None, Some(configured)) => configured,
+            (None, None) => "text",
+            (Some(path), _) => DataConfig::kind_of(path, architecture),
+        };
+        text.insert("kind".into(), kind.into());
         config::override_value(&mut value, &format!("data={}", json!(text)))?;
     }
-    for assignment in &args.set {
-        config::override_value(&mut value, assignment)?;
-    }
+    config::override_values(&mut value, &args.set)?;
     let initial = match value["init_from"].as_str() {
         Some(name) => {
             let run = Run::open(&args.common.artifacts, name)
                 .context("init_from names the run to begin with, as emberlm import makes one")?;
-            config::inherit(&mut value, run.config());
+            config::inherit(&mut value, run.config())?;
             Some(run)
         }
         None => None,
@@ -269,7 +271,7 @@ impl Train<'_> {
         let mut out = std::io::stdout().lock();
         match model {
             Model::Gpt(model) => {
-                let prompt = opening(tokenizer, &sample.prompt);
+                let prompt = begun(tokenizer, opening(tokenizer, &sample.prompt));
                 let end = tokenizer.end_of_text();
                 stream(model, tokenizer, &prompt, end, sample.max_tokens, sampler()?, &mut out)?;
             }

@@ -44,7 +44,8 @@ pub(super) fn expand_depth(document: &mut Value, base: &mut Value) -> Result<(),
     let parameters = 12 * layers * d_model * d_model;
     let context_length = number("/model/context_length", DEFAULT_CONTEXT_LENGTH);
     let batch_size = number("/train/batch_size", DEFAULT_BATCH_SIZE);
-    let tokens_per_step = batch_size * number("/train/accumulation", 1) * context_length;
+    let tokens_per_step =
+        batch_size.saturating_mul(number("/train/accumulation", 1)).saturating_mul(context_length);
     let steps = (TOKENS_PER_PARAMETER * parameters / tokens_per_step).max(1);
     let vocab_size = base.pointer("/model/vocab_size").cloned().unwrap_or_default();
     if let Some(base) = base.as_object_mut() {

@@ -95,10 +95,21 @@ pub fn load_value(source: &Source) -> Result<Value, ConfigError> {
 }
 
 /// Completes a document by what it inherits from the run that it begins with.
-pub fn inherit(document: &mut Value, run: &RunConfig) {
+///
+/// # Errors
+/// A tokenizer other than the run's, which the model would not understand.
+pub fn inherit(document: &mut Value, run: &RunConfig) -> Result<(), ConfigError> {
     let mut base = json!({ "model": run.model, "tokenizer": run.tokenizer });
+    if document.get("tokenizer").is_some_and(|own| *own != base["tokenizer"]) {
+        return Err(ConfigError::Conflict {
+            first: "tokenizer",
+            second: "init_from",
+            reason: "a model keeps the tokenizer that it was trained with",
+        });
+    }
     merge(&mut base, document.take());
     *document = base;
+    Ok(())
 }
 
 /// Reads, composes, checks: [`load_value`], each `--set` assignment, [`resolve`].
@@ -107,10 +118,19 @@ pub fn inherit(document: &mut Value, run: &RunConfig) {
 /// Whatever one of the three refuses.
 pub fn load(source: &Source, assignments: &[String]) -> Result<RunConfig, ConfigError> {
     let mut value = load_value(source)?;
-    for assignment in assignments {
-        override_value(&mut value, assignment)?;
-    }
+    override_values(&mut value, assignments)?;
     resolve(value)
+}
+
+/// Applies assignments in their order, but for that of `model.depth`, which comes first: what
+/// follows from it is a beginning, and what is said beside it counts.
+///
+/// # Errors
+/// As for [`override_value`].
+pub fn override_values(config: &mut Value, assignments: &[String]) -> Result<(), ConfigError> {
+    let is_depth = |assignment: &&String| assignment.starts_with("model.depth=");
+    let (first, rest): (Vec<_>, Vec<_>) = assignments.iter().partition(is_depth);
+    first.into_iter().chain(rest).try_for_each(|assignment| override_value(config, assignment))
 }
 
 fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigError> {

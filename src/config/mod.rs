@@ -11,12 +11,14 @@ mod model;
 mod schema;
 
 pub use error::ConfigError;
-pub use load::{Source, builtin_names, inherit, load, load_value, override_value, resolve};
+pub use load::{
+    Source, builtin_names, inherit, load, load_value, override_value, override_values, resolve,
+};
 pub use model::{
     Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,
     NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,
 };
 pub use schema::{
-    DataConfig, OptimizerConfig, RunConfig, SampleConfig, ScheduleConfig, TokenizerConfig,
-    TrainConfig,
+    DataConfig, OptimizerConfig, RunConfig, SOURCE_FIELD, SampleConfig, ScheduleConfig,
+    TARGET_FIELD, TokenizerConfig, TrainConfig,
 };

@@ -117,7 +117,7 @@ pub enum PositionConfig {
     },
     /// Scores fall with the distance, by a slope a head (Press et al. 2022).
     Alibi {},
-    /// Only the causal mask tells positions apart.
+    /// Only the causal mask tells positions apart; to an encoder a text is a set of tokens.
     None {},
 }
 
@@ -228,7 +228,8 @@ pub struct AttentionConfig {
     pub output_bias: Option<bool>,
     /// Of the attention weights, after the softmax; `model.dropout` where absent.
     pub dropout: Option<f64>,
-    /// Positions that a query sees, its own included (Beltagy et al. 2020); all where absent.
+    /// A query sees positions less than this away from its own (Beltagy et al. 2020), all where
+    /// absent. Sources are always seen whole.
     pub window: Option<usize>,
     /// Of the windowed layers, every so many-th sees all positions after all; none where absent.
     pub full_every: Option<usize>,
@@ -367,8 +368,8 @@ impl ModelConfig {
 
     pub fn d_ff(&self) -> usize {
         let default = || match self.feed_forward.gated {
-            true => (8 * self.d_model).div_ceil(3).next_multiple_of(8),
-            false => 4 * self.d_model,
+            true => self.d_model.saturating_mul(8).div_ceil(24).saturating_mul(8),
+            false => self.d_model.saturating_mul(4),
         };
         self.d_ff.unwrap_or_else(default)
     }
@@ -450,10 +451,10 @@ impl ModelConfig {
             ("model.n_heads", self.n_heads, 1 << 16),
             ("model.n_kv_heads", self.n_kv_heads(), 1 << 16),
             ("model.head_dim", self.head_dim.unwrap_or(1), 1 << 12),
-            ("model.context_length", self.context_length, 1 << 32),
+            ("model.context_length", self.context_length, 1 << 30),
             ("model.d_ff", self.d_ff(), 1 << 20),
-            ("model.vocab_size", self.vocab_size.unwrap_or(1), 1 << 31),
-            ("model.attention.window", attention.window.unwrap_or(1), 1 << 32),
+            ("model.vocab_size", self.vocab_size.unwrap_or(1), MOST_TOKENS),
+            ("model.attention.window", attention.window.unwrap_or(1), 1 << 30),
             ("model.attention.full_every", attention.full_every.unwrap_or(1), 1 << 10),
             ("model.feed_forward.experts.count", of_experts(|e| e.count), 1 << 12),
             ("model.feed_forward.experts.per_token", of_experts(|e| e.per_token), 1 << 12),
@@ -593,6 +594,9 @@ impl ModelConfig {
         Ok(())
     }
 }
+
+/// Ids of a vocabulary are kept in four bytes, with room for those of a task.
+pub(super) const MOST_TOKENS: usize = 1 << 30;
 
 fn is_positive(value: f64) -> bool {
     value.is_finite() && value > 0.0

@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{ConfigError, ModelConfig};
+use super::model::MOST_TOKENS;
+use super::{Architecture, ConfigError, ModelConfig};
 
 /// A whole recipe: what to train, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,12 +95,16 @@ pub enum DataConfig {
     },
 }
 
+/// Keys of a pair in JSON lines, where nothing else is said.
+pub const SOURCE_FIELD: &str = "source";
+pub const TARGET_FIELD: &str = "target";
+
 fn default_source_field() -> String {
-    "source".into()
+    SOURCE_FIELD.into()
 }
 
 fn default_target_field() -> String {
-    "target".into()
+    TARGET_FIELD.into()
 }
 
 fn default_train_stories() -> usize {
@@ -112,6 +117,18 @@ fn default_validation_stories() -> usize {
 
 pub(super) fn default_validation_fraction() -> f64 {
     0.1
+}
+
+impl DataConfig {
+    /// Which `kind` a file of the user's is for a model: pairs for one that reads sources, where
+    /// the name ends in `.tsv` or `.jsonl`, and else a text.
+    pub fn kind_of(path: &Path, architecture: Architecture) -> &'static str {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match (architecture, extension) {
+            (Architecture::EncoderDecoder, Some("tsv" | "jsonl")) => "pairs",
+            _ => "text",
+        }
+    }
 }
 
 impl Default for DataConfig {
@@ -261,6 +278,10 @@ impl RunConfig {
         ] {
             let valid = value.is_finite() && value >= 0.0;
             check(path, value, valid, "zero or a positive number")?;
+        }
+        if let TokenizerConfig::Ids { vocab_size } = &self.tokenizer {
+            let (found, valid) = (*vocab_size, (1..=MOST_TOKENS).contains(vocab_size));
+            check("tokenizer.vocab_size", found, valid, "at least 1 and at most 2^30")?;
         }
         match &self.data {
             DataConfig::Stories { train_stories, validation_stories } => {

@@ -9,6 +9,7 @@ use super::{
 use crate::config::DataConfig;
 use crate::config::ModelConfig;
 use crate::config::TokenizerConfig;
+use crate::config::{SOURCE_FIELD, TARGET_FIELD};
 use crate::tokenizer::{self, Tokenizer};
 
 /// One side of a corpus.
@@ -94,7 +95,7 @@ impl Split {
         }
     }
 
-    /// A file as a whole, of the kind that `data` is.
+    /// A file as a whole; where it has pairs, they are as in `data`.
     ///
     /// # Errors
     /// Text that cannot be read or encoded, or is too short to predict anything in.
@@ -104,10 +105,11 @@ impl Split {
         tokenizer: &dyn Tokenizer,
         model: &ModelConfig,
     ) -> Result<Self, DataError> {
-        let raw = match data {
-            DataConfig::Pairs { source_field, target_field, .. } => {
+        let raw = match (DataConfig::kind_of(path, model.architecture), data) {
+            ("pairs", DataConfig::Pairs { source_field, target_field, .. }) => {
                 Raw::Pairs(read_pairs(path, source_field, target_field)?)
             }
+            ("pairs", _) => Raw::Pairs(read_pairs(path, SOURCE_FIELD, TARGET_FIELD)?),
             _ => Raw::Text(read_text(path)?),
         };
         let split = raw.encode("evaluation", tokenizer, model)?;

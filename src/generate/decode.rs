@@ -164,6 +164,16 @@ impl<B: GptBackend, M: NextToken<B>> Iterator for Decoder<'_, B, M> {
     }
 }
 
+/// A prompt after the token that a model has learned to begin with, where it has learned one and
+/// the prompt does not begin with it already.
+pub fn begun(tokenizer: &dyn Tokenizer, mut prompt: Vec<u32>) -> Vec<u32> {
+    let beginning = tokenizer.beginning_of_text();
+    if beginning.is_some() && prompt.first() != beginning.as_ref() {
+        prompt.splice(0..0, beginning);
+    }
+    prompt
+}
+
 /// Tokens to begin a text with where nobody gave a prompt: `preferred`, or what the vocabulary
 /// has instead.
 pub fn opening(tokenizer: &dyn Tokenizer, preferred: &str) -> Vec<u32> {

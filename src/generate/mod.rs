@@ -5,7 +5,7 @@ mod fill;
 mod sampler;
 mod utf8;
 
-pub use decode::{Decoder, NextToken, Translation, opening};
+pub use decode::{Decoder, NextToken, Translation, begun, opening};
 pub use fill::Guess;
 pub use sampler::{Sampler, Sampling, SamplingError};
 pub use utf8::Utf8Stream;

@@ -1,7 +1,7 @@
 use burn::tensor::TensorData;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -32,6 +32,8 @@ pub struct Export {
     settings: Map<String, Value>,
     /// As the class has it.
     config: ModelConfig,
+    /// As it is.
+    own: ModelConfig,
 }
 
 /// An option on which a class and a model do not agree.
@@ -67,7 +69,7 @@ impl Export {
             let mut differences = Vec::new();
             compare("model", &resolved(config)?, &resolved(&read)?, &mut differences);
             let lacking = differences.iter().filter(|found| !found.is_neutral()).count();
-            let export = Self { family, settings, config: read };
+            let export = Self { family, settings, config: read, own: config.clone() };
             candidates.push((lacking, differences.len(), differences, export));
         }
         let nearest = candidates.into_iter().min_by_key(|(lacking, all, ..)| (*lacking, *all));
@@ -163,6 +165,16 @@ impl Export {
 
     fn write_weights(&self, path: &Path, weights: &mut TensorFile) -> Result<(), InteropError> {
         let vocab_size = self.config.vocab_size.unwrap_or_default();
+        let mut left: BTreeSet<String> = weights.names().map(String::from).collect();
+        for (name, expected) in parameter_shapes(&self.own, vocab_size) {
+            if !left.remove(&name) {
+                return Err(InteropError::Missing { name, expected });
+            }
+        }
+        if let Some(name) = left.pop_first() {
+            let shape = weights.shape(&name).map(<[usize]>::to_vec).unwrap_or_default();
+            return Err(InteropError::LeftOver { name, shape });
+        }
         // Their tensors, each with our parameter, its shape, and the parts of it.
         let (mut theirs, mut parts) = (Vec::new(), Vec::new());
         for (parameter, shape) in parameter_shapes(&self.config, vocab_size) {

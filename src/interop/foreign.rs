@@ -63,7 +63,12 @@ impl ForeignModel {
             let model = Self::new(folder, family.class, config, weights)?;
             model.matched(family.names, family.prefix, tied)
         } else if template.is_file() {
-            let config = TemplateGptConfig::deserialize(read_json(&template)?)?.model_config()?;
+            let wrong = |error: serde_json::Error| InteropError::Syntax {
+                path: template.clone(),
+                reason: error.to_string(),
+            };
+            let config = TemplateGptConfig::deserialize(read_json(&template)?).map_err(wrong)?;
+            let config = config.model_config()?;
             let weights = Weights::pytorch(&folder.join("model.pth"))?;
             let tied = config.tied_head.then_some(templategpt::HEAD);
             let model = Self::new(folder, "templateGPT", config, weights)?;

@@ -63,6 +63,9 @@ const FAMILIES: [&Family; 9] = [
     &phi::FAMILY,
 ];
 
+/// As the configuration has it.
+const MOST_LAYERS: u64 = 1 << 10;
+
 impl Family {
     /// The family of a `config.json`.
     ///
@@ -80,6 +83,13 @@ impl Family {
     /// An option that ours has no word for, by name.
     pub fn model_config(&self, settings: &Value) -> Result<ModelConfig, InteropError> {
         settings::refuse_foreign(settings)?;
+        for key in ["num_hidden_layers", "n_layer"] {
+            // Before anything is made for each layer.
+            if let Some(layers) = settings[key].as_u64().filter(|layers| *layers > MOST_LAYERS) {
+                let reason = format!("at most {MOST_LAYERS} can be");
+                return Err(InteropError::option(key, layers, reason));
+            }
+        }
         (self.read)(settings)
     }
 

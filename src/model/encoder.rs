@@ -6,7 +6,6 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::position::rotation;
 use super::{Embedding, Head, Initializer, Routing, Stack};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -72,13 +71,8 @@ impl<B: GptBackend> Encoder<B> {
         tokens: Tensor<B, 2, Int>,
         lengths: Option<&[usize]>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let mut pass = Pass {
-            rotation: rotation(&self.config, 0..tokens.dims()[1], &tokens.device()),
-            lengths,
-            memory: None,
-            cache: None,
-            routing: Vec::new(),
-        };
+        let base = Pass::new(&self.config, 0..tokens.dims()[1], &tokens.device());
+        let mut pass = Pass { lengths, ..base };
         let stream = self.embedding.forward(tokens, 0);
         let hidden = self.encoder.forward(stream, &mut pass);
         (self.head.forward(hidden, &self.embedding), pass.routing)

@@ -11,7 +11,9 @@ use crate::backend::GptBackend;
 use crate::config::ExpertsConfig;
 use crate::config::ModelConfig;
 
-/// A mixture of experts: each token goes through the few networks that score highest for it.
+/// A mixture of experts: each token goes through the few networks that score highest for it,
+/// weighed by the softmax over their scores (Shazeer et al. 2017). One alone is weighed by the
+/// softmax over all, or its router would have nothing to learn from (Fedus et al. 2022).
 #[derive(Module, Debug)]
 pub struct Experts<B: Backend> {
     /// Scores, `[D, E]`.
@@ -53,13 +55,14 @@ impl<B: Backend> Experts<B> {
 }
 
 impl<B: GptBackend> Experts<B> {
-    /// Adds to `routing` how the experts were used.
+    /// Adds to `routing` how the experts were used, by tokens that are no padding.
     ///
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
     pub(super) fn forward(
         &self,
         input: Tensor<B, 3>,
+        lengths: Option<&[usize]>,
         routing: &mut Vec<Routing<B>>,
     ) -> Tensor<B, 3> {
         let [b, t, d] = input.dims();
@@ -72,29 +75,31 @@ impl<B: GptBackend> Experts<B> {
         let indices = |ids: Vec<i32>, shape: Vec<usize>| TensorData::new(ids, shape);
         let experts: Vec<i32> = chosen.iter().map(|expert| *expert as i32).collect();
         let experts = Tensor::<B, 2, Int>::from_data(indices(experts, vec![n, p]), &device);
-        let weights = softmax(scores.clone().gather(1, experts), 1).reshape([n * p, 1]);
+        let weights = match p {
+            1 => softmax(scores.clone(), 1).gather(1, experts),
+            _ => softmax(scores.clone().gather(1, experts), 1),
+        };
+        let weights = weights.reshape([n * p, 1]);
 
         // Assignments in the order of their experts, so that each expert has its rows together.
-        let mut order: Vec<usize> = (0..n * p).collect();
-        order.sort_by_key(|assignment| chosen[*assignment]);
-        let counts: Vec<usize> = (0..self.experts.len())
-            .map(|expert| chosen.iter().filter(|chosen| **chosen == expert).count())
-            .collect();
+        let mut rows_of = vec![Vec::new(); self.experts.len()];
+        let mut place_in = Vec::with_capacity(n * p);
+        for (assignment, expert) in chosen.iter().enumerate() {
+            place_in.push(rows_of[*expert].len());
+            rows_of[*expert].push((assignment / p) as i32);
+        }
+        let mut starts = vec![0];
         let mut outputs = Vec::new();
-        let mut start = 0;
-        for (expert, count) in self.experts.iter().zip(&counts) {
-            if *count == 0 {
-                continue;
+        for (expert, rows) in self.experts.iter().zip(rows_of) {
+            starts.push(starts[starts.len() - 1] + rows.len());
+            if !rows.is_empty() {
+                let count = rows.len();
+                let rows = Tensor::from_data(indices(rows, vec![count]), &device);
+                outputs.push(expert.forward(tokens.clone().select(0, rows)));
             }
-            let rows = order[start..start + count].iter().map(|place| (place / p) as i32);
-            let rows = Tensor::from_data(indices(rows.collect(), vec![*count]), &device);
-            outputs.push(expert.forward(tokens.clone().select(0, rows)));
-            start += count;
         }
-        let mut place_of = vec![0; n * p];
-        for (place, assignment) in order.iter().enumerate() {
-            place_of[*assignment] = place as i32;
-        }
+        let place_of = chosen.iter().zip(place_in).map(|(expert, place)| starts[*expert] + place);
+        let place_of: Vec<i32> = place_of.map(|place| place as i32).collect();
         let place_of = Tensor::from_data(indices(place_of, vec![n * p]), &device);
         let outputs = Tensor::cat(outputs, 0).select(0, place_of) * weights; // [N P, D]
         let mixed = outputs.reshape([n, p, d]).sum_dim(1).reshape([n, d]);
@@ -102,8 +107,35 @@ impl<B: GptBackend> Experts<B> {
             Some(shared) => mixed + shared.forward(tokens),
             None => mixed,
         };
-        routing.push(Routing { balance: balance(scores, &counts), counts });
+        routing.push(self.routing(scores, &chosen, lengths.map(|lengths| text_rows(lengths, t))));
         mixed.reshape([b, t, d])
+    }
+
+    /// How the experts were used by the rows that are given, or by all.
+    fn routing(
+        &self,
+        scores: Tensor<B, 2>,
+        chosen: &[usize],
+        rows: Option<Vec<i32>>,
+    ) -> Routing<B> {
+        let p = self.per_token;
+        let mut counts = vec![0; self.experts.len()];
+        let mut count = |row: usize| {
+            chosen[row * p..][..p].iter().for_each(|expert| counts[*expert] += 1);
+        };
+        let scores = match rows {
+            Some(rows) => {
+                rows.iter().for_each(|row| count(*row as usize));
+                let shape = [rows.len()];
+                let rows = Tensor::from_data(TensorData::new(rows, shape), &scores.device());
+                scores.select(0, rows)
+            }
+            None => {
+                (0..chosen.len() / p).for_each(count);
+                scores
+            }
+        };
+        Routing { balance: balance(scores, &counts), counts }
     }
 
     /// The experts of each token, `N * P` of them, best first; the first where scores are equal.
@@ -119,6 +151,12 @@ impl<B: GptBackend> Experts<B> {
         };
         scores.chunks(count).flat_map(choose_row).collect()
     }
+}
+
+/// The rows of a batch of `t` columns that are no padding.
+fn text_rows(lengths: &[usize], t: usize) -> Vec<i32> {
+    let of_row = |(row, length): (usize, &usize)| (row * t..row * t + length).map(|i| i as i32);
+    lengths.iter().enumerate().flat_map(of_row).collect()
 }
 
 /// `E Σ f p`, of the share `f` of assignments that an expert got and its mean probability `p`

@@ -79,7 +79,7 @@ impl<B: GptBackend> FeedForward<B> {
     pub(super) fn forward(&self, input: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
         match self {
             Self::Dense(network) => network.forward(input),
-            Self::Experts(experts) => experts.forward(input, &mut pass.routing),
+            Self::Experts(experts) => experts.forward(input, pass.lengths, &mut pass.routing),
         }
     }
 }

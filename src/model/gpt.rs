@@ -6,7 +6,6 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::position::rotation;
 use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Stack};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -75,12 +74,17 @@ impl<B: GptBackend> Gpt<B> {
     /// - `tokens` `[B, T]`, each in `0..vocab_size`, `T` at most the context length ->
     ///   logits `[B, T, V]`
     pub fn forward(&self, tokens: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        self.forward_routed(tokens).0
+        self.forward_routed(tokens, None).0
     }
 
     /// [`Gpt::forward`], and how its experts were used, a layer each; none without experts.
-    pub fn forward_routed(&self, tokens: Tensor<B, 2, Int>) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (hidden, routing) = self.hidden(tokens, None);
+    /// `lengths` are the tokens of each row that are no padding; all where absent.
+    pub fn forward_routed(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        lengths: Option<&[usize]>,
+    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+        let (hidden, routing) = self.hidden(tokens, lengths, None);
         (self.logits(hidden), routing)
     }
 
@@ -89,7 +93,7 @@ impl<B: GptBackend> Gpt<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, V]` or `[B, 1, V]`
     pub fn predict(&self, tokens: Tensor<B, 2, Int>, positions: Positions) -> Tensor<B, 3> {
-        let (hidden, _) = self.hidden(tokens, None);
+        let (hidden, _) = self.hidden(tokens, None, None);
         match positions {
             Positions::All => self.logits(hidden),
             Positions::Last => self.logits(last(hidden)),
@@ -110,7 +114,7 @@ impl<B: GptBackend> Gpt<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, Some(cache));
+        let (hidden, _) = self.hidden(tokens, None, Some(cache));
         Ok(self.logits(last(hidden)).squeeze_dim(1))
     }
 
@@ -118,17 +122,13 @@ impl<B: GptBackend> Gpt<B> {
     fn hidden(
         &self,
         tokens: Tensor<B, 2, Int>,
+        lengths: Option<&[usize]>,
         cache: Option<&mut Cache<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let positions = start..start + tokens.dims()[1];
-        let mut pass = Pass {
-            rotation: rotation(&self.config, positions, &tokens.device()),
-            lengths: None,
-            memory: None,
-            cache,
-            routing: Vec::new(),
-        };
+        let base = Pass::new(&self.config, positions, &tokens.device());
+        let mut pass = Pass { lengths, cache, ..base };
         let stream = self.embedding.forward(tokens, start);
         (self.decoder.forward(stream, &mut pass), pass.routing)
     }

@@ -38,6 +38,7 @@ pub use linear::Linear;
 pub use norm::Norm;
 pub use parameters::{ModelError, Parameter, load_parameters, parameters, tensors};
 pub use pass::Memory;
+pub use position::frequencies;
 pub use seq2seq::Seq2Seq;
 pub use shapes::{parameter_count, parameter_shapes};
 pub use stack::Stack;

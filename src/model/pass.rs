@@ -1,9 +1,13 @@
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
+use std::ops::Range;
+
 use super::Cache;
 use super::experts::Routing;
+use super::position::rotation;
 use crate::backend::Rotation;
+use crate::config::ModelConfig;
 
 /// What one pass through the layers carries beside the residual stream.
 pub(super) struct Pass<'a, B: Backend> {
@@ -17,6 +21,19 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) cache: Option<&'a mut Cache<B>>,
     /// How the experts were used, a layer each.
     pub(super) routing: Vec<Routing<B>>,
+}
+
+impl<B: Backend> Pass<'_, B> {
+    /// Over some positions of a sequence that nothing else belongs to.
+    pub(super) fn new(config: &ModelConfig, positions: Range<usize>, device: &B::Device) -> Self {
+        Self {
+            rotation: rotation(config, positions, device),
+            lengths: None,
+            memory: None,
+            cache: None,
+            routing: Vec::new(),
+        }
+    }
 }
 
 /// A source text as an encoder sees it.

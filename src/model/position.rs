@@ -21,11 +21,12 @@ pub(super) fn sinusoidal<B: Backend>(
     device: &B::Device,
 ) -> Tensor<B, 2> {
     let shape = [positions.len(), d_model];
+    let exponent = |column: usize| (column / 2 * 2) as f64 / d_model as f64;
+    let scales: Vec<f64> = (0..d_model).map(|column| 10_000f64.powf(exponent(column))).collect();
     let mut table = Vec::with_capacity(shape[0] * d_model);
     for position in positions {
-        table.extend((0..d_model).map(|column| {
-            let exponent = (column / 2 * 2) as f64 / d_model as f64;
-            let angle = position as f64 / 10_000f64.powf(exponent);
+        table.extend(scales.iter().enumerate().map(|(column, scale)| {
+            let angle = position as f64 / scale;
             (if column.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
         }));
     }
@@ -52,8 +53,8 @@ pub(super) fn rotation<B: Backend>(
     Some(Rotation { cosines: table(f64::cos), sines: table(f64::sin), pairing })
 }
 
-/// Radians a position, for each of the R / 2 pairs.
-fn frequencies(theta: f64, turned: usize, scaling: Option<RotaryScaling>) -> Vec<f64> {
+/// Radians a position, for each of the R / 2 pairs that rotary positions turn.
+pub fn frequencies(theta: f64, turned: usize, scaling: Option<RotaryScaling>) -> Vec<f64> {
     let plain = (0..turned / 2).map(|pair| theta.powf(-2.0 * pair as f64 / turned as f64));
     match scaling {
         None => plain.collect(),

@@ -7,7 +7,6 @@ use burn::tensor::{Int, Tensor};
 use super::block::Role;
 use super::gpt::last;
 use super::pass::{Memory, Pass};
-use super::position::rotation;
 use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Stack};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -77,18 +76,20 @@ impl<B: GptBackend> Seq2Seq<B> {
         lengths: &[usize],
         target: Tensor<B, 2, Int>,
     ) -> Tensor<B, 3> {
-        self.forward_routed(source, lengths, target).0
+        self.forward_routed(source, lengths, target, None).0
     }
 
     /// [`Seq2Seq::forward`], and how its experts were used, a layer each; none without experts.
+    /// `target_lengths` are the tokens of each target that are no padding; all where absent.
     pub fn forward_routed(
         &self,
         source: Tensor<B, 2, Int>,
         lengths: &[usize],
         target: Tensor<B, 2, Int>,
+        target_lengths: Option<&[usize]>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let (memory, mut routing) = self.encode_routed(source, lengths);
-        let (hidden, more) = self.hidden(target, &memory, None);
+        let (hidden, more) = self.hidden(target, target_lengths, &memory, None);
         routing.extend(more);
         (self.head.forward(hidden, &self.embedding), routing)
     }
@@ -106,13 +107,8 @@ impl<B: GptBackend> Seq2Seq<B> {
         source: Tensor<B, 2, Int>,
         lengths: &[usize],
     ) -> (Memory<B>, Vec<Routing<B>>) {
-        let mut pass = Pass {
-            rotation: rotation(&self.config, 0..source.dims()[1], &source.device()),
-            lengths: Some(lengths),
-            memory: None,
-            cache: None,
-            routing: Vec::new(),
-        };
+        let base = Pass::new(&self.config, 0..source.dims()[1], &source.device());
+        let mut pass = Pass { lengths: Some(lengths), ..base };
         let stream = self.embedding.forward(source, 0);
         let hidden = self.encoder.forward(stream, &mut pass);
         (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
@@ -133,25 +129,21 @@ impl<B: GptBackend> Seq2Seq<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, memory, Some(cache));
+        let (hidden, _) = self.hidden(tokens, None, memory, Some(cache));
         Ok(self.head.forward(last(hidden), &self.embedding).squeeze_dim(1))
     }
 
     fn hidden(
         &self,
         tokens: Tensor<B, 2, Int>,
+        lengths: Option<&[usize]>,
         memory: &Memory<B>,
         cache: Option<&mut Cache<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let positions = start..start + tokens.dims()[1];
-        let mut pass = Pass {
-            rotation: rotation(&self.config, positions, &tokens.device()),
-            lengths: None,
-            memory: Some(memory),
-            cache,
-            routing: Vec::new(),
-        };
+        let base = Pass::new(&self.config, positions, &tokens.device());
+        let mut pass = Pass { lengths, memory: Some(memory), cache, ..base };
         let stream = self.embedding.forward(tokens, start);
         (self.decoder.forward(stream, &mut pass), pass.routing)
     }

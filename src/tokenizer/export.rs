@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 
-use super::huggingface::{byte_level_characters, byte_level_json, tokenizer_json};
+use super::huggingface::{byte_level_json, byte_level_text, tokenizer_json};
+use super::tiktoken::last_merge;
 use super::{CharacterTokenizer, HuggingFaceTokenizer, SavedTokenizer, Tokenizer, TokenizerError};
 
 /// A tokenizer in Hugging Face's words.
@@ -107,43 +108,21 @@ pub fn to_hugging_face(saved: &SavedTokenizer) -> Result<HuggingFaceFiles, Token
 }
 
 /// Bytes as GPT-2 writes them.
-fn write(bytes: &[u8], characters: &[char]) -> String {
-    bytes.iter().filter_map(|byte| characters.get(usize::from(*byte))).collect()
-}
-
 fn vocabulary(tokens: &[Vec<u8>]) -> BTreeMap<String, u32> {
-    let characters = byte_level_characters();
-    tokens.iter().map(|token| write(token, &characters)).zip(0..).collect()
+    tokens.iter().map(|token| byte_level_text(token)).zip(0..).collect()
 }
 
 fn written(tokens: &[Vec<u8>], merges: &[(u32, u32)]) -> Vec<(String, String)> {
-    let characters = byte_level_characters();
-    let token = |id: u32| tokens.get(id as usize).map_or("".into(), |t| write(t, &characters));
+    let token = |id: u32| tokens.get(id as usize).map_or("".into(), |t| byte_level_text(t));
     merges.iter().map(|(left, right)| (token(*left), token(*right))).collect()
 }
 
-/// tiktoken keeps no merges, only tokens in the order in which they were merged; the merge that
-/// made a token is that of the two parts into which the tokens before it divide it.
+/// The merges that made tiktoken's tokens.
 fn merges_of_ranks(tokens: &[Vec<u8>]) -> Vec<(u32, u32)> {
     let ids: HashMap<&[u8], u32> = tokens.iter().map(Vec::as_slice).zip(0..).collect();
-    let mut merges = Vec::new();
-    for (rank, token) in (0..).zip(tokens).filter(|(_, token)| token.len() > 1) {
-        // Where the parts begin, and where the last one ends.
-        let mut bounds: Vec<usize> = (0..=token.len()).collect();
-        while bounds.len() > 3 {
-            let pair = |place: usize| ids.get(&token[bounds[place]..bounds[place + 2]]).copied();
-            let first = (0..bounds.len() - 2)
-                .filter_map(|place| Some((pair(place).filter(|id| *id < rank)?, place)))
-                .min();
-            let Some((_, place)) = first else { break };
-            bounds.remove(place + 1);
-        }
-        if let [start, middle, end] = bounds[..]
-            && let (Some(left), Some(right)) =
-                (ids.get(&token[start..middle]), ids.get(&token[middle..end]))
-        {
-            merges.push((*left, *right));
-        }
-    }
-    merges
+    let merge = |(rank, token): (u32, &Vec<u8>)| {
+        let (left, right) = last_merge(token, rank, &ids)?;
+        Some((*ids.get(left)?, *ids.get(right)?))
+    };
+    (0..).zip(tokens).filter_map(merge).collect()
 }

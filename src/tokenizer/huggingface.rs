@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 use tokenizers::Tokenizer as Inner;
 
 use super::{SavedTokenizer, Tokenizer, TokenizerError};
@@ -226,7 +227,7 @@ fn token_bytes(token: &str, alphabet: Alphabet, byte_of: &HashMap<char, u8>) -> 
 
 /// GPT-2 writes a byte as itself where that is visible, and else as one of the characters from
 /// U+0100 on.
-pub(super) fn byte_level_characters() -> Vec<char> {
+fn byte_level_characters() -> Vec<char> {
     let visible = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut hidden = (0x100..).filter_map(char::from_u32);
     (0..=u8::MAX)
@@ -235,6 +236,12 @@ pub(super) fn byte_level_characters() -> Vec<char> {
             false => hidden.next().unwrap_or(char::REPLACEMENT_CHARACTER),
         })
         .collect()
+}
+
+/// Bytes in GPT-2's alphabet.
+pub fn byte_level_text(bytes: &[u8]) -> String {
+    static CHARACTERS: LazyLock<Vec<char>> = LazyLock::new(byte_level_characters);
+    bytes.iter().filter_map(|byte| CHARACTERS.get(usize::from(*byte))).collect()
 }
 
 fn byte_level_alphabet() -> HashMap<char, u8> {

@@ -20,9 +20,12 @@ pub struct MergesTokenizer {
     bytes: Vec<Vec<u8>>,
 }
 
+/// Bytes of a token at most.
+const LONGEST_TOKEN: usize = 1 << 16;
+
 impl MergesTokenizer {
     /// # Errors
-    /// A merge of ids that come after it, or one that is there twice.
+    /// A merge of ids that come after it, one that is there twice, or one that is too long.
     pub fn new(merges: Vec<(u32, u32)>) -> Result<Self, TokenizerError> {
         let mut bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).collect();
         let mut ranks = HashMap::with_capacity(merges.len());
@@ -31,6 +34,10 @@ impl MergesTokenizer {
             let (Some(first), Some(second)) = (known(left), known(right)) else {
                 return Err(TokenizerError::Merge { number: rank as usize, left, right });
             };
+            // Merges of merges double, and a few dozen of them would not fit into any memory.
+            if first.len() + second.len() > LONGEST_TOKEN {
+                return Err(TokenizerError::Merge { number: rank as usize, left, right });
+            }
             let whole = [first.as_slice(), second].concat();
             bytes.push(whole);
             if ranks.insert((left, right), rank).is_some() {

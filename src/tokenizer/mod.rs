@@ -11,10 +11,10 @@ mod tiktoken;
 pub use character::CharacterTokenizer;
 pub use export::{HuggingFaceFiles, to_hugging_face};
 pub use file::read;
-pub use huggingface::HuggingFaceTokenizer;
+pub use huggingface::{HuggingFaceTokenizer, byte_level_text};
 pub use ids::IdTokenizer;
 pub use merges::MergesTokenizer;
-pub use tiktoken::TiktokenTokenizer;
+pub use tiktoken::{TiktokenTokenizer, last_merge};
 
 use serde::{Deserialize, Serialize};
 

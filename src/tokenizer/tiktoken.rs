@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+use std::ops::Range;
 use tiktoken_rs::CoreBPE;
 
 use super::{SavedTokenizer, Tokenizer, TokenizerError};
@@ -70,5 +72,28 @@ impl Tokenizer for TiktokenTokenizer {
 
     fn saved(&self) -> SavedTokenizer {
         SavedTokenizer::Tiktoken { encoding: self.name.into() }
+    }
+}
+
+/// The two tokens that were merged last into one of this rank; none for a byte. tiktoken keeps no
+/// merges, only tokens in the order in which they were merged.
+pub fn last_merge<'a>(
+    token: &'a [u8],
+    rank: u32,
+    ranks: &HashMap<&[u8], u32>,
+) -> Option<(&'a [u8], &'a [u8])> {
+    let mut parts: Vec<Range<usize>> = (0..token.len()).map(|at| at..at + 1).collect();
+    while parts.len() > 2 {
+        let merged = |at: usize| ranks.get(&token[parts[at].start..parts[at + 1].end]);
+        // Of several the first, as encoders do.
+        let (_, at) = (0..parts.len() - 1)
+            .filter_map(|at| Some((*merged(at)?, at)))
+            .filter(|(found, _)| *found < rank)
+            .min()?;
+        parts[at].end = parts.remove(at + 1).end;
+    }
+    match parts.as_slice() {
+        [left, right] => Some((&token[left.clone()], &token[right.clone()])),
+        _ => None,
     }
 }

@@ -40,10 +40,10 @@ impl<B: GptBackend> LanguageModel<B> {
         let device = &self.model.device();
         let inputs = batch.inputs(device); // [B, T]
         let (logits, routing) = match (&self.model, batch.sources(device)) {
-            (Model::Gpt(model), _) => model.forward_routed(inputs),
+            (Model::Gpt(model), _) => model.forward_routed(inputs, batch.lengths()),
             (Model::Encoder(model), _) => model.forward_routed(inputs, batch.lengths()),
             (Model::Seq2Seq(model), Some((sources, lengths))) => {
-                model.forward_routed(sources, lengths, inputs)
+                model.forward_routed(sources, lengths, inputs, batch.lengths())
             }
             (Model::Seq2Seq(_), None) => {
                 unreachable!("the task of an encoder-decoder gives every example a source")

@@ -164,5 +164,7 @@ fn params_add_up() {
     let stories = table(&["stories", "--set", "model.n_layers=1"]);
     assert!(stories.contains("give it with --vocab-size N"), "{stories}");
     assert!(!table(&["stories", "--vocab-size", "48"]).contains("--vocab-size"));
+    let huge = ["params", "gpt2", "--vocab-size", "18446744073709551615"];
+    refused(folder.path(), &huge, "`model.vocab_size` = 18446744073709551615 is out of range");
     refused(folder.path(), &["params", "gpt3"], "no configuration `gpt3`");
 }

@@ -30,7 +30,7 @@ fn every_shipped_configuration_loads_under_its_own_name() {
     assert_eq!(complete_names().count() + 1, config::builtin_names().count());
     let gpt2 = load("gpt2", &[]).unwrap();
     let mut finetune = config::load_value(&Source::Builtin("finetune-shakespeare")).unwrap();
-    config::inherit(&mut finetune, &gpt2);
+    config::inherit(&mut finetune, &gpt2).unwrap();
     let finetune = config::resolve(finetune).unwrap();
     assert_eq!((finetune.model, finetune.tokenizer), (gpt2.model, gpt2.tokenizer));
     assert_eq!(finetune.name, "finetune-shakespeare");
@@ -148,6 +148,21 @@ fn refusals_say_what_would_be_right() {
             &["model.n_heads=0"],
             "`model.n_heads` = 0 is out of range: it must be at least 1",
         ),
+        (
+            "stories",
+            &["model.d_model=9223372036854775807"],
+            "`model.d_model` = 9223372036854775807 is out of range",
+        ),
+        (
+            "stories",
+            &["train.batch_size=4294967296", "model.context_length=4294967296", "model.depth=4"],
+            "`model.context_length` = 4294967296 is out of range",
+        ),
+        (
+            "stories",
+            &["tokenizer={\"kind\":\"ids\",\"vocab_size\":0}"],
+            "`tokenizer.vocab_size` = 0 is out of range",
+        ),
         ("stories", &["model.dropout=1"], "`model.dropout` = 1 is out of range"),
         ("stories", &["train.clip_norm=-1"], "`train.clip_norm` = -1 is out of range"),
         ("stories", &["name=../x"], "`name` = ../x is out of range"),
@@ -219,6 +234,9 @@ fn depth_is_a_dial() {
     assert!((layers as f64 / formula as f64 - 1.0).abs() < 0.01, "{layers}, about {formula}");
     // What is said beside it stays, and what is said after it counts.
     let own = load("modern", &["model.depth=6", "model.n_heads=3", "train.steps=5"]).unwrap();
+    assert_eq!((own.model.d_model, own.model.n_heads, own.train.steps), (384, 3, 5));
+    // Whichever comes first.
+    let own = load("modern", &["train.steps=5", "model.n_heads=3", "model.depth=6"]).unwrap();
     assert_eq!((own.model.d_model, own.model.n_heads, own.train.steps), (384, 3, 5));
     // From any other decoder too, whatever that was.
     let plain = load("grok", &["model.depth=2", "model.vocab_size=null"]).unwrap().model;

@@ -161,6 +161,11 @@ fn gradients_of_activations_are_their_derivatives() {
 #[test]
 fn activations_survive_extremes() {
     on_each_backend!(|device: B| {
+        // What is not a number stays that, so that a run that diverges shows.
+        for kind in [Activation::Relu, Activation::ReluSquared, Activation::Silu] {
+            let nan = tensor::<_, 1>(&[f32::NAN], [1], &device);
+            assert!(floats(Inner::<B>::activation(nan, kind).into_data())[0].is_nan(), "{kind:?}");
+        }
         let x = [-1e4f32, -100.0, -14.0, -0.0, 0.0, 14.0, 100.0, 1e4];
         for kind in [
             Activation::Gelu,

@@ -375,8 +375,13 @@ impl<'a> Model<'a> {
         assert_eq!(scores.len(), experts.count, "{name}.router");
         let chosen = largest(&scores, experts.per_token);
         let chosen_scores: Vec<f64> = chosen.iter().map(|&expert| scores[expert]).collect();
+        // One alone has its probability among all (Fedus et al. 2022, equation 2).
+        let weights = match experts.per_token {
+            1 => vec![softmax(&scores)[chosen[0]]],
+            _ => softmax(&chosen_scores),
+        };
         let mut output = vec![0.0; x.len()];
-        for (expert, weight) in chosen.iter().zip(softmax(&chosen_scores)) {
+        for (expert, weight) in chosen.iter().zip(weights) {
             add_scaled(&mut output, weight, &self.dense(&format!("{name}.experts.{expert}"), x));
         }
         if experts.shared_d_ff.is_some() {

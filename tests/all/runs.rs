@@ -387,6 +387,7 @@ fn a_run_can_begin_with_the_model_of_another() {
     assert_eq!(weights(&still, 1), weights(&first, best));
 
     for (set, expected) in [
+        ("tokenizer.kind=tiktoken", "a model keeps the tokenizer that it was trained with"),
         ("init_from=nothing", "there is no run `nothing`"),
         ("model.d_model=8", "the configuration says"),
         ("model.tied_head=false", "`head.weight` is missing"),

@@ -17,8 +17,8 @@ pub(super) fn forward(kind: Activation, x: &[f32], output: &mut [f32]) {
     match kind {
         Activation::Gelu => pairs.for_each(|(output, x)| *output = x * normal(*x).0),
         Activation::GeluTanh => pairs.for_each(|(output, x)| *output = x * gate(*x)),
-        Activation::Relu => pairs.for_each(|(output, x)| *output = x.max(0.0)),
-        Activation::ReluSquared => pairs.for_each(|(output, x)| *output = x.max(0.0) * x.max(0.0)),
+        Activation::Relu => pairs.for_each(|(output, x)| *output = relu(*x)),
+        Activation::ReluSquared => pairs.for_each(|(output, x)| *output = relu(*x) * relu(*x)),
         Activation::Silu => pairs.for_each(|(output, x)| *output = x * sigmoid(*x)),
         Activation::Mish => pairs.for_each(|(output, x)| *output = x * mish_gate(*x)),
     }
@@ -41,7 +41,7 @@ pub(super) fn backward(kind: Activation, x: &[f32], gradient: &[f32], output: &m
             *output = if *x > 0.0 { *gradient } else { 0.0 };
         }),
         Activation::ReluSquared => triples.for_each(|(output, (x, gradient))| {
-            *output = gradient * 2.0 * x.max(0.0);
+            *output = gradient * 2.0 * relu(*x);
         }),
         Activation::Silu => triples.for_each(|(output, (x, gradient))| {
             let gate = sigmoid(*x);
@@ -76,6 +76,12 @@ fn gate(x: f32) -> f32 {
     sigmoid(2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
 }
 
+/// Not `max`, which would hide what is not a number.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 /// `1 / (1 + exp(-x))`, by the exponential of a negative number, which cannot overflow.
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
@@ -93,7 +99,7 @@ fn mish_gate(x: f32) -> f32 {
 }
 
 /// `e^x` for `x` at most zero, to two units in the last place: `2^n e^r` with `|r| <= ln 2 / 2`
-/// and the Taylor polynomial of `e^r`. Zero below the range of f32.
+/// and the Taylor polynomial of `e^r`. Below -87, where floats end, that of -87.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     // Adding it pushes the fraction out of a float, which rounds to the nearest integer and

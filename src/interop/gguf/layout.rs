@@ -3,7 +3,6 @@
 //! D d_model, H n_heads, G n_kv_heads, K head_dim, F d_ff, V vocab_size, C context_length
 
 use serde::Serialize;
-use std::f64::consts::PI;
 use std::ops::Range;
 
 use super::quantize::{BLOCK, DataType};
@@ -13,6 +12,7 @@ use crate::config::{
     Activation, Architecture, ModelConfig, NormConfig, NormKind, NormPlacement, PositionConfig,
     Residual, RotaryPairing, RotaryScaling,
 };
+use crate::model::frequencies;
 
 /// One of llama.cpp's architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -452,27 +452,17 @@ fn llama3_factors(config: &ModelConfig) -> Option<Vec<f32>> {
     let PositionConfig::Rotary { theta, scaling, .. } = config.position else {
         return None;
     };
-    let Some(RotaryScaling::Llama3 {
-        factor,
-        low_frequency_factor: low,
-        high_frequency_factor: high,
-        original_context_length,
-    }) = scaling
-    else {
+    let scaling @ Some(RotaryScaling::Llama3 { .. }) = scaling else {
         return None;
     };
-    let k = config.head_dim();
-    let divisor = |pair: usize| {
-        let frequency = theta.powf(-2.0 * pair as f64 / k as f64);
-        // Turns within the context of the first training: many for short wavelengths.
-        let turns = original_context_length as f64 * frequency / (2.0 * PI);
-        let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-        (1.0 / (kept + (1.0 - kept) / factor)) as f32
-    };
-    Some((0..k / 2).map(divisor).collect())
+    let (plain, scaled) = (
+        frequencies(theta, config.head_dim(), None),
+        frequencies(theta, config.head_dim(), scaling),
+    );
+    Some(plain.iter().zip(scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect())
 }
 
-/// A size of a valid configuration, which is below 2^24.
+/// A size of a valid configuration, which is at most 2^30.
 fn size(value: usize) -> Value {
     Value::U32(value as u32)
 }

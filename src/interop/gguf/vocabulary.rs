@@ -11,12 +11,11 @@
 
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 
 use super::writer::Value;
 use super::{GgufError, Note};
-use crate::tokenizer::SavedTokenizer;
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{self, SavedTokenizer};
 
 /// `enum llama_token_type` in llama.h, as far as models like ours need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +198,7 @@ fn tiktoken(
             let text = String::from_utf8_lossy(&bytes).into_owned();
             slots.set(id as usize, text, TokenKind::Control);
         } else {
-            slots.set(id as usize, byte_text(&bytes), TokenKind::Normal);
+            slots.set(id as usize, tokenizer::byte_level_text(&bytes), TokenKind::Normal);
             ordinary.insert(id, bytes);
         }
     }
@@ -207,8 +206,8 @@ fn tiktoken(
         ordinary.iter().map(|(rank, bytes)| (bytes.as_slice(), *rank)).collect();
     // A token that its own bytes are never merged to has no pair; none of the encodings has one.
     let merges = ordinary.iter().filter_map(|(rank, bytes)| {
-        let (left, right) = last_merge(bytes, *rank, &ranks)?;
-        Some(format!("{} {}", byte_text(left), byte_text(right)))
+        let (left, right) = tokenizer::last_merge(bytes, *rank, &ranks)?;
+        Some(format!("{} {}", tokenizer::byte_level_text(left), tokenizer::byte_level_text(right)))
     });
     let merges = merges.collect();
     let (tokens, kinds) = slots.finish(unused_text);
@@ -225,28 +224,6 @@ fn tiktoken(
         end_of_text: tokenizer.end_of_text(),
         beginning_of_text: None,
     })
-}
-
-/// The two tokens that were merged last into one of this rank; none for a byte.
-fn last_merge<'a>(
-    token: &'a [u8],
-    rank: u32,
-    ranks: &HashMap<&[u8], u32>,
-) -> Option<(&'a [u8], &'a [u8])> {
-    let mut parts: Vec<Range<usize>> = (0..token.len()).map(|at| at..at + 1).collect();
-    while parts.len() > 2 {
-        let merged = |at: usize| ranks.get(&token[parts[at].start..parts[at + 1].end]);
-        // Of several the first, as encoders do.
-        let (_, at) = (0..parts.len() - 1)
-            .filter_map(|at| Some((*merged(at)?, at)))
-            .filter(|(found, _)| *found < rank)
-            .min()?;
-        parts[at].end = parts.remove(at + 1).end;
-    }
-    match parts.as_slice() {
-        [left, right] => Some((&token[left.clone()], &token[right.clone()])),
-        _ => None,
-    }
 }
 
 /// The vocabulary of a `tokenizer.json` of byte-level BPE, for a model of so many rows.
@@ -416,23 +393,4 @@ fn pre_tokenizer(json: &Json) -> Result<&'static str, GgufError> {
 /// As llama.cpp's own conversion names them.
 fn unused_text(id: usize) -> String {
     format!("[PAD{id}]")
-}
-
-fn byte_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| byte_character(*byte)).collect()
-}
-
-/// GPT-2's alphabet of bytes (`bytes_to_unicode` of its encoder.py): printable ones of Latin-1 are
-/// themselves, the others follow from U+0100 on in their order.
-fn byte_character(byte: u8) -> char {
-    match byte {
-        b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),
-        0..=b' ' => shifted(0x100 + u32::from(byte)),
-        0x7F..=0xA0 => shifted(0x121 + u32::from(byte - 0x7F)),
-        0xAD => shifted(0x143),
-    }
-}
-
-fn shifted(code: u32) -> char {
-    char::from_u32(code).expect("U+0100 to U+0143 are characters")
 }
