@@ -82,19 +82,19 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub max_tokens: usize,
     /// Divides the logits; 0 always takes the most likely token
-    #[arg(long, value_name = "X", default_value_t = 0.8)]
+    #[arg(long, value_name = "X", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Choose among the N most likely tokens only
     #[arg(long, value_name = "N")]
     pub top_k: Option<usize>,
     /// Choose among the fewest tokens whose probabilities sum to P
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Choose among tokens at least P times as likely as the most likely one
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<f64>,
     /// Texts to generate
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
     /// Same seed, same text
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -177,7 +177,7 @@ pub struct LogitsArgs {
     /// Name or path of the run
     pub run: String,
     /// Token ids, separated by commas
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     pub tokens: String,
     /// Print all logits as JSON instead of the largest as a table
     #[arg(long)]

@@ -31,7 +31,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
         None => opening(tokenizer.as_ref(), &run.config().sample.prompt),
     };
     if prompt.is_empty() {
-        bail!("the prompt is empty; give some text with --prompt TEXT, or leave it out");
+        bail!("the prompt is empty; give some text with --prompt TEXT");
     }
     let model = &run.config().model;
     let task = Task::new(model.architecture, tokenizer.vocab_size(), run.config().seed);

@@ -1,5 +1,5 @@
 use anyhow::{Context, bail};
-use burn::module::Module;
+use burn::module::{AutodiffModule, Module};
 use burn_train::Interrupter;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
@@ -10,7 +10,7 @@ use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
 use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
-use crate::data::{Corpus, EvaluationLoader, Example, SplitText, Task};
+use crate::data::{Corpus, EvaluationLoader, Example, SplitText, SplitTokens, Task};
 use crate::generate::{Sampler, Sampling, begun, opening};
 use crate::model::{Initializer, Model};
 use crate::train::{Display, LanguageModel, Outcome, Training, evaluate, train};
@@ -107,13 +107,17 @@ impl Job for Train<'_> {
         let run = Run::create(&self.args.common.artifacts, config, corpus.tokenizer.saved())?;
         let params = model.num_params();
         self.announce(&run, params);
+        let model = LanguageModel::new(model, &config.model);
+        if self.initial.is_some() {
+            self.announce_loss(&model.valid());
+        }
 
         let interrupter = Interrupter::new();
         stop_on_signal(&interrupter)?;
         let outcome = train(Training {
             config,
             corpus,
-            model: LanguageModel::new(model, &config.model),
+            model,
             device,
             sink: Box::new(run.checkpoints()),
             metrics: Box::new(run.metrics_file()?),
@@ -157,6 +161,18 @@ impl Train<'_> {
             corpus.validation.token_count(),
             corpus.tokenizer.vocab_size(),
         ));
+        match (corpus.task, &corpus.train.tokens) {
+            (Task::Translation { .. }, SplitTokens::Text(_)) => say(format_args!(
+                "task: to continue the first half of each window with its second; pairs to translate come from a .tsv or .jsonl file"
+            )),
+            (Task::Translation { .. }, SplitTokens::Pairs(_)) => {
+                say(format_args!("task: to translate each source into its target"));
+            }
+            (Task::MaskedTokens { .. }, _) => {
+                say(format_args!("task: to fill in the tokens that are masked, 15% of all"));
+            }
+            (Task::NextToken, _) => {}
+        }
         if let (Some(entropy), Some(bytes)) =
             (corpus.source_entropy, corpus.validation.bytes_per_target(corpus.task))
         {
@@ -166,6 +182,18 @@ impl Train<'_> {
             ));
         }
         say(format_args!("run: {}", run.path().display()));
+    }
+
+    /// What the model that is trained further knows already.
+    fn announce_loss<B: GptBackend>(&self, model: &LanguageModel<B>) {
+        let (config, corpus) = (&self.config, self.corpus);
+        let windows = config.train.evaluation_windows;
+        let sample = corpus.validation.spread(config.model.context_length, windows);
+        let batch_size = config.train.batch_size;
+        let loader =
+            EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
+        let before = evaluate(model, loader.batches());
+        say(format_args!("validation loss before training: {:.4} nats a token", before.loss));
     }
 
     /// Evaluates the last model on the whole validation split, and tells how the run went.

@@ -227,7 +227,10 @@ pub fn resolve(value: Value) -> Result<RunConfig, ConfigError> {
         return Err(ConfigError::Inherited { run: run.into() });
     }
     let config: RunConfig = serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
+        let path = match error.path().to_string().as_str() {
+            "." => "configuration".to_string(),
+            path => path.to_string(),
+        };
         describe(&path, &error.into_inner().to_string())
     })?;
     config.validate()?;
@@ -241,7 +244,7 @@ fn describe(path: &str, message: &str) -> ConfigError {
         let key = &quoted[0];
         // Inside a `kind` the path ends at the object, elsewhere at the key itself.
         let full = match path {
-            "." => key.clone(),
+            "configuration" => key.clone(),
             path if path == key || path.ends_with(&format!(".{key}")) => path.into(),
             path => format!("{path}.{key}"),
         };

@@ -107,9 +107,9 @@ impl Split {
     ) -> Result<Self, DataError> {
         let raw = match (DataConfig::kind_of(path, model.architecture), data) {
             ("pairs", DataConfig::Pairs { source_field, target_field, .. }) => {
-                Raw::Pairs(read_pairs(path, source_field, target_field)?)
+                Raw::whole(read_pairs(path, source_field, target_field)?)
             }
-            ("pairs", _) => Raw::Pairs(read_pairs(path, SOURCE_FIELD, TARGET_FIELD)?),
+            ("pairs", _) => Raw::whole(read_pairs(path, SOURCE_FIELD, TARGET_FIELD)?),
             _ => Raw::Text(read_text(path)?),
         };
         let split = raw.encode("evaluation", tokenizer, model)?;
@@ -194,7 +194,11 @@ pub struct SplitText {
 #[derive(Debug, Clone)]
 enum Raw {
     Text(String),
-    Pairs(Vec<TextPair>),
+    /// Those of a file from its `first`-th pair on.
+    Pairs {
+        pairs: Vec<TextPair>,
+        first: usize,
+    },
 }
 
 impl SplitText {
@@ -234,19 +238,19 @@ impl SplitText {
                 let read = |path: &Path| read_pairs(path, source_field, target_field);
                 let path = path.as_ref().ok_or(DataError::NoPath)?;
                 let mut train = read(path)?;
-                let validation = match validation_path {
-                    Some(path) => read(path)?,
+                let (validation, first) = match validation_path {
+                    Some(path) => (read(path)?, 0),
                     None => {
                         let kept = (train.len() as f64 * (1.0 - validation_fraction)) as usize;
-                        train.split_off(kept)
+                        (train.split_off(kept), kept)
                     }
                 };
                 if train.is_empty() || validation.is_empty() {
                     return Err(DataError::TooFewPairs { path: path.clone() });
                 }
                 Ok(Self {
-                    train: Raw::Pairs(train),
-                    validation: Raw::Pairs(validation),
+                    train: Raw::whole(train),
+                    validation: Raw::Pairs { pairs: validation, first },
                     entropy_per_byte: None,
                 })
             }
@@ -265,10 +269,14 @@ impl SplitText {
 }
 
 impl Raw {
+    fn whole(pairs: Vec<TextPair>) -> Self {
+        Self::Pairs { pairs, first: 0 }
+    }
+
     fn texts(&self) -> Box<dyn Iterator<Item = &String> + '_> {
         match self {
             Self::Text(text) => Box::new(std::iter::once(text)),
-            Self::Pairs(pairs) => {
+            Self::Pairs { pairs, .. } => {
                 Box::new(pairs.iter().flat_map(|(source, target)| [source, target]))
             }
         }
@@ -284,9 +292,9 @@ impl Raw {
             tokenizer.encode(text).map_err(|source| DataError::Encode { split, source })
         };
         let task = Task::new(model.architecture, tokenizer.vocab_size(), 0);
-        let pairs = match self {
+        let (pairs, first) = match self {
             Self::Text(text) => return Ok(Split::text(encode(text)?, text.len())),
-            Self::Pairs(pairs) => pairs,
+            Self::Pairs { pairs, first } => (pairs, first),
         };
         if !matches!(task, Task::Translation { .. }) {
             return Err(DataError::PairsWithoutSource);
@@ -297,10 +305,10 @@ impl Raw {
             let needed = pair.source.len().max(pair.target.len() + 1);
             let context_length = model.context_length;
             if pair.source.is_empty() {
-                return Err(DataError::EmptySource { split, number: index + 1 });
+                return Err(DataError::EmptySource { split, number: first + index + 1 });
             }
             if needed > context_length {
-                let number = index + 1;
+                let number = first + index + 1;
                 return Err(DataError::LongPair { split, number, needed, context_length });
             }
             Ok(pair)

@@ -6,13 +6,13 @@ use crate::tokenizer::TokenizerError;
 /// Why there is no data to train or evaluate on.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("there is no data file {}; give a UTF-8 text with --data FILE", .path.display())]
+    #[error("there is no file {}; give the path of a UTF-8 text", .path.display())]
     NotFound { path: PathBuf },
     #[error("{} is a folder; give a UTF-8 text file", .path.display())]
     IsFolder { path: PathBuf },
     #[error("cannot read {}: {reason}", .path.display())]
     Unreadable { path: PathBuf, reason: String },
-    #[error("{} is empty; give a text to learn from", .path.display())]
+    #[error("{} is empty; give a file with some text", .path.display())]
     Empty { path: PathBuf },
     #[error(
         "{} is not UTF-8 (byte {offset} and after); convert it, for example with iconv -t UTF-8",
@@ -31,10 +31,10 @@ pub enum DataError {
     TooFewPairs { path: PathBuf },
     #[error("pairs need a model that reads a source: model.architecture = encoder-decoder")]
     PairsWithoutSource,
-    #[error("pair {number} of the {split} data has an empty source")]
+    #[error("pair {number} of the file, in the {split} data, has an empty source")]
     EmptySource { split: &'static str, number: usize },
     #[error(
-        "pair {number} of the {split} data needs {needed} positions, but model.context_length = {context_length}; leave it out or raise the context length"
+        "pair {number} of the file, in the {split} data, needs {needed} positions, but model.context_length = {context_length}; leave it out or raise the context length"
     )]
     LongPair { split: &'static str, number: usize, needed: usize, context_length: usize },
     #[error("the {split} text cannot be encoded")]

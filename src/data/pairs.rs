@@ -40,13 +40,12 @@ pub(super) fn read_pairs(
                 (Some(source), Some(target)) if record.len() == 2 => {
                     Ok((source.to_string(), target.to_string()))
                 }
-                _ => Err(malformed(
-                    line,
-                    format!(
-                        "expected a source, a tab and a target, found {} columns",
-                        record.len()
-                    ),
-                )),
+                _ => {
+                    let tabs = record.len().saturating_sub(1);
+                    let reason =
+                        format!("expected a source, a tab and a target; it has {tabs} tabs");
+                    Err(malformed(line, reason))
+                }
             }
         };
         reader.records().map(parse).collect::<Result<Vec<_>, _>>()?

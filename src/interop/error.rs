@@ -32,7 +32,7 @@ pub enum InteropError {
     Pickle { folder: PathBuf, file: String },
     #[error("{}: {reason}", .path.display())]
     Pytorch { path: PathBuf, reason: String },
-    #[error("config.json: {0}")]
+    #[error("config.json cannot be used")]
     Settings(#[from] serde_json::Error),
     #[error("model_type `{found}` is not supported; supported are {known}")]
     ModelType { found: String, known: String },

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use super::layout::{self, Names, Source};
@@ -187,9 +188,7 @@ impl Weights {
     }
 
     fn pytorch(path: &Path) -> Result<Self, InteropError> {
-        if let Err(source) = fs::File::open(path) {
-            return Err(InteropError::Read { path: path.into(), source });
-        }
+        verify_zip(path)?;
         // It interprets the pickle's opcodes for tensors and containers, and calls nothing.
         let reader = PytorchReader::new(path).map_err(|error| InteropError::Pytorch {
             path: path.into(),
@@ -225,6 +224,28 @@ impl Weights {
             }
         }
     }
+}
+
+/// Reads a zip archive through, as newer PyTorch's files are, and so compares its checksums.
+fn verify_zip(path: &Path) -> Result<(), InteropError> {
+    let read_error = |source| InteropError::Read { path: path.into(), source };
+    let mut file = fs::File::open(path).map_err(read_error)?;
+    let mut start = [0; 2];
+    let length = file.read(&mut start).map_err(read_error)?;
+    if &start[..length] != b"PK" {
+        return Ok(()); // of an older format, which has no checksums
+    }
+    file.rewind().map_err(read_error)?;
+    let damaged = |error: &dyn std::fmt::Display| InteropError::Pytorch {
+        path: path.into(),
+        reason: format!("it is damaged or cut off: {error}"),
+    };
+    let mut archive = zip::ZipArchive::new(file).map_err(|error| damaged(&error))?;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(|error| damaged(&error))?;
+        io::copy(&mut entry, &mut io::sink()).map_err(|error| damaged(&error))?;
+    }
+    Ok(())
 }
 
 fn one_line(error: &impl std::fmt::Debug) -> String {

@@ -79,9 +79,10 @@ impl RotarySettings {
         context_length: usize,
         default_fraction: Option<f64>,
     ) -> Result<PositionConfig, InteropError> {
-        let (option, rope) = match (&self.rope_parameters, &self.rope_scaling) {
-            (Some(rope), _) => ("rope_parameters", Some(rope)),
-            (None, rope) => ("rope_scaling", rope.as_ref()),
+        // transformers 5 takes the older key where both are there.
+        let (option, rope) = match (&self.rope_scaling, &self.rope_parameters) {
+            (Some(rope), _) => ("rope_scaling", Some(rope)),
+            (None, rope) => ("rope_parameters", rope.as_ref()),
         };
         if let Some((key, value)) = rope.into_iter().flatten().find(|(_, value)| value.is_object())
         {

@@ -30,13 +30,10 @@ impl<W: Write + Send> MetricLogger for JsonLinesLogger<W> {
         line.insert("step".into(), self.step.into());
         for metric in update.entries_numeric {
             if let Some(name) = self.names.get(&metric.entry.metric_id) {
-                line.insert(name.clone(), json!(metric.numeric_entry.current()));
-            }
-        }
-        for metric in update.entries {
-            if let Some(name) = self.names.get(&metric.metric_id)
-                && let Ok(value) = serde_json::from_str(&metric.serialized_entry.serialized)
-            {
+                // What is a list is one in the file, whatever number stands for it on the screen.
+                let list = serde_json::from_str(&metric.entry.serialized_entry.serialized).ok();
+                let list = list.filter(Value::is_array);
+                let value = list.unwrap_or_else(|| json!(metric.numeric_entry.current()));
                 line.insert(name.clone(), value);
             }
         }

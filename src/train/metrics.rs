@@ -126,16 +126,18 @@ impl Numeric for StepMetric {
     }
 }
 
-/// How evenly the experts are used: the tokens of each, a layer a list, and for the eye the least
-/// and the most used one's against an even share.
+/// How evenly the experts are used: the tokens of the most used one against an even share, and in
+/// the file the tokens of each, a layer a list.
 #[derive(Clone)]
 pub(super) struct ExpertTokens {
     name: MetricName,
+    /// One where all are used alike.
+    most: f64,
 }
 
 impl ExpertTokens {
     pub(super) fn new() -> Self {
-        Self { name: Arc::new(EXPERT_TOKENS.into()) }
+        Self { name: Arc::new(EXPERT_TOKENS.into()), most: f64::NAN }
     }
 }
 
@@ -147,7 +149,7 @@ impl Metric for ExpertTokens {
     }
 
     fn attributes(&self) -> MetricAttributes {
-        MetricAttributes::None
+        NumericAttributes { unit: None, higher_is_better: false }.into()
     }
 
     fn update(&mut self, seen: &Observation, _metadata: &MetricMetadata) -> SerializedEntry {
@@ -159,11 +161,24 @@ impl Metric for ExpertTokens {
             .fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), share| {
                 (least.min(share), most.max(share))
             });
+        self.most = most;
         SerializedEntry {
             formatted: format!("{least:.2} to {most:.2} of an even share"),
             serialized: json!(seen.expert_tokens).to_string(),
         }
     }
 
-    fn clear(&mut self) {}
+    fn clear(&mut self) {
+        self.most = f64::NAN;
+    }
+}
+
+impl Numeric for ExpertTokens {
+    fn value(&self) -> NumericEntry {
+        NumericEntry::Value(self.most)
+    }
+
+    fn running_value(&self) -> NumericEntry {
+        self.value()
+    }
 }

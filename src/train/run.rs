@@ -108,7 +108,9 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     .with_interrupter(interrupter.clone())
     .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)));
     let supervised = match config.model.feed_forward.experts {
-        Some(_) => supervised.metric_train(ExpertTokens::new()).metric_valid(ExpertTokens::new()),
+        Some(_) => supervised
+            .metric_train_numeric(ExpertTokens::new())
+            .metric_valid_numeric(ExpertTokens::new()),
         None => supervised,
     };
     let supervised = match display {

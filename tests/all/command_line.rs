@@ -74,7 +74,7 @@ fn bad_input_of_train_is_one_line_and_leaves_nothing() {
     write("odd.json", br#"{"extends": "stories", "model": {"d_modle": 64}}"#);
     let cpu = "shakespeare-char-cpu";
     for (args, expected) in [
-        (&["--data", "missing.txt"][..], "missing.txt; give a UTF-8 text with --data FILE"),
+        (&["--data", "missing.txt"][..], "missing.txt; give the path of a UTF-8 text"),
         (&["--data", "."], "is a folder"),
         (&["--data", "empty.txt"], "empty.txt is empty"),
         (&["--data", "latin1.txt"], "latin1.txt is not UTF-8 (byte 2 and after)"),

@@ -732,7 +732,12 @@ fn a_run_becomes_a_file_for_llama_cpp() {
     };
     let whole = export("model.gguf", &[]);
     assert!(export("half.gguf", &["--type", "f16"]) < whole);
-    assert!(export("model.gguf", &["--type", "q8_0"]) < whole, "an older file is replaced");
+    assert!(export("small.gguf", &["--type", "q8_0"]) < whole);
+    let again = ["export", "qwen3-tiny", "--to", "gguf", "small.gguf"];
+    let output = emberlm(folder.path(), &again);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("small.gguf exists already"), "{message}");
     import(folder.path(), &golden("gemma2-tiny"));
     let output = emberlm(folder.path(), &["export", "gemma2-tiny", "--to", "gguf", "x.gguf"]);
     let message = String::from_utf8_lossy(&output.stderr);
@@ -746,4 +751,27 @@ fn a_run_becomes_a_file_for_llama_cpp() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("--type is for --to gguf"), "{message}");
+}
+
+#[test]
+fn a_damaged_pytorch_file_is_refused() {
+    let Some(folder) = shared("checkpoints/templategpt-llama3-1m") else {
+        return;
+    };
+    let whole = fs::read(folder.join("model.pth")).unwrap();
+    let spoiled = |spoil: &dyn Fn(&mut Vec<u8>), expected: &str| {
+        let work = tempfile::tempdir().unwrap();
+        let model = work.path().join("model");
+        fs::create_dir(&model).unwrap();
+        for file in ["model_config.json", "merges.json"] {
+            fs::write(model.join(file), fs::read(folder.join(file)).unwrap()).unwrap();
+        }
+        let mut bytes = whole.clone();
+        spoil(&mut bytes);
+        fs::write(model.join("model.pth"), bytes).unwrap();
+        refused(work.path(), &["import", "model"], expected);
+    };
+    spoiled(&|bytes| bytes[2_000_000] ^= 1, "model.pth: it is damaged or cut off: ");
+    spoiled(&|bytes| bytes.truncate(2_000_000), "model.pth: it is damaged or cut off: ");
+    spoiled(&Vec::clear, "model.pth: ");
 }

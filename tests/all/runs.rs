@@ -356,7 +356,9 @@ fn a_run_can_begin_with_the_model_of_another() {
         let args = [&fixed[..], extra].concat();
         emberlm(folder.path(), &args)
     };
-    succeed(&args("tuned", &["--set", "model.context_length=16", "--set", "model.dropout=0.1"]));
+    let shorter = ["--set", "model.context_length=16", "--set", "model.dropout=0.1"];
+    let text = succeed(&args("tuned", &shorter));
+    assert!(text.contains("validation loss before training: "), "{text}");
     let tuned = Run::open(&folder.path().join("artifacts"), "tuned").unwrap();
     assert_eq!(tuned.config().model.d_model, first.config().model.d_model);
     assert_eq!((tuned.config().model.context_length, tuned.config().model.dropout), (16, 0.1));

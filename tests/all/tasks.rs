@@ -137,9 +137,9 @@ fn bad_pairs_are_named() {
         (
             "a.tsv",
             "a\tb\nc\nd\te\n",
-            "a.tsv, line 2: expected a source, a tab and a target, found 1",
+            "a.tsv, line 2: expected a source, a tab and a target; it has 0 tabs",
         ),
-        ("a.tsv", "a\tb\tc\n", "line 1: expected a source, a tab and a target, found 3"),
+        ("a.tsv", "a\tb\tc\n", "line 1: expected a source, a tab and a target; it has 2 tabs"),
         ("a.jsonl", "{\"source\": \"a\", \"target\": \"b\"}\n{\n", "a.jsonl, line 2: "),
         ("a.jsonl", "{\"source\": \"a\"}\n", "line 1: there is no `target`"),
         ("a.jsonl", "{\"source\": 1, \"target\": \"b\"}\n", "`source` is not a string"),
@@ -148,10 +148,19 @@ fn bad_pairs_are_named() {
         (
             "a.tsv",
             "a\tb\nlonger!\tc\nd\te\nf\tg\nh\ti\n",
-            "pair 2 of the training data needs 7 positions",
+            "pair 2 of the file, in the training data, needs 7 positions",
         ),
-        ("a.tsv", "a\tlonger\nb\tc\nd\te\n", "pair 1 of the training data needs 7 positions"),
-        ("a.tsv", "\tb\nb\tc\nd\te\n", "pair 1 of the training data has an empty source"),
+        (
+            "a.tsv",
+            "a\tlonger\nb\tc\nd\te\n",
+            "pair 1 of the file, in the training data, needs 7 positions",
+        ),
+        ("a.tsv", "b\tc\nd\te\n\tb\n", "pair 3 of the file, in the validation data, has an empty"),
+        (
+            "a.tsv",
+            "\tb\nb\tc\nd\te\n",
+            "pair 1 of the file, in the training data, has an empty source",
+        ),
     ] {
         let error = read_pairs(name, text).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");

@@ -40,6 +40,8 @@ use writer::Value;
 /// Why a model cannot be a GGUF file.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
+    #[error("{} exists already; choose another file", .path.display())]
+    Exists { path: PathBuf },
     #[error(
         "llama.cpp's {layout} has no place for `{option}` = {found}: it takes {accepted}; only a model that was trained so can be exported"
     )]
@@ -75,6 +77,8 @@ pub enum Note {
     NoTokenizer { reason: String },
     /// llama.cpp does not normalise text before it splits it.
     NotNormalised { normalizer: String },
+    /// Their rows are no whole blocks.
+    NotQuantized { matrices: usize },
 }
 
 impl fmt::Display for Note {
@@ -87,6 +91,10 @@ impl fmt::Display for Note {
             Self::NoTokenizer { reason } => write!(
                 f,
                 "the file has no tokenizer, since {reason}; programs must pass it token ids"
+            ),
+            Self::NotQuantized { matrices } => write!(
+                f,
+                "{matrices} matrices are f16, since their rows are no whole blocks of 32 numbers"
             ),
             Self::NotNormalised { normalizer } => write!(
                 f,
@@ -104,8 +112,8 @@ pub struct Written {
     pub notes: Vec<Note>,
 }
 
-/// Writes a model and its tokenizer as a GGUF file, one tensor at a time; a file that is there
-/// already is replaced once the new one is whole.
+/// Writes a model and its tokenizer as a GGUF file, one tensor at a time; the file appears once it
+/// is whole.
 ///
 /// `tensors` gives a parameter by our name, in f32 and in our layout. Parameters are asked for in
 /// the order of the file, some more than once. `data_type` is that of the matrices; vectors and
@@ -114,8 +122,8 @@ pub struct Written {
 ///
 /// # Errors
 /// A model or tokenizer that llama.cpp cannot run as it was trained, a tensor that cannot be read
-/// or does not fit the configuration, or a disk that cannot be written; then `path` is left as it
-/// was.
+/// or does not fit the configuration, a path that is there already, or a disk that cannot be
+/// written; then `path` is left as it was.
 pub fn write<E: Into<Box<dyn Error + Send + Sync>>>(
     path: &Path,
     name: &str,
@@ -143,8 +151,17 @@ pub fn write<E: Into<Box<dyn Error + Send + Sync>>>(
     metadata.extend(layout.metadata());
     metadata.extend(vocabulary::metadata(vocabulary.as_ref()));
     let planned = layout.tensors();
+    let kept = |tensor: &&Tensor| tensor.info.data_type == DataType::F16;
+    let matrices = planned.iter().filter(kept).count();
+    if data_type == DataType::Q8_0 && matrices > 0 {
+        notes.push(Note::NotQuantized { matrices });
+    }
 
     let write_error = |source| GgufError::Write { path: path.into(), source };
+    // Whatever it is: a rename would take the place of a device, too.
+    if path.symlink_metadata().is_ok() {
+        return Err(GgufError::Exists { path: path.into() });
+    }
     let mut part = beside(path).map_err(write_error)?;
     let mut out = BufWriter::new(part.as_file_mut());
     writer::write_header(&mut out, &metadata, planned.iter().map(|tensor| &tensor.info))
@@ -164,7 +181,7 @@ pub fn write<E: Into<Box<dyn Error + Send + Sync>>>(
     out.flush().map_err(write_error)?;
     drop(out);
     part.as_file().sync_all().map_err(write_error)?;
-    part.persist(path).map_err(|error| write_error(error.error))?;
+    part.persist_noclobber(path).map_err(|error| write_error(error.error))?;
     Ok(Written { architecture: layout.architecture(), notes })
 }
 
