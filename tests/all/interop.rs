@@ -208,7 +208,11 @@ fn options_without_a_counterpart_are_refused_by_name() {
     import_refuses("llama-tiny", rope(json!({"rope_type": "linear"})), "rope_parameters.factor");
     import_refuses("llama-tiny", rope(json!({"rope_type": "linear", "factor": -1.0})), "factor");
     import_refuses("llama-tiny", set("hidden_act", json!("tanh")), "`hidden_act` = tanh");
-    import_refuses("llama-tiny", set("hidden_size", json!("many")), "config.json: ");
+    import_refuses(
+        "llama-tiny",
+        set("hidden_size", json!("many")),
+        "config.json cannot be used: invalid type",
+    );
     import_refuses("llama-tiny", set("num_attention_heads", json!(0)), "model.n_heads");
     import_refuses(
         "llama-tiny",
