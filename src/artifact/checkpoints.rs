@@ -1,6 +1,6 @@
 use burn::module::AutodiffModule;
-use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{self, read_error, write_error};
 use super::run::Best;
-use super::{ArtifactError, write_tensors};
+use super::{ArtifactError, stream_tensors};
 use crate::model;
 use crate::train::{AdamW, Checkpoint, CheckpointSink, LanguageModel};
 
@@ -78,11 +78,8 @@ impl Checkpoints {
             .tempdir_in(&folder)
             .map_err(write_error(&folder))?;
 
-        let model = checkpoint.model.valid();
-        let tensors = model::tensors(&model.model);
-        write_tensors(&part.path().join(MODEL), &tensors, HashMap::new())?;
-        let (moments, updates) = optimizer_tensors(checkpoint.model, checkpoint.optimizer);
-        write_tensors(&part.path().join(OPTIMIZER), &moments, updates)?;
+        write_model(&part.path().join(MODEL), checkpoint.model)?;
+        write_moments(&part.path().join(OPTIMIZER), checkpoint.model, checkpoint.optimizer)?;
         files::write_json(&part.path().join(PROGRESS), checkpoint.progress)?;
         files::write_checksums(part.path(), &[MODEL, OPTIMIZER, PROGRESS])?;
 
@@ -121,20 +118,38 @@ impl<B: AutodiffBackend> CheckpointSink<B> for Checkpoints {
     }
 }
 
-/// The moments as `first.NAME` and `second.NAME`, and how often each parameter was updated.
-fn optimizer_tensors<B: AutodiffBackend>(
+/// Writes the parameters, of which no more than one is on the host at a time.
+fn write_model<B: AutodiffBackend>(
+    path: &Path,
+    model: &LanguageModel<B>,
+) -> Result<(), ArtifactError> {
+    let model = model.valid().model;
+    let parameters = model::parameters(&model);
+    let shapes: Vec<_> =
+        parameters.iter().map(|found| (found.name.clone(), found.shape.clone())).collect();
+    stream_tensors(path, &shapes, HashMap::new(), |index| {
+        let data = model::tensor(&model, parameters[index].id);
+        Ok(Cow::Owned(data.expect("it was listed a moment ago")))
+    })
+}
+
+/// Writes the moments as `first.NAME` and `second.NAME`, and how often each parameter was updated.
+fn write_moments<B: AutodiffBackend>(
+    path: &Path,
     model: &LanguageModel<B>,
     optimizer: &AdamW<B>,
-) -> (Vec<(String, TensorData)>, HashMap<String, String>) {
-    let (mut tensors, mut updates) = (Vec::new(), HashMap::new());
+) -> Result<(), ArtifactError> {
+    let (mut shapes, mut moments, mut updates) = (Vec::new(), Vec::new(), HashMap::new());
     for parameter in model::parameters(&model.model) {
-        let Some(moments) = optimizer.moments(parameter.id) else {
+        let Some(found) = optimizer.moments(parameter.id) else {
             continue; // never updated
         };
         let name = parameter.name;
-        tensors.push((format!("first.{name}"), moments.first.into_data()));
-        tensors.push((format!("second.{name}"), moments.second.into_data()));
-        updates.insert(name, moments.step.to_string());
+        for (moment, tensor) in [("first", found.first), ("second", found.second)] {
+            shapes.push((format!("{moment}.{name}"), tensor.dims().to_vec()));
+            moments.push(tensor);
+        }
+        updates.insert(name, found.step.to_string());
     }
-    (tensors, updates)
+    stream_tensors(path, &shapes, updates, |index| Ok(Cow::Owned(moments[index].to_data())))
 }

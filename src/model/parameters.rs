@@ -41,6 +41,17 @@ pub fn tensors<B: Backend, M: Module<B>>(module: &M) -> Vec<(String, TensorData)
     found
 }
 
+/// The values of one parameter.
+pub fn tensor<B: Backend, M: Module<B>>(module: &M, wanted: ParamId) -> Option<TensorData> {
+    let mut found = None;
+    visit(module, |_, id, tensor| {
+        if id == wanted {
+            found = Some(tensor.data());
+        }
+    });
+    found
+}
+
 /// The same module with all its values replaced by what `source` gives for each name.
 ///
 /// # Errors
