@@ -226,8 +226,8 @@ fn check_gradient<B: TrainBackend>(config: &ModelConfig, what: &str, device: &B:
             objective
         };
         let slope = (there(step) - there(-step)) / (2.0 * step);
-        // Against the length of this gradient: f32 keeps less of it on ndarray, where up to 4e-4
-        // has been seen, with GELU, than on flex, where it is 8e-6; a wrong formula is off by
+        // Against the length of this gradient: f32 keeps less of it on ndarray, where up to 7e-4
+        // has been seen, with GELU, than on flex, where it is 8e-6 for the single options; a wrong formula is off by
         // about one. Where a gradient is next to nothing, what is left of larger ones that cancel.
         let tolerance = 1e-3 * length + 2e-5;
         assert!((along - slope).abs() < tolerance, "{what}: {name}: {along}, slope {slope}");
@@ -679,12 +679,12 @@ fn runner(cases: u32) -> TestRunner {
 #[test]
 fn any_combination_works_or_is_refused() {
     on_each_backend!(|device: B| {
-        let (mut valid, mut refused, mut exported) = (0, 0, 0);
+        let (mut valid, mut refused) = (0, 0);
         let mut seen = |change: Value| match resolve(change.clone()) {
             Ok(config) => {
                 valid += 1;
                 check::<B>(&config, &change.to_string(), &device);
-                exported += usize::from(check_files::<Inner<B>>(&config, &device));
+                check_files::<Inner<B>>(&config, &device);
                 // And it begins as a model that knows nothing.
                 let initial = Model::<Inner<B>>::new(
                     "options",
@@ -708,8 +708,6 @@ fn any_combination_works_or_is_refused() {
             })
             .unwrap();
         assert!(valid > 60 && refused > 60, "{valid} valid, {refused} refused");
-        // At random, hardly anything is a model that others know.
-        println!("{exported} of {valid} fit a class of Hugging Face's");
     });
 }
 
@@ -754,8 +752,7 @@ fn models_that_others_know_go_out_and_come_back_bit_by_bit() {
                 Ok(())
             })
             .unwrap();
-        // A window and a norm on queries at once, for one, is nobody's.
-        assert!(exported.get() > 60, "{} of {}", exported.get(), all.get());
+        assert_eq!(exported.get(), all.get(), "each of them has a class");
     });
 }
 
