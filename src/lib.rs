@@ -1,7 +1,8 @@
 //! Train, evaluate and sample GPT-family language models on any burn backend.
 //!
 //! The modules stand in the order in which data flows through them, and each imports only from
-//! those before it. [`config`] says what is wanted and [`backend`] what computes it; then
+//! those before it. [`config`] says what is wanted, [`files`] keeps files whole and [`backend`]
+//! computes; then
 //!
 //! text -> [`tokenizer`] -> [`data`] (token windows, batches) -> [`model`] (logits) ->
 //! [`train`] (loss, optimizer, schedule, strategy) -> [`artifact`] (a run directory) ->
@@ -32,6 +33,8 @@
 //! ```
 
 pub mod config;
+
+pub mod files;
 
 pub mod backend;
 

@@ -6,9 +6,9 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::files::{self, read_error, write_error};
 use super::run::Best;
 use super::{ArtifactError, stream_tensors};
+use crate::files::{self, read_error, write_error};
 use crate::model;
 use crate::train::{AdamW, Checkpoint, CheckpointSink, LanguageModel};
 
@@ -62,7 +62,7 @@ impl Checkpoints {
     /// A note that cannot be read.
     pub fn best(&self) -> Result<Option<Best>, ArtifactError> {
         let path = self.run.join("best.json");
-        path.exists().then(|| files::read_json(&path)).transpose()
+        Ok(path.exists().then(|| files::read_json(&path)).transpose()?)
     }
 
     fn save_whole<B: AutodiffBackend>(

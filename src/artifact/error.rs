@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use super::TensorError;
 use crate::config::ConfigError;
+use crate::files::FileError;
 use crate::model::ModelError;
 use crate::tokenizer::TokenizerError;
 
@@ -14,12 +15,8 @@ pub enum ArtifactError {
     Exists { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
-    #[error("cannot write {}", .path.display())]
-    Write { path: PathBuf, source: std::io::Error },
-    #[error("cannot read {}", .path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{} is damaged: {reason}; restore it from a copy or train the run again", .path.display())]
-    Damaged { path: PathBuf, reason: String },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{} is not a valid configuration", .path.display())]
     Config { path: PathBuf, source: ConfigError },
     #[error("{} is not a valid tokenizer", .path.display())]
@@ -39,10 +36,11 @@ impl From<TensorError> for ArtifactError {
             | TensorError::Twice { second: path, .. } => path.clone(),
         };
         match error {
-            TensorError::Read { path, source } => Self::Read { path, source },
-            TensorError::Format { reason, .. } => Self::Damaged { path, reason },
-            other => Self::Damaged { path, reason: other.to_string() },
+            TensorError::Read { path, source } => FileError::Read { path, source },
+            TensorError::Format { reason, .. } => FileError::Damaged { path, reason },
+            other => FileError::Damaged { path, reason: other.to_string() },
         }
+        .into()
     }
 }
 

@@ -4,7 +4,6 @@
 
 mod checkpoints;
 mod error;
-mod files;
 mod run;
 mod tensors;
 

@@ -9,9 +9,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::checkpoints::{MODEL, PROGRESS};
-use super::files::{self, read_error, write_error};
 use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
+use crate::files::{self, FileError, read_error, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::Progress;
@@ -78,7 +78,7 @@ impl Run {
         fs::create_dir_all(root).map_err(write_error(root))?;
         fs::create_dir(&path).map_err(|source| match source.kind() {
             ErrorKind::AlreadyExists => ArtifactError::Exists { path: path.clone() },
-            _ => ArtifactError::Write { path: path.clone(), source },
+            _ => FileError::Write { path: path.clone(), source }.into(),
         })?;
         let run = Self { name: config.name.clone(), config: config.clone(), tokenizer, path };
         let written = files::write_json(&run.path.join(CONFIG), &run.config)
@@ -87,7 +87,7 @@ impl Run {
         if let Err(error) = written {
             // Best effort: the error that matters is the first one.
             let _ = fs::remove_dir_all(&run.path);
-            return Err(error);
+            return Err(error.into());
         }
         Ok(run)
     }
@@ -98,7 +98,7 @@ impl Run {
     ///
     /// # Errors
     /// [`ArtifactError::Exists`], a disk that cannot be written, or whatever `values` refuses.
-    pub fn create_with_model<'a, E: From<ArtifactError>>(
+    pub fn create_with_model<'a, E: From<ArtifactError> + From<FileError>>(
         root: &Path,
         config: &RunConfig,
         tokenizer: SavedTokenizer,
@@ -120,7 +120,7 @@ impl Run {
         written.map(|()| run)
     }
 
-    fn write_with_model<'a, E: From<ArtifactError>>(
+    fn write_with_model<'a, E: From<ArtifactError> + From<FileError>>(
         &self,
         root: &Path,
         shapes: &[(String, Vec<usize>)],
@@ -279,19 +279,20 @@ impl Run {
     /// A disk that cannot be written.
     pub fn metrics_file(&self) -> Result<File, ArtifactError> {
         let path = self.path.join("metrics.jsonl");
-        File::options().create(true).append(true).open(&path).map_err(write_error(&path))
+        let file = File::options().create(true).append(true).open(&path);
+        Ok(file.map_err(write_error(&path))?)
     }
 
     /// # Errors
     /// A disk that cannot be written.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), ArtifactError> {
-        files::write_json(&self.path.join(SUMMARY), summary)
+        Ok(files::write_json(&self.path.join(SUMMARY), summary)?)
     }
 
     /// # Errors
     /// A summary that is missing or damaged.
     pub fn summary(&self) -> Result<Summary, ArtifactError> {
-        files::read_json(&self.path.join(SUMMARY))
+        Ok(files::read_json(&self.path.join(SUMMARY))?)
     }
 }
 

@@ -12,7 +12,7 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::ArtifactError;
-use super::files::write_error;
+use crate::files::{FileError, write_error};
 
 /// Bytes before the header, which say how long it is.
 const PREFIX: usize = 8;
@@ -185,19 +185,19 @@ impl Shard {
 /// # Errors
 /// A file that cannot be written, whatever `values` refuses, or values that are not f32 or not of
 /// the shape that was announced. What has been written by then is left to the caller.
-pub fn stream_tensors<'a, E: From<ArtifactError>>(
+pub fn stream_tensors<'a, E: From<FileError>>(
     path: &Path,
     shapes: &[(String, Vec<usize>)],
     metadata: HashMap<String, String>,
     mut values: impl FnMut(usize) -> Result<Cow<'a, TensorData>, E>,
 ) -> Result<(), E> {
     let header = header(shapes, metadata)
-        .map_err(|reason| ArtifactError::Damaged { path: path.into(), reason })?;
+        .map_err(|reason| FileError::Damaged { path: path.into(), reason })?;
     let mut file = File::create(path).map(BufWriter::new).map_err(write_error(path))?;
     file.write_all(&header).map_err(write_error(path))?;
     for (index, (name, shape)) in shapes.iter().enumerate() {
         let data = values(index)?;
-        let wrong = |reason: String| ArtifactError::Damaged {
+        let wrong = |reason: String| FileError::Damaged {
             path: path.into(),
             reason: format!("tensor `{name}`: {reason}"),
         };

@@ -11,10 +11,13 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
     let what = || format!("the run {} cannot be exported", run.name());
     match (args.to.as_str(), &args.data_type) {
         ("gguf", data_type) => {
-            let data_type = DataType::ALL
-                .into_iter()
-                .find(|known| data_type.as_ref().is_some_and(|name| known.name() == name))
-                .unwrap_or(DataType::F32);
+            let data_type = match data_type {
+                Some(name) => DataType::ALL
+                    .into_iter()
+                    .find(|known| known.name() == name)
+                    .with_context(|| format!("there is no type {name}"))?,
+                None => DataType::F32,
+            };
             to_gguf(&run, &args, data_type).with_context(what)
         }
         (_, Some(_)) => bail!("--type is for --to gguf; Hugging Face's files keep f32"),

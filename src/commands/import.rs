@@ -87,7 +87,7 @@ fn folder(model: &str) -> Result<PathBuf, InteropError> {
 
 /// A recipe with the model's architecture; what it does not say is as for any other run.
 fn run_config(name: &str, model: &ForeignModel) -> anyhow::Result<RunConfig> {
-    let batch_size = BATCH_TOKENS.div_ceil(model.config.context_length.max(1)).min(BATCH_SIZE);
+    let batch_size = (BATCH_TOKENS / model.config.context_length).clamp(1, BATCH_SIZE);
     let config = json!({
         "name": name,
         "model": model.config,

@@ -89,7 +89,7 @@ impl Job for Logits<'_> {
 
 impl Logits<'_> {
     fn table(&self, rows: &[&[f32]], out: &mut impl Write) -> std::io::Result<()> {
-        writeln!(out, "position    token  most likely next tokens, each with its logit")?;
+        writeln!(out, "position    token  most likely tokens, each with its logit")?;
         for (position, (token, row)) in self.tokens.iter().zip(rows).enumerate() {
             let mut order: Vec<usize> = (0..row.len()).collect();
             order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));

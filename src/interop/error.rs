@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use crate::artifact::ArtifactError;
 use crate::artifact::TensorError;
 use crate::config::ConfigError;
+use crate::files::FileError;
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be taken over, or handed on.
@@ -50,6 +51,8 @@ pub enum InteropError {
     Tensors(#[from] TensorError),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{} is not a tokenizer that can be used", .path.display())]
     Tokenizer { path: PathBuf, source: TokenizerError },
     #[error(

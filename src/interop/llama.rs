@@ -96,7 +96,6 @@ fn silu() -> String {
 impl LlamaConfig {
     fn llama(&self) -> Result<ModelConfig, InteropError> {
         let mut config = self.model_config("hidden_act", &self.hidden_act)?;
-        config.attention.output_bias = Some(self.attention_bias);
         config.feed_forward.bias = Some(self.mlp_bias);
         Ok(config)
     }

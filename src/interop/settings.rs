@@ -71,6 +71,16 @@ pub(super) struct RotarySettings {
     rotary_pct: Option<f64>,
 }
 
+/// Keys of rotary positions that are read as numbers.
+const NUMBERS: [&str; 6] = [
+    "rope_theta",
+    "partial_rotary_factor",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+];
+
 impl RotarySettings {
     /// `default_fraction`: the share of a head that is turned where nothing says so; `None` for
     /// families that always turn all of it.
@@ -88,6 +98,14 @@ impl RotarySettings {
         {
             let reason = "all layers must have the same rotary positions";
             return Err(InteropError::option(&format!("{option}.{key}"), value, reason));
+        }
+        let present = rope.into_iter().flatten().filter(|(_, value)| !value.is_null());
+        // Not to be taken for one that is absent, which has a default.
+        for (key, value) in present {
+            if NUMBERS.contains(&key.as_str()) && !value.is_number() {
+                let reason = "a number is needed";
+                return Err(InteropError::option(&format!("{option}.{key}"), value, reason));
+            }
         }
         let number = |key: &str| rope.and_then(|rope| rope.get(key)).and_then(Value::as_f64);
         let required = |key: &str| {

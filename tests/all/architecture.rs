@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The path of the data, as lib.rs has it.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "config",
+    "files",
     "backend",
     "tokenizer",
     "data",
@@ -31,7 +32,7 @@ fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
 }
 
 fn all() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = crate::support::repository().join("src");
     let mut paths = Vec::new();
     sources(&root, &mut paths);
     assert!(paths.len() > 40);

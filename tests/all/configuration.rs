@@ -35,7 +35,7 @@ fn every_shipped_configuration_loads_under_its_own_name() {
     assert_eq!((finetune.model, finetune.tokenizer), (gpt2.model, gpt2.tokenizer));
     assert_eq!(finetune.name, "finetune-shakespeare");
     assert_eq!(finetune.train.schedule.learning_rate, 3e-5);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("model-configs");
+    let folder = crate::support::repository().join("model-configs");
     let files: BTreeSet<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -206,6 +206,11 @@ fn options_without_a_counterpart_are_refused_by_name() {
         "`rope_parameters.full_attention`",
     );
     import_refuses("llama-tiny", rope(json!({"rope_type": "linear"})), "rope_parameters.factor");
+    import_refuses(
+        "llama-tiny",
+        rope(json!({"rope_type": "default", "rope_theta": "500000"})),
+        "`rope_parameters.rope_theta` = \"500000\" is not supported: a number is needed",
+    );
     import_refuses("llama-tiny", rope(json!({"rope_type": "linear", "factor": -1.0})), "factor");
     import_refuses("llama-tiny", set("hidden_act", json!("tanh")), "`hidden_act` = tanh");
     import_refuses(

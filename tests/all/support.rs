@@ -4,7 +4,7 @@ use burn::tensor::TensorData;
 use emberlm::backend::{self, BackendKind, Job};
 use emberlm::data::{Example, ExamplePlace, Place, Split, Task, TokenBatch, Window};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The CPU backends that are compiled in; ndarray is the reference.
 pub fn cpu_backends() -> Vec<BackendKind> {
@@ -38,9 +38,15 @@ macro_rules! on_each_backend {
     }};
 }
 
+/// Where the repository is now: the tests may have been compiled in another clone, if both share
+/// a target folder.
+pub fn repository() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or(".".into(), PathBuf::from)
+}
+
 /// A folder beside the repository that not every checkout has.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
+    let full = repository().join("../shared").join(path);
     if full.exists() {
         return Some(full);
     }
@@ -49,7 +55,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 }
 
 pub fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+    repository().join("tests/golden").join(path)
 }
 
 pub fn floats(data: TensorData) -> Vec<f32> {

@@ -6,26 +6,40 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::ArtifactError;
+/// What goes wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("cannot write {}", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read {}", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is damaged: {reason}; restore it from a copy or make it again", .path.display())]
+    Damaged { path: PathBuf, reason: String },
+}
 
 /// Names the checksums of the other files of its folder.
 const CHECKSUMS: &str = "checksums.json";
 
-pub(super) fn write_error(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + '_ {
-    |source| ArtifactError::Write { path: path.into(), source }
+/// For `map_err`.
+pub fn write_error(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
+    |source| FileError::Write { path: path.into(), source }
 }
 
-pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + '_ {
-    |source| ArtifactError::Read { path: path.into(), source }
+/// For `map_err`.
+pub fn read_error(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
+    |source| FileError::Read { path: path.into(), source }
 }
 
 /// Writes a file beside its place, syncs it, and moves it there.
-pub(super) fn write_whole(
+///
+/// # Errors
+/// A disk that cannot be written; then the place is as it was.
+pub fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
-) -> Result<(), ArtifactError> {
+) -> Result<(), FileError> {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let whole = || {
         let mut builder = tempfile::Builder::new();
@@ -46,7 +60,10 @@ pub(super) fn write_whole(
 }
 
 /// A rename is only kept once its folder is.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// A folder that cannot be synced.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     // Windows cannot open a folder; there the rename itself is all that can be asked for.
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
@@ -54,7 +71,11 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ArtifactError> {
+/// A file of JSON, whole or not at all.
+///
+/// # Errors
+/// As for [`write_whole`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
     write_whole(path, |file| {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
@@ -62,40 +83,56 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Arti
     })
 }
 
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ArtifactError> {
+/// # Errors
+/// A file that cannot be read, or that holds something else.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
     let text = fs::read_to_string(path).map_err(read_error(path))?;
     serde_json::from_str(&text)
-        .map_err(|error| ArtifactError::Damaged { path: path.into(), reason: error.to_string() })
+        .map_err(|error| FileError::Damaged { path: path.into(), reason: error.to_string() })
 }
 
 /// Records the checksums of files of a folder in the folder.
-pub(super) fn write_checksums(folder: &Path, names: &[&str]) -> Result<(), ArtifactError> {
+///
+/// # Errors
+/// Files that cannot be read, or a folder that cannot be written.
+pub fn write_checksums(folder: &Path, names: &[&str]) -> Result<(), FileError> {
     let checksums = names
         .iter()
         .map(|name| Ok((name.to_string(), checksum(&folder.join(name))?)))
-        .collect::<Result<BTreeMap<String, String>, ArtifactError>>()?;
+        .collect::<Result<BTreeMap<String, String>, FileError>>()?;
     write_json(&folder.join(CHECKSUMS), &checksums)
 }
 
 /// Checks a file against the checksum that its folder records.
-pub(super) fn verify(folder: &Path, name: &str) -> Result<(), ArtifactError> {
+///
+/// # Errors
+/// [`FileError::Damaged`], or files that cannot be read.
+pub fn verify(folder: &Path, name: &str) -> Result<(), FileError> {
     let path = folder.join(name);
     let expected: BTreeMap<String, String> = read_json(&folder.join(CHECKSUMS))?;
     let found = checksum(&path)?;
     if expected.get(name) == Some(&found) {
         return Ok(());
     }
-    Err(ArtifactError::Damaged {
+    Err(FileError::Damaged {
         path,
         reason: "its checksum is not the one that was recorded when it was written".into(),
     })
 }
 
-fn checksum(path: &Path) -> Result<String, ArtifactError> {
+/// The SHA-256 of a file, as `sha256sum` prints it.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn checksum(path: &Path) -> Result<String, FileError> {
     let mut hasher = Sha256::new();
     File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hasher))
         .map_err(read_error(path))?;
-    let digest = hasher.finalize();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(hasher))
+}
+
+/// A finished SHA-256, as `sha256sum` prints it.
+pub fn hexadecimal(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
