@@ -4,7 +4,7 @@ use std::sync::Arc;
 use crate::artifact::Run;
 use crate::backend::{self, Job, TrainBackend};
 use crate::cli::EvalArgs;
-use crate::data::{Corpus, EvaluationLoader, Split, SplitText, Task};
+use crate::data::{Corpus, EvaluationLoader, Split, Task};
 use crate::tokenizer::Tokenizer;
 use crate::train::{LanguageModel, evaluate};
 
@@ -18,8 +18,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
         Some(path) => (Split::read(path, &config.data, tokenizer.as_ref(), model)?, None),
         None => {
             // With the run's own tokenizer: the text may have changed since.
-            let text = SplitText::read(&config.data, config.seed)?;
-            let corpus = Corpus::encode(&text, tokenizer.clone(), model, config.seed)?;
+            let corpus = Corpus::load(config, Some(tokenizer.clone()))?;
             (corpus.validation, corpus.source_entropy)
         }
     };

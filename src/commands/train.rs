@@ -10,7 +10,7 @@ use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
 use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
-use crate::data::{Corpus, EvaluationLoader, Example, SplitText, SplitTokens, Task};
+use crate::data::{Corpus, EvaluationLoader, Example, SplitTokens, Task};
 use crate::generate::{Sampler, Sampling, begun, opening};
 use crate::model::{Initializer, Model};
 use crate::train::{Display, LanguageModel, Outcome, Training, evaluate, train};
@@ -18,13 +18,11 @@ use crate::train::{Display, LanguageModel, Outcome, Training, evaluate, train};
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.backend.as_deref())?;
     let (mut config, initial) = resolve(&args)?;
-    let text = SplitText::read(&config.data, config.seed)?;
     let tokenizer = match &initial {
-        Some(run) => run.tokenizer()?.into(),
-        None => text.tokenizer(&config.tokenizer)?,
+        Some(run) => Some(run.tokenizer()?.into()),
+        None => None,
     };
-    let corpus = Corpus::encode(&text, tokenizer, &config.model, config.seed)?;
-    drop(text);
+    let corpus = Corpus::load(&config, tokenizer)?;
     let tokens = corpus.tokenizer.vocab_size() + Task::special_tokens(config.model.architecture);
     let vocab_size = config.model.vocab_size.unwrap_or(tokens);
     if vocab_size < tokens {
@@ -57,6 +55,9 @@ fn resolve(args: &TrainArgs) -> anyhow::Result<(RunConfig, Option<Run>)> {
             (None, None) => "text",
             (Some(path), _) => DataConfig::kind_of(path, architecture),
         };
+        if kind == "tokens" && args.eval_data.is_some() {
+            bail!("prepared data has its own validation split; leave out --eval-data");
+        }
         text.insert("kind".into(), kind.into());
         config::override_value(&mut value, &format!("data={}", json!(text)))?;
     }

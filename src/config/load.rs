@@ -222,7 +222,15 @@ pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigEr
 /// # Errors
 /// An unknown key or variant (with the nearest right one), a value of the wrong type, or a
 /// value out of range.
-pub fn resolve(value: Value) -> Result<RunConfig, ConfigError> {
+pub fn resolve(mut value: Value) -> Result<RunConfig, ConfigError> {
+    // A vocabulary that would be built from the text comes from prepared data instead.
+    let built = matches!(value["tokenizer"]["kind"].as_str(), None | Some("character" | "bpe"));
+    if built
+        && value["data"]["kind"] == "tokens"
+        && let Some(path) = value.pointer("/data/path").filter(|path| path.is_string())
+    {
+        value["tokenizer"] = json!({"kind": "file", "path": path});
+    }
     if let (Some(run), None) = (value["init_from"].as_str(), value.pointer("/model/d_model")) {
         return Err(ConfigError::Inherited { run: run.into() });
     }

@@ -93,6 +93,26 @@ pub enum DataConfig {
         #[serde(default = "default_target_field")]
         target_field: String,
     },
+    /// A folder of token files that `emberlm prepare` has made, with a tokenizer of its own.
+    Tokens {
+        #[serde(default)]
+        path: Option<PathBuf>,
+        #[serde(default)]
+        packing: Packing,
+    },
+}
+
+/// How documents become windows of the context's length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Packing {
+    /// One after the other, and windows reach across them.
+    #[default]
+    Stream,
+    /// The same, but attention does not reach from one document into another.
+    MaskedStream,
+    /// One document a window, padded where it is shorter; padding does not count in the loss.
+    Documents,
 }
 
 /// Keys of a pair in JSON lines, where nothing else is said.
@@ -120,11 +140,12 @@ pub(super) fn default_validation_fraction() -> f64 {
 }
 
 impl DataConfig {
-    /// Which `kind` a file of the user's is for a model: pairs for one that reads sources, where
-    /// the name ends in `.tsv` or `.jsonl`, and else a text.
+    /// Which `kind` a path of the user's is for a model: a folder has token files; a file has pairs
+    /// where the model reads sources and the name ends in `.tsv` or `.jsonl`, and else a text.
     pub fn kind_of(path: &Path, architecture: Architecture) -> &'static str {
         let extension = path.extension().and_then(|extension| extension.to_str());
         match (architecture, extension) {
+            _ if path.is_dir() => "tokens",
             (Architecture::EncoderDecoder, Some("tsv" | "jsonl")) => "pairs",
             _ => "text",
         }
@@ -296,6 +317,15 @@ impl RunConfig {
                 *share > 0.0 && *share < 1.0,
                 "between 0 and 1",
             )?,
+            DataConfig::Tokens { packing, .. } => {
+                let reads_sources = self.model.architecture == Architecture::EncoderDecoder;
+                check(
+                    "data.packing",
+                    format!("{packing:?}"),
+                    *packing == Packing::Stream || !reads_sources,
+                    "stream, where the model is an encoder-decoder",
+                )?;
+            }
         }
         let name_is_safe = !self.name.is_empty()
             && !self.name.starts_with('.')

@@ -3,11 +3,13 @@ use std::sync::Arc;
 
 use super::pairs::{TextPair, read_pairs};
 use super::{
-    DataError, ExampleOrder, ExamplePlace, Place, Stories, Task, WindowOrder, disjoint_windows,
-    read_text, spread_windows,
+    DataError, DocumentOrder, ExampleOrder, ExamplePlace, Place, Prepared, Stories, Task,
+    TokenStream, WindowOrder, disjoint_windows, read_text, spread_windows,
 };
 use crate::config::DataConfig;
 use crate::config::ModelConfig;
+use crate::config::Packing;
+use crate::config::RunConfig;
 use crate::config::TokenizerConfig;
 use crate::config::{SOURCE_FIELD, TARGET_FIELD};
 use crate::tokenizer::{self, Tokenizer};
@@ -16,6 +18,7 @@ use crate::tokenizer::{self, Tokenizer};
 #[derive(Debug, Clone)]
 pub struct Split {
     pub tokens: SplitTokens,
+    pub packing: Packing,
     /// Bytes of the text that is predicted.
     pub bytes: usize,
 }
@@ -24,7 +27,7 @@ pub struct Split {
 #[derive(Debug, Clone)]
 pub enum SplitTokens {
     /// Documents, one after the other.
-    Text(Arc<[u32]>),
+    Text(TokenStream),
     Pairs(Arc<[Pair]>),
 }
 
@@ -38,7 +41,13 @@ pub struct Pair {
 impl Split {
     /// A plain text.
     pub fn text(tokens: impl Into<Arc<[u32]>>, bytes: usize) -> Self {
-        Self { tokens: SplitTokens::Text(tokens.into()), bytes }
+        let tokens = SplitTokens::Text(TokenStream::of_text(tokens));
+        Self { tokens, packing: Packing::Stream, bytes }
+    }
+
+    /// Pairs of texts, with targets of so many bytes.
+    pub fn pairs(pairs: impl Into<Arc<[Pair]>>, bytes: usize) -> Self {
+        Self { tokens: SplitTokens::Pairs(pairs.into()), packing: Packing::Stream, bytes }
     }
 
     /// Tokens, those of the sources included.
@@ -67,6 +76,9 @@ impl Split {
     /// Training examples in a shuffled order.
     pub fn order(&self, context_length: usize, seed: u64) -> ExampleOrder {
         match &self.tokens {
+            SplitTokens::Text(tokens) if self.packing == Packing::Documents => {
+                ExampleOrder::Documents(DocumentOrder::new(tokens.clone(), context_length, seed))
+            }
             SplitTokens::Text(tokens) => {
                 ExampleOrder::Windows(WindowOrder::new(tokens.len(), context_length, seed))
             }
@@ -77,6 +89,9 @@ impl Split {
     /// All examples, each token of a text being predicted once.
     pub fn all(&self, context_length: usize) -> Vec<ExamplePlace> {
         match &self.tokens {
+            SplitTokens::Text(tokens) if self.packing == Packing::Documents => {
+                windows(DocumentOrder::new(tokens.clone(), context_length, 0).disjoint())
+            }
             SplitTokens::Text(tokens) => windows(disjoint_windows(tokens.len(), context_length)),
             SplitTokens::Pairs(pairs) => (0..pairs.len()).map(pair).collect(),
         }
@@ -85,6 +100,9 @@ impl Split {
     /// At most `count` examples, spread evenly: a fixed sample.
     pub fn spread(&self, context_length: usize, count: usize) -> Vec<ExamplePlace> {
         match &self.tokens {
+            SplitTokens::Text(tokens) if self.packing == Packing::Documents => {
+                windows(DocumentOrder::new(tokens.clone(), context_length, 0).spread(count))
+            }
             SplitTokens::Text(tokens) => {
                 windows(spread_windows(tokens.len(), context_length, count))
             }
@@ -95,7 +113,8 @@ impl Split {
         }
     }
 
-    /// A file as a whole; where it has pairs, they are as in `data`.
+    /// A file as a whole, where it has pairs they are as in `data`; or the validation split of a
+    /// folder that was prepared.
     ///
     /// # Errors
     /// Text that cannot be read or encoded, or is too short to predict anything in.
@@ -106,6 +125,11 @@ impl Split {
         model: &ModelConfig,
     ) -> Result<Self, DataError> {
         let raw = match (DataConfig::kind_of(path, model.architecture), data) {
+            ("tokens", _) => {
+                let prepared = Prepared::open(path)?;
+                prepared.check_tokenizer(tokenizer)?;
+                return Ok(Self::prepared(&prepared, packing_of(data))?.1);
+            }
             ("pairs", DataConfig::Pairs { source_field, target_field, .. }) => {
                 Raw::whole(read_pairs(path, source_field, target_field)?)
             }
@@ -117,14 +141,40 @@ impl Split {
         Ok(split)
     }
 
+    /// The training and the validation split of a folder.
+    fn prepared(prepared: &Prepared, packing: Packing) -> Result<(Self, Self), DataError> {
+        let meta = prepared.meta();
+        if packing == Packing::Documents && meta.tokenizer.end_of_text.is_none() {
+            return Err(DataError::NoEndOfText { name: meta.tokenizer.name.clone() });
+        }
+        let (train, validation) = prepared.tokens()?;
+        let split = |tokens, bytes| Self {
+            tokens: SplitTokens::Text(tokens),
+            packing,
+            bytes: bytes as usize,
+        };
+        Ok((split(train, meta.train.bytes), split(validation, meta.validation.bytes)))
+    }
+
     fn check_length(&self, split: &'static str, context_length: usize) -> Result<(), DataError> {
         match &self.tokens {
+            // Documents are padded, but one of them must have something to predict.
+            SplitTokens::Text(tokens) if self.packing == Packing::Documents && tokens.len() > 1 => {
+                Ok(())
+            }
             // The last token of a window is only a target, so a window needs one more.
             SplitTokens::Text(tokens) if tokens.len() <= context_length => {
                 Err(DataError::TooShort { split, found: tokens.len(), context_length })
             }
             _ => Ok(()),
         }
+    }
+}
+
+fn packing_of(data: &DataConfig) -> Packing {
+    match data {
+        DataConfig::Tokens { packing, .. } => *packing,
+        _ => Packing::Stream,
     }
 }
 
@@ -152,6 +202,47 @@ pub struct Corpus {
 }
 
 impl Corpus {
+    /// The data of a configuration, with the tokenizer that is given, or else with the one that the
+    /// configuration asks for.
+    ///
+    /// # Errors
+    /// Data that cannot be read, or not with this tokenizer.
+    pub fn load(
+        config: &RunConfig,
+        tokenizer: Option<Arc<dyn Tokenizer>>,
+    ) -> Result<Self, DataError> {
+        if let DataConfig::Tokens { path, packing } = &config.data {
+            let prepared = Prepared::open(path.as_ref().ok_or(DataError::NoPath)?)?;
+            let tokenizer = match tokenizer {
+                Some(tokenizer) => tokenizer,
+                // Nothing can be trained on text that is not there.
+                None => tokenizer::build(&config.tokenizer, [])?.into(),
+            };
+            prepared.check_tokenizer(tokenizer.as_ref())?;
+            return Self::prepared(&prepared, *packing, tokenizer, &config.model, config.seed);
+        }
+        let text = SplitText::read(&config.data, config.seed)?;
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => text.tokenizer(&config.tokenizer)?,
+        };
+        Self::encode(&text, tokenizer, &config.model, config.seed)
+    }
+
+    fn prepared(
+        prepared: &Prepared,
+        packing: Packing,
+        tokenizer: Arc<dyn Tokenizer>,
+        model: &ModelConfig,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        let (train, validation) = Split::prepared(prepared, packing)?;
+        train.check_length("training", model.context_length)?;
+        validation.check_length("validation", model.context_length)?;
+        let task = Task::new(model.architecture, tokenizer.vocab_size(), seed);
+        Ok(Self { tokenizer, task, train, validation, source_entropy: None })
+    }
+
     /// Encodes both sides of a text for a model.
     ///
     /// # Errors
@@ -216,6 +307,7 @@ impl SplitText {
                     entropy_per_byte: Some(stories.entropy_per_character()),
                 })
             }
+            DataConfig::Tokens { .. } => Err(DataError::NoText),
             DataConfig::Text { path, validation_path, validation_fraction } => {
                 let text = read_text(path.as_ref().ok_or(DataError::NoPath)?)?;
                 let (train, validation) = match validation_path {
@@ -316,7 +408,7 @@ impl Raw {
         let encoded =
             pairs.iter().enumerate().map(encode_pair).collect::<Result<Vec<_>, DataError>>()?;
         let bytes = pairs.iter().map(|(_, target)| target.len()).sum();
-        Ok(Split { tokens: SplitTokens::Pairs(encoded.into()), bytes })
+        Ok(Split::pairs(encoded, bytes))
     }
 }
 

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::GrammarError;
+use crate::files::FileError;
 use crate::tokenizer::TokenizerError;
 
 /// Why there is no data to train or evaluate on.
@@ -21,6 +22,8 @@ pub enum DataError {
     NotUtf8 { path: PathBuf, offset: usize },
     #[error("this configuration names no text; give one with --data FILE")]
     NoPath,
+    #[error("prepared data has no text any more; give the text that it was made of")]
+    NoText,
     #[error(
         "the {split} text has {found} tokens, but a window of model.context_length = {context_length} needs {}; give a longer text or lower the context length", .context_length + 1
     )]
@@ -39,6 +42,36 @@ pub enum DataError {
     LongPair { split: &'static str, number: usize, needed: usize, context_length: usize },
     #[error("the {split} text cannot be encoded")]
     Encode { split: &'static str, source: TokenizerError },
+    #[error("document {number} of its side of the split cannot be encoded")]
+    EncodeDocument { number: u64, source: TokenizerError },
+    #[error(
+        "{documents} different documents are too few to keep one for validation; give more, --validation PATH, or --split characters"
+    )]
+    TooFewDocuments { documents: usize },
+    #[error(
+        "nothing is left for the {split} split; change --validation-fraction, or give --validation PATH"
+    )]
+    EmptySplit { split: &'static str },
+    #[error("{} holds something else already; remove it, or choose another folder with --out", .path.display())]
+    FolderTaken { path: PathBuf },
+    #[error("another program is preparing {} at this moment", .path.display())]
+    Busy { path: PathBuf },
+    #[error("{} holds no prepared data; make some with `emberlm prepare`", .path.display())]
+    NotPrepared { path: PathBuf },
+    #[error(
+        "{} was prepared in format {found}, this program reads format {known}; prepare it again", .path.display()
+    )]
+    Format { path: PathBuf, found: u32, known: u32 },
+    #[error(
+        "{} was prepared with the tokenizer {name} of {vocab_size} tokens, not with the one of {wanted} tokens that is asked for; prepare it again with that one", .path.display()
+    )]
+    OtherTokenizer { path: PathBuf, name: String, vocab_size: usize, wanted: usize },
+    #[error(
+        "one document a row needs to see where documents end, but the tokenizer {name} has no end-of-text token; prepare the data with another, or take data.packing = stream"
+    )]
+    NoEndOfText { name: String },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]

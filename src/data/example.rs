@@ -6,8 +6,9 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
 use super::permutation::mix;
-use super::{Pair, Split, SplitTokens, Window};
+use super::{Pair, Split, SplitTokens, TokenStream, Window};
 use crate::config::Architecture;
+use crate::config::Packing;
 
 /// What a model of some architecture is asked, and with which tokens beyond its tokenizer's.
 ///
@@ -75,6 +76,26 @@ pub enum Place {
     Pair(usize),
 }
 
+/// The documents that the places of a window belong to, counted from the first; none where there
+/// is one only.
+fn documents_within(stream: &TokenStream, window: Window) -> Option<Vec<u32>> {
+    let end = window.start + window.length;
+    let first = stream.document_at(window.start);
+    if stream.document(first).end >= end {
+        return None;
+    }
+    let mut numbers = Vec::with_capacity(window.length);
+    for number in 0.. {
+        let document = stream.document(first + number as usize);
+        let places = document.end.min(end) - document.start.max(window.start);
+        numbers.resize(numbers.len() + places, number);
+        if document.end >= end {
+            break;
+        }
+    }
+    Some(numbers)
+}
+
 /// One row of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
@@ -92,17 +113,25 @@ impl Example {
     /// The place must lie within the split.
     pub fn read(split: &Split, task: Task, at: ExamplePlace) -> Self {
         match (&split.tokens, at.place, task) {
-            (SplitTokens::Text(tokens), Place::Window(Window { start, length }), task) => {
-                let window = &tokens[start..start + length];
+            (SplitTokens::Text(tokens), Place::Window(window), task) => {
+                let Window { start, length } = window;
+                let documents = match split.packing {
+                    Packing::MaskedStream => documents_within(tokens, window),
+                    Packing::Stream | Packing::Documents => None,
+                };
+                let read = tokens.read(start..start + length + 1);
+                let window = &read[..length];
                 match task {
                     Task::NextToken => Self {
                         source: None,
                         input: window.to_vec(),
-                        target: tokens[start + 1..start + length + 1].to_vec(),
+                        target: read[1..].to_vec(),
                         asked: None,
+                        documents,
                     },
                     Task::MaskedTokens { mask, seed } => {
-                        Self::masked(window, mask, mix(seed ^ mix(at.number)))
+                        let example = Self::masked(window, mask, mix(seed ^ mix(at.number)));
+                        Self { documents, ..example }
                     }
                     Task::Translation { begin, end } => {
                         let (source, target) = window.split_at(length.div_ceil(2));

@@ -2,12 +2,19 @@
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::tensor::backend::Backend;
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 
 use super::{Example, ExampleOrder, ExamplePlace, Split, Task, TokenBatch};
 
+/// Micro-batches that are read ahead.
+const READ_AHEAD: usize = 4;
+
 /// Endless training batches in a shuffled order.
+///
+/// One thread reads ahead for as long as the batches are wanted. It hands over plain integers, so
+/// that whatever a device keeps for each thread is kept once.
 #[derive(Debug, Clone)]
 pub struct TrainLoader {
     split: Split,
@@ -15,8 +22,10 @@ pub struct TrainLoader {
     order: ExampleOrder,
     batch_size: usize,
     accumulation: usize,
-    /// Examples that were consumed before.
+    /// Examples that were consumed before, by all ranks.
     cursor: u64,
+    rank: u64,
+    ranks: u64,
 }
 
 impl TrainLoader {
@@ -28,13 +37,59 @@ impl TrainLoader {
         accumulation: usize,
         cursor: u64,
     ) -> Self {
-        Self { split, task, order, batch_size, accumulation, cursor }
+        Self { split, task, order, batch_size, accumulation, cursor, rank: 0, ranks: 1 }
+    }
+
+    /// The part of one of several programs that train together: of every `ranks` batches in the
+    /// order, the one at `rank`. The parts are disjoint, and together they are the whole.
+    #[must_use]
+    pub fn for_rank(self, rank: u64, ranks: u64) -> Self {
+        assert!(rank < ranks, "rank {rank} of {ranks}");
+        Self { rank, ranks, ..self }
+    }
+
+    /// Examples that all ranks read together for a micro-batch each.
+    fn stride(&self) -> u64 {
+        self.batch_size as u64 * self.ranks
+    }
+
+    /// The micro-batches of the optimizer step at a cursor, each weighed by its share of the
+    /// targets.
+    fn read_step(&self, cursor: u64) -> Vec<TokenBatch> {
+        let batch_size = self.batch_size as u64;
+        let mut batches: Vec<TokenBatch> = (0..self.accumulation as u64)
+            .map(|micro_batch| {
+                let start = cursor + micro_batch * self.stride() + self.rank * batch_size;
+                let examples: Vec<Example> = (start..start + batch_size)
+                    .map(|index| Example::read(&self.split, self.task, self.order.at(index)))
+                    .collect();
+                TokenBatch::new(&examples, 1.0)
+            })
+            .collect();
+        let targets: usize = batches.iter().map(TokenBatch::tokens).sum();
+        for batch in &mut batches {
+            batch.share = batch.tokens() as f64 / targets as f64;
+        }
+        batches
     }
 }
 
 impl<B: Backend> DataLoader<B, TokenBatch> for TrainLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<TokenBatch> + 'a> {
-        Box::new(TrainIterator { loader: self, cursor: self.cursor, ready: VecDeque::new() })
+        let (sender, receiver) = sync_channel(READ_AHEAD);
+        let loader = self.clone();
+        thread::spawn(move || {
+            let mut cursor = loader.cursor;
+            loop {
+                for batch in loader.read_step(cursor) {
+                    if sender.send(batch).is_err() {
+                        return; // nobody wants more
+                    }
+                }
+                cursor += loader.accumulation as u64 * loader.stride();
+            }
+        });
+        Box::new(TrainIterator { loader: self, batches: receiver, cursor: self.cursor })
     }
 
     fn num_items(&self) -> usize {
@@ -55,38 +110,17 @@ impl<B: Backend> DataLoader<B, TokenBatch> for TrainLoader {
 
 struct TrainIterator<'a> {
     loader: &'a TrainLoader,
+    batches: Receiver<TokenBatch>,
     cursor: u64,
-    /// The micro-batches of the present optimizer step that are still to be handed out.
-    ready: VecDeque<TokenBatch>,
-}
-
-impl TrainIterator<'_> {
-    /// Reads the micro-batches of one optimizer step, each weighed by its share of the targets.
-    fn read_step(&mut self) {
-        let loader = self.loader;
-        for _ in 0..loader.accumulation {
-            let end = self.cursor + loader.batch_size as u64;
-            let examples: Vec<Example> = (self.cursor..end)
-                .map(|index| Example::read(&loader.split, loader.task, loader.order.at(index)))
-                .collect();
-            self.cursor = end;
-            self.ready.push_back(TokenBatch::new(&examples, 1.0));
-        }
-        let targets: usize = self.ready.iter().map(TokenBatch::tokens).sum();
-        for batch in &mut self.ready {
-            batch.share = batch.tokens() as f64 / targets as f64;
-        }
-    }
 }
 
 impl Iterator for TrainIterator<'_> {
     type Item = TokenBatch;
 
     fn next(&mut self) -> Option<TokenBatch> {
-        if self.ready.is_empty() {
-            self.read_step();
-        }
-        self.ready.pop_front()
+        let batch = self.batches.recv().ok()?;
+        self.cursor += self.loader.stride();
+        Some(batch)
     }
 }
 

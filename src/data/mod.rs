@@ -8,8 +8,11 @@ mod grammar;
 mod loader;
 mod pairs;
 mod permutation;
+mod prepare;
+mod prepared;
 mod stories;
 mod text;
+mod token_stream;
 mod windows;
 
 pub use batch::TokenBatch;
@@ -19,6 +22,11 @@ pub use example::{Example, ExamplePlace, Place, Task};
 pub use grammar::{Grammar, GrammarError};
 pub use loader::{EvaluationLoader, TrainLoader};
 pub use permutation::Permutation;
+pub use prepare::{Preparation, Prepare, PrepareProgress, SplitBy, discard, prepare};
+pub use prepared::{Meta, Prepared, ShardMeta, SplitMeta, SplitRule, TokenizerMeta};
 pub use stories::Stories;
 pub use text::read_text;
-pub use windows::{ExampleOrder, Window, WindowOrder, disjoint_windows, spread_windows};
+pub use token_stream::{TokenStream, TokenType};
+pub use windows::{
+    DocumentOrder, ExampleOrder, Window, WindowOrder, disjoint_windows, spread_windows,
+};

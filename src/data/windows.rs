@@ -1,7 +1,7 @@
 //! Which windows of a token stream are read, and in which order.
 
 use super::permutation::mix;
-use super::{ExamplePlace, Permutation, Place};
+use super::{ExamplePlace, Permutation, Place, TokenStream};
 
 /// `length` inputs from `start` on; their targets are the tokens one place further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +46,75 @@ impl WindowOrder {
     }
 }
 
+/// The documents of a stream, each a window of its own.
+///
+/// A window begins with the token before its document, which ends the one before, so that the
+/// first token of the document is a target too.
+#[derive(Debug, Clone)]
+pub struct DocumentOrder {
+    stream: TokenStream,
+    context_length: usize,
+    seed: u64,
+}
+
+impl DocumentOrder {
+    /// The stream must have a document of two tokens or more.
+    pub fn new(stream: TokenStream, context_length: usize, seed: u64) -> Self {
+        Self { stream, context_length, seed }
+    }
+
+    pub fn documents(&self) -> usize {
+        self.stream.documents()
+    }
+
+    /// A document as inputs, however long; the last of its tokens is only a target.
+    fn whole(&self, document: usize) -> Window {
+        let places = self.stream.document(document);
+        let start = places.start.saturating_sub(1);
+        Window { start, length: places.end - 1 - start }
+    }
+
+    /// The `index`-th window of the whole training: every pass takes all documents, in an order of
+    /// its own; of a document longer than the context another part each time.
+    pub fn window(&self, index: u64) -> Window {
+        let count = self.documents() as u64;
+        let (pass, place) = (index / count, index % count);
+        let key = mix(self.seed ^ mix(pass));
+        let document = Permutation::new(count, key).at(place);
+        let whole = self.whole(document as usize);
+        let length = whole.length.min(self.context_length);
+        let parts = (whole.length - length + 1) as u64;
+        let skipped = mix(key ^ mix(document)) % parts;
+        Window { start: whole.start + skipped as usize, length }
+    }
+
+    /// All windows, one after the other: every token but the first of all is a target once.
+    pub fn disjoint(&self) -> Vec<Window> {
+        (0..self.documents()).flat_map(|document| self.parts(document)).collect()
+    }
+
+    /// The first windows of at most `count` documents, spread evenly.
+    pub fn spread(&self, count: usize) -> Vec<Window> {
+        let documents = self.documents();
+        let count = count.min(documents);
+        (0..count).filter_map(|index| self.parts(index * documents / count).next()).collect()
+    }
+
+    fn parts(&self, document: usize) -> impl Iterator<Item = Window> {
+        let Window { start, length } = self.whole(document);
+        let context_length = self.context_length;
+        (0..length).step_by(context_length).map(move |skipped| Window {
+            start: start + skipped,
+            length: context_length.min(length - skipped),
+        })
+    }
+}
+
 /// The examples of a training in a shuffled order without replacement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ExampleOrder {
     Windows(WindowOrder),
+    Documents(DocumentOrder),
     /// Every pass takes all pairs, in an order of its own.
     Pairs {
         count: usize,
@@ -61,6 +126,7 @@ impl ExampleOrder {
     pub fn examples_per_pass(&self) -> usize {
         match self {
             Self::Windows(order) => order.windows_per_pass(),
+            Self::Documents(order) => order.documents(),
             Self::Pairs { count, .. } => *count,
         }
     }
@@ -69,6 +135,7 @@ impl ExampleOrder {
     pub fn at(&self, index: u64) -> ExamplePlace {
         let place = match self {
             Self::Windows(order) => Place::Window(order.window(index)),
+            Self::Documents(order) => Place::Window(order.window(index)),
             Self::Pairs { count, seed } => {
                 let (pass, place) = (index / *count as u64, index % *count as u64);
                 let order = Permutation::new(*count as u64, mix(seed ^ mix(pass)));

@@ -74,7 +74,7 @@ fn translations_are_framed_and_texts_are_cut_in_two() {
     assert_eq!(example.target, [13, 14, 51]);
 
     let pairs = vec![Pair { source: vec![1, 2], target: vec![3] }];
-    let split = Split { tokens: SplitTokens::Pairs(pairs.into()), bytes: 4 };
+    let split = Split::pairs(pairs, 4);
     let example = Example::read(&split, task, ExamplePlace { place: Place::Pair(0), number: 0 });
     assert_eq!(example.source, Some(vec![1, 2]));
     assert_eq!((example.input, example.target), (vec![50, 3], vec![3, 51]));
@@ -197,7 +197,7 @@ fn a_translator_learns_pairs_by_heart() {
                 target: source.iter().rev().copied().collect(),
             })
             .collect();
-        let split = Split { tokens: SplitTokens::Pairs(pairs.clone().into()), bytes: 1 };
+        let split = Split::pairs(pairs.clone(), 1);
         let examples: Vec<Example> =
             split.all(12).into_iter().map(|place| Example::read(&split, task, place)).collect();
         let batch = TokenBatch::new(&examples, 1.0);
