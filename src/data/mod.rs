@@ -10,6 +10,7 @@ mod pairs;
 mod permutation;
 mod prepare;
 mod prepared;
+mod source;
 mod stories;
 mod text;
 mod token_stream;
@@ -24,6 +25,9 @@ pub use loader::{EvaluationLoader, TrainLoader};
 pub use permutation::Permutation;
 pub use prepare::{Preparation, Prepare, PrepareProgress, SplitBy, discard, prepare};
 pub use prepared::{Meta, Prepared, ShardMeta, SplitMeta, SplitRule, TokenizerMeta};
+pub use source::{
+    Compression, Documents, Piece, SourceFile, SourceFormat, SourceOptions, SourceRecord, Sources,
+};
 pub use stories::Stories;
 pub use text::read_text;
 pub use token_stream::{TokenStream, TokenType};
