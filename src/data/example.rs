@@ -86,6 +86,9 @@ pub struct Example {
     pub target: Vec<u32>,
     /// The places whose targets are asked for; all where absent.
     pub asked: Option<Vec<usize>>,
+    /// The document of each input, counted from 0; all are of one where absent. Attention does
+    /// not leave it.
+    pub documents: Option<Vec<u32>>,
 }
 
 impl Example {
@@ -100,6 +103,7 @@ impl Example {
                         input: window.to_vec(),
                         target: tokens[start + 1..start + length + 1].to_vec(),
                         asked: None,
+                        documents: None,
                     },
                     Task::MaskedTokens { mask, seed } => {
                         Self::masked(window, mask, mix(seed ^ mix(at.number)))
@@ -136,7 +140,8 @@ impl Example {
                 input[*place] = rng.random_range(0..mask);
             }
         }
-        Self { source: None, input, target: window.to_vec(), asked: Some(asked) }
+        let target = window.to_vec();
+        Self { source: None, input, target, asked: Some(asked), documents: None }
     }
 
     fn translation(source: &[u32], target: &[u32], begin: u32, end: u32) -> Self {
@@ -145,6 +150,7 @@ impl Example {
             input: [&[begin], target].concat(),
             target: [target, &[end]].concat(),
             asked: None,
+            documents: None,
         }
     }
 
