@@ -28,8 +28,8 @@ use crate::config::RotaryPairing;
 const PADDING: f32 = -1e30;
 
 /// What attention needs beside its three tensors.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionOptions<'a> {
+#[derive(Debug, Clone)]
+pub struct AttentionOptions<'a, B: Backend> {
     /// Factor on the scores before the softmax.
     pub scale: f64,
     /// Keeps the scores within ± this by `cap * tanh(score / cap)`.
@@ -42,11 +42,13 @@ pub struct AttentionOptions<'a> {
     pub slopes: &'a [f64],
     /// Keys that are there at all, in each entry of the batch; the others are padding.
     pub key_lengths: Option<&'a [usize]>,
+    /// A query sees keys of its own document only. There must be as many queries as keys.
+    pub documents: Option<&'a Documents<B>>,
     /// Probability of dropping an attention weight, after the softmax, in training only.
     pub dropout: f64,
 }
 
-impl AttentionOptions<'_> {
+impl<B: Backend> AttentionOptions<'_, B> {
     /// Every query sees every key.
     pub fn full(scale: f64) -> Self {
         Self {
@@ -56,6 +58,7 @@ impl AttentionOptions<'_> {
             window: None,
             slopes: &[],
             key_lengths: None,
+            documents: None,
             dropout: 0.0,
         }
     }
@@ -63,6 +66,36 @@ impl AttentionOptions<'_> {
     /// Every query sees the keys up to its own position.
     pub fn causal(scale: f64) -> Self {
         Self { causal: true, ..Self::full(scale) }
+    }
+}
+
+/// Which positions of a batch belong together, where its rows hold several documents. Made once for
+/// all layers, since it is as large as the scores of one head.
+#[derive(Debug, Clone)]
+pub struct Documents<B: Backend> {
+    /// What is added to the scores: nothing within a document, −∞ between two, `[B, 1, T T]`.
+    barrier: Tensor<B, 3>,
+}
+
+impl<B: Backend> Documents<B> {
+    /// From any number for each document that is its own within a row.
+    ///
+    /// # Shapes
+    /// - `numbers` `[B, T]`
+    pub fn new(numbers: Tensor<B, 2, Int>) -> Self {
+        let [b, t] = numbers.dims();
+        let device = numbers.device();
+        let other = numbers.clone().reshape([b, t, 1]).not_equal(numbers.reshape([b, 1, t]));
+        let barrier = Tensor::zeros([b, t, t], &device).mask_fill(other, f32::NEG_INFINITY);
+        Self { barrier: barrier.reshape([b, 1, t * t]) }
+    }
+
+    /// The barrier with what is hidden in every row, `[1, T T]`.
+    fn barrier(&self, more: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
+        match more {
+            Some(more) => self.barrier.clone() + more.unsqueeze(),
+            None => self.barrier.clone(),
+        }
     }
 }
 
@@ -211,7 +244,7 @@ pub trait GptBackend: Backend {
         query: Tensor<Self, 4>,
         key: Tensor<Self, 4>,
         value: Tensor<Self, 4>,
-        options: &AttentionOptions,
+        options: &AttentionOptions<Self>,
     ) -> Tensor<Self, 4> {
         let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
         // The oldest keys may be out of every query's sight.
@@ -233,7 +266,14 @@ pub trait GptBackend: Backend {
         // Added rather than filled in: a sum broadcasts over rows without a mask of all scores,
         // and its gradient is free.
         let device = value.device();
-        let summands = [barrier(options, t, s, &device), alibi(options, t, s, &device)];
+        let mut barrier = barrier(options, t, s, &device);
+        if let Some(documents) = options.documents {
+            // One sum over the scores of all heads, for both.
+            let barrier = documents.barrier(barrier.take()); // [B, 1, T T]
+            let sum = scores.reshape([b, h, t * s]) + barrier;
+            scores = sum.reshape([b, g, h / g * t, s]);
+        }
+        let summands = [barrier, alibi(options, t, s, &device)];
         for summand in summands.into_iter().flatten() {
             let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
             let sum = scores.reshape([rows, columns]) + summand;
@@ -275,7 +315,7 @@ pub trait GptBackend: Backend {
 
 /// What the causal mask and the window add to the scores, `[1, T S]`.
 fn barrier<B: Backend>(
-    options: &AttentionOptions,
+    options: &AttentionOptions<B>,
     t: usize,
     s: usize,
     device: &B::Device,
@@ -306,7 +346,7 @@ fn barrier<B: Backend>(
 
 /// What ALiBi adds to the scores, `[1, H T S]`.
 fn alibi<B: Backend>(
-    options: &AttentionOptions,
+    options: &AttentionOptions<B>,
     t: usize,
     s: usize,
     device: &B::Device,

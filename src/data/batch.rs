@@ -16,11 +16,13 @@ pub struct TokenBatch {
     /// Places of the targets that are asked for, in rows one after the other; all where absent.
     asked: Option<Vec<i32>>,
     sources: Option<Rows>,
+    /// Of each input; absent where every row is of one.
+    documents: Option<Rows>,
     /// This batch's share of its optimizer step, by which its loss is weighed.
     pub share: f64,
 }
 
-/// Rows of token ids of one length.
+/// Rows of numbers of one length.
 #[derive(Debug, Clone, PartialEq)]
 struct Rows {
     ids: Vec<i32>,
@@ -70,7 +72,7 @@ impl TokenBatch {
             };
             examples.iter().enumerate().flat_map(row_of).collect()
         });
-        Self { inputs, targets: targets.ids, asked, sources, share }
+        Self { inputs, targets: targets.ids, asked, sources, documents: documents(examples), share }
     }
 
     /// Rows.
@@ -91,6 +93,12 @@ impl TokenBatch {
     /// The length of each row of inputs without its filling; none where all are full.
     pub fn lengths(&self) -> Option<&[usize]> {
         self.inputs.padded().then_some(self.inputs.lengths.as_slice())
+    }
+
+    /// The document of each input, `[B, T]`, by a number within its row; what is filled up belongs
+    /// to the first. None where every row is of one document.
+    pub fn documents<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 2, Int>> {
+        Some(self.documents.as_ref()?.tensor(device))
     }
 
     /// Places of the targets that are asked for, counting through the rows: `[N]`. None where
@@ -115,4 +123,17 @@ impl TokenBatch {
         let sources = self.sources.as_ref()?;
         Some((sources.tensor(device), &sources.lengths))
     }
+}
+
+fn documents(examples: &[Example]) -> Option<Rows> {
+    let several = |documents: &Vec<u32>| documents.iter().any(|number| *number != documents[0]);
+    if !examples.iter().filter_map(|example| example.documents.as_ref()).any(several) {
+        return None;
+    }
+    let of_row = |example: &Example| match &example.documents {
+        Some(documents) => documents.clone(),
+        None => vec![0; example.input.len()],
+    };
+    let rows: Vec<Vec<u32>> = examples.iter().map(of_row).collect();
+    Some(Rows::new(rows.iter().map(Vec::as_slice)))
 }

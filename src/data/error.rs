@@ -104,8 +104,6 @@ pub enum DataError {
     )]
     NoEndOfText { name: String },
     #[error(transparent)]
-    File(#[from] FileError),
-    #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Grammar(#[from] GrammarError),

@@ -107,6 +107,9 @@ pub struct Example {
     pub target: Vec<u32>,
     /// The places whose targets are asked for; all where absent.
     pub asked: Option<Vec<usize>>,
+    /// The document of each input, counted from 0; all are of one where absent. Attention does
+    /// not leave it.
+    pub documents: Option<Vec<u32>>,
 }
 
 impl Example {
@@ -165,7 +168,8 @@ impl Example {
                 input[*place] = rng.random_range(0..mask);
             }
         }
-        Self { source: None, input, target: window.to_vec(), asked: Some(asked) }
+        let target = window.to_vec();
+        Self { source: None, input, target, asked: Some(asked), documents: None }
     }
 
     fn translation(source: &[u32], target: &[u32], begin: u32, end: u32) -> Self {
@@ -174,6 +178,7 @@ impl Example {
             input: [&[begin], target].concat(),
             target: [target, &[end]].concat(),
             asked: None,
+            documents: None,
         }
     }
 

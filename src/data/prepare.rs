@@ -501,9 +501,9 @@ impl<'a> Work<'a> {
         let train = open(TRAIN, Side::Train, &state.train)?;
         let validation = open(VALIDATION, Side::Validation, &state.validation)?;
         let total_bytes = match preparation.split {
-            SplitBy::Files(validation) => validation.total_bytes(),
+            SplitBy::Files(validation) => validation.total_bytes().unwrap_or(0),
             _ => 0,
-        } + preparation.sources.total_bytes();
+        } + preparation.sources.total_bytes().unwrap_or(0);
         let progress = PrepareProgress { total_bytes, ..Default::default() };
         Ok(Self {
             preparation,
@@ -558,7 +558,7 @@ impl<'a> Work<'a> {
                 Ok(Some(SplitRule::Characters { validation_fraction }))
             }
             SplitBy::Documents { validation_fraction, seed } => {
-                let threshold = match sources.total_bytes() > COUNTED_BYTES {
+                let threshold = match sources.total_bytes().is_none_or(|bytes| bytes > COUNTED_BYTES) {
                     true => validation_fraction,
                     false => self.exact_threshold(validation_fraction, seed)?,
                 };

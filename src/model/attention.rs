@@ -74,7 +74,7 @@ impl Heads {
         }
     }
 
-    fn options(&self) -> AttentionOptions<'static> {
+    fn options<B: Backend>(&self) -> AttentionOptions<'static, B> {
         AttentionOptions {
             soft_cap: self.soft_cap,
             dropout: self.dropout,
@@ -161,6 +161,7 @@ impl<B: GptBackend> SelfAttention<B> {
             slopes: &self.slopes,
             // Padding follows the text, so the causal mask hides it already.
             key_lengths: pass.lengths.filter(|_| !self.causal),
+            documents: pass.documents.as_ref(),
             ..self.heads.options()
         };
         let attended = B::attend(query, key, value, &options); // [B, H, T, K]

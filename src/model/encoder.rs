@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Embedding, Head, Initializer, Routing, Stack};
+use super::{Embedding, Head, Initializer, Routing, Rows, Stack};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -62,17 +62,16 @@ impl<B: GptBackend> Encoder<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, V]`
     pub fn forward(&self, tokens: Tensor<B, 2, Int>, lengths: Option<&[usize]>) -> Tensor<B, 3> {
-        self.forward_routed(tokens, lengths).0
+        self.forward_routed(tokens, Rows { lengths, documents: None }).0
     }
 
     /// [`Encoder::forward`], and how its experts were used, a layer each; none without experts.
     pub fn forward_routed(
         &self,
         tokens: Tensor<B, 2, Int>,
-        lengths: Option<&[usize]>,
+        rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let base = Pass::new(&self.config, 0..tokens.dims()[1], &tokens.device());
-        let mut pass = Pass { lengths, ..base };
+        let mut pass = Pass::new(&self.config, rows, 0..tokens.dims()[1], &tokens.device());
         let stream = self.embedding.forward(tokens, 0);
         let hidden = self.encoder.forward(stream, &mut pass);
         (self.head.forward(hidden, &self.embedding), pass.routing)

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Stack};
+use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -74,17 +74,16 @@ impl<B: GptBackend> Gpt<B> {
     /// - `tokens` `[B, T]`, each in `0..vocab_size`, `T` at most the context length ->
     ///   logits `[B, T, V]`
     pub fn forward(&self, tokens: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        self.forward_routed(tokens, None).0
+        self.forward_routed(tokens, Rows::default()).0
     }
 
     /// [`Gpt::forward`], and how its experts were used, a layer each; none without experts.
-    /// `lengths` are the tokens of each row that are no padding; all where absent.
     pub fn forward_routed(
         &self,
         tokens: Tensor<B, 2, Int>,
-        lengths: Option<&[usize]>,
+        rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (hidden, routing) = self.hidden(tokens, lengths, None);
+        let (hidden, routing) = self.hidden(tokens, rows, None);
         (self.logits(hidden), routing)
     }
 
@@ -93,7 +92,7 @@ impl<B: GptBackend> Gpt<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, V]` or `[B, 1, V]`
     pub fn predict(&self, tokens: Tensor<B, 2, Int>, positions: Positions) -> Tensor<B, 3> {
-        let (hidden, _) = self.hidden(tokens, None, None);
+        let (hidden, _) = self.hidden(tokens, Rows::default(), None);
         match positions {
             Positions::All => self.logits(hidden),
             Positions::Last => self.logits(last(hidden)),
@@ -114,7 +113,7 @@ impl<B: GptBackend> Gpt<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, None, Some(cache));
+        let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache));
         Ok(self.logits(last(hidden)).squeeze_dim(1))
     }
 
@@ -122,13 +121,13 @@ impl<B: GptBackend> Gpt<B> {
     fn hidden(
         &self,
         tokens: Tensor<B, 2, Int>,
-        lengths: Option<&[usize]>,
+        rows: Rows<B>,
         cache: Option<&mut Cache<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let positions = start..start + tokens.dims()[1];
-        let base = Pass::new(&self.config, positions, &tokens.device());
-        let mut pass = Pass { lengths, cache, ..base };
+        let base = Pass::new(&self.config, rows, positions, &tokens.device());
+        let mut pass = Pass { cache, ..base };
         let stream = self.embedding.forward(tokens, start);
         (self.decoder.forward(stream, &mut pass), pass.routing)
     }

@@ -37,7 +37,7 @@ pub use init::Initializer;
 pub use linear::Linear;
 pub use norm::Norm;
 pub use parameters::{ModelError, Parameter, load_parameters, parameters, tensor, tensors};
-pub use pass::Memory;
+pub use pass::{Memory, Rows};
 pub use position::frequencies;
 pub use seq2seq::Seq2Seq;
 pub use shapes::{parameter_count, parameter_shapes};

@@ -1,13 +1,29 @@
-use burn::tensor::Tensor;
+//! B batch, T time, S source positions, D model width
+
 use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
 
 use std::ops::Range;
 
 use super::Cache;
 use super::experts::Routing;
 use super::position::rotation;
-use crate::backend::Rotation;
+use crate::backend::{Documents, Rotation};
 use crate::config::ModelConfig;
+
+/// What is known of the rows of a batch beside their tokens.
+#[derive(Debug, Clone, Default)]
+pub struct Rows<'a, B: Backend> {
+    /// Tokens in each row that are no padding; all where absent.
+    pub lengths: Option<&'a [usize]>,
+    /// The document of each position, by a number of its own within the row, `[B, T]`. A position
+    /// sees those of its own document only; where absent, each row is one document.
+    ///
+    /// Positions count through the row all the same. To rotary ones and ALiBi only distances
+    /// matter, so that with them or without positions a document is read as it would be alone;
+    /// learned and sinusoidal ones tell it where in the row it stands.
+    pub documents: Option<Tensor<B, 2, Int>>,
+}
 
 /// What one pass through the layers carries beside the residual stream.
 pub(super) struct Pass<'a, B: Backend> {
@@ -15,6 +31,8 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) rotation: Option<Rotation<B>>,
     /// Tokens in each row of the batch that are no padding; all where absent.
     pub(super) lengths: Option<&'a [usize]>,
+    /// Where rows hold several; never beside a cache.
+    pub(super) documents: Option<Documents<B>>,
     /// What the encoder made of the source, for a decoder beside one.
     pub(super) memory: Option<&'a Memory<B>>,
     /// What earlier passes have seen, in cached decoding.
@@ -23,12 +41,18 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) routing: Vec<Routing<B>>,
 }
 
-impl<B: Backend> Pass<'_, B> {
-    /// Over some positions of a sequence that nothing else belongs to.
-    pub(super) fn new(config: &ModelConfig, positions: Range<usize>, device: &B::Device) -> Self {
+impl<'a, B: Backend> Pass<'a, B> {
+    /// Over some positions of sequences that nothing else belongs to.
+    pub(super) fn new(
+        config: &ModelConfig,
+        rows: Rows<'a, B>,
+        positions: Range<usize>,
+        device: &B::Device,
+    ) -> Self {
         Self {
             rotation: rotation(config, positions, device),
-            lengths: None,
+            lengths: rows.lengths,
+            documents: rows.documents.map(Documents::new),
             memory: None,
             cache: None,
             routing: Vec::new(),

@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor};
 use super::block::Role;
 use super::gpt::last;
 use super::pass::{Memory, Pass};
-use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Stack};
+use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -107,8 +107,8 @@ impl<B: GptBackend> Seq2Seq<B> {
         source: Tensor<B, 2, Int>,
         lengths: &[usize],
     ) -> (Memory<B>, Vec<Routing<B>>) {
-        let base = Pass::new(&self.config, 0..source.dims()[1], &source.device());
-        let mut pass = Pass { lengths: Some(lengths), ..base };
+        let rows = Rows { lengths: Some(lengths), documents: None };
+        let mut pass = Pass::new(&self.config, rows, 0..source.dims()[1], &source.device());
         let stream = self.embedding.forward(source, 0);
         let hidden = self.encoder.forward(stream, &mut pass);
         (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
@@ -142,8 +142,9 @@ impl<B: GptBackend> Seq2Seq<B> {
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let positions = start..start + tokens.dims()[1];
-        let base = Pass::new(&self.config, positions, &tokens.device());
-        let mut pass = Pass { lengths, memory: Some(memory), cache, ..base };
+        let rows = Rows { lengths, documents: None };
+        let base = Pass::new(&self.config, rows, positions, &tokens.device());
+        let mut pass = Pass { memory: Some(memory), cache, ..base };
         let stream = self.embedding.forward(tokens, start);
         (self.decoder.forward(stream, &mut pass), pass.routing)
     }

@@ -12,7 +12,7 @@ use super::metrics::Observation;
 use crate::backend::{GptBackend, TrainBackend};
 use crate::config::ModelConfig;
 use crate::data::TokenBatch;
-use crate::model::{Model, Routing};
+use crate::model::{Model, Routing, Rows};
 
 /// A model and its loss, the mean negative log-likelihood of the targets.
 #[derive(Module, Debug)]
@@ -39,9 +39,10 @@ impl<B: GptBackend> LanguageModel<B> {
     fn loss_routed(&self, batch: &TokenBatch) -> (Tensor<B, 1>, Vec<Routing<B>>) {
         let device = &self.model.device();
         let inputs = batch.inputs(device); // [B, T]
+        let rows = Rows { lengths: batch.lengths(), documents: batch.documents(device) };
         let (logits, routing) = match (&self.model, batch.sources(device)) {
-            (Model::Gpt(model), _) => model.forward_routed(inputs, batch.lengths()),
-            (Model::Encoder(model), _) => model.forward_routed(inputs, batch.lengths()),
+            (Model::Gpt(model), _) => model.forward_routed(inputs, rows),
+            (Model::Encoder(model), _) => model.forward_routed(inputs, rows),
             (Model::Seq2Seq(model), Some((sources, lengths))) => {
                 model.forward_routed(sources, lengths, inputs, batch.lengths())
             }

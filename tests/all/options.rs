@@ -19,8 +19,8 @@ use emberlm::data::{Example, TokenBatch};
 use emberlm::generate::{NextToken, Translation};
 use emberlm::interop::{Export, ForeignModel};
 use emberlm::model::{
-    Initializer, Model, Routing, load_parameters, parameter_count, parameter_shapes, parameters,
-    tensors,
+    Initializer, Model, Routing, Rows, load_parameters, parameter_count, parameter_shapes,
+    parameters, tensors,
 };
 use emberlm::tokenizer::SavedTokenizer;
 use emberlm::train::LanguageModel;
@@ -199,6 +199,7 @@ fn check_gradient<B: TrainBackend>(config: &ModelConfig, what: &str, device: &B:
             input: sequence.to_vec(),
             target,
             asked: None,
+            documents: None,
         }
     };
     let examples: Vec<Example> = SEQUENCES.iter().zip(&SOURCES).map(example).collect();
@@ -476,6 +477,7 @@ fn a_batch_of_uneven_examples_has_the_mean_loss_of_its_targets() {
             input: input.to_vec(),
             target: input.iter().map(|id| (id + 1) % 13).collect(),
             asked: None,
+            documents: None,
         };
         let uneven = [example(&[1, 2, 3], &[4, 5]), example(&[6], &[7, 8, 9, 10, 11])];
         let loss = |examples: &[Example]| {
@@ -550,7 +552,8 @@ fn experts_report_where_their_tokens_went() {
         let config = with(json!({ "feed_forward": { "experts": experts } }));
         let Model::Gpt(model) = model::<Inner<B>>(&config, &device) else { panic!() };
         let rows: Vec<&[u32]> = SEQUENCES.iter().map(|row| &row[..]).collect();
-        let (_, routing) = model.forward_routed(Tensor::from_data(ids(&rows), &device), None);
+        let (_, routing) =
+            model.forward_routed(Tensor::from_data(ids(&rows), &device), Rows::default());
         assert_eq!(routing.len(), 2, "a layer each");
         for layer in &routing {
             assert_eq!(layer.counts.len(), 4);
@@ -558,9 +561,10 @@ fn experts_report_where_their_tokens_went() {
         }
         // Padding is not counted: beside it, a row says of itself what it says alone.
         let alone = Tensor::from_data(ids(&[&SEQUENCES[0][..5]]), &device);
-        let (_, alone) = model.forward_routed(alone, None);
+        let (_, alone) = model.forward_routed(alone, Rows::default());
         let padded = Tensor::from_data(ids(&[&SEQUENCES[0]]), &device);
-        let (_, padded) = model.forward_routed(padded, Some(&[5]));
+        let (_, padded) =
+            model.forward_routed(padded, Rows { lengths: Some(&[5]), documents: None });
         for (alone, padded) in alone.iter().zip(&padded) {
             assert_eq!(alone.counts, padded.counts);
             let balance = |routing: &Routing<_>| f64::from(floats(routing.balance.to_data())[0]);

@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use super::bytes::{Bytes, Tally};
@@ -19,7 +20,8 @@ pub struct Piece {
 }
 
 /// A file that was read to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SourceRecord {
     pub path: PathBuf,
     /// As it lies on the disk.
@@ -90,7 +92,7 @@ impl Open {
         let (bytes, sha256) = match self.file.bytes {
             // Not read in order.
             Some(bytes) if self.reader.part_read().is_some() => {
-                (bytes, checksum(&path).map_err(|error| DataError::File(error))?)
+                (bytes, checksum(&path)?)
             }
             _ => (self.tally.bytes(), self.tally.sha256()),
         };

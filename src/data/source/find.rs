@@ -149,6 +149,18 @@ impl Sources {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
+    /// Tells these sources from others, and from themselves once they have been changed: paths,
+    /// sizes, times of their last change, and how documents are found in them.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let changed = |file: &SourceFile| {
+            fs::metadata(&file.path).and_then(|metadata| metadata.modified()).ok()
+        };
+        let files: Vec<_> =
+            self.files.iter().map(|file| (&file.path, file.bytes, changed(file))).collect();
+        format!("{files:?} {:?}", self.options)
+    }
+
     /// Starts to read the documents from the first on.
     #[must_use]
     pub fn read(&self) -> Documents {
