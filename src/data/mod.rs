@@ -23,7 +23,7 @@ pub use example::{Example, ExamplePlace, Place, Task};
 pub use grammar::{Grammar, GrammarError};
 pub use loader::{EvaluationLoader, TrainLoader};
 pub use permutation::Permutation;
-pub use prepare::{Preparation, Prepare, PrepareProgress, SplitBy, discard, prepare};
+pub use prepare::{Preparation, Prepare, PrepareProgress, ValidationSplit, discard, prepare};
 pub use prepared::{Meta, Prepared, ShardMeta, SplitMeta, SplitRule, TokenizerMeta};
 pub use source::{
     Compression, Documents, Piece, SourceFile, SourceFormat, SourceOptions, SourceRecord, Sources,

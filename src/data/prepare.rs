@@ -47,14 +47,14 @@ pub struct Preparation<'a> {
     pub tokenizer: &'a dyn Tokenizer,
     pub tokenizer_name: &'a str,
     pub sources: &'a Sources,
-    pub split: SplitBy<'a>,
+    pub split: ValidationSplit<'a>,
     /// Tokens after which another file is begun, at the end of a document.
     pub shard_tokens: u64,
 }
 
 /// How validation documents are chosen.
 #[derive(Debug)]
-pub enum SplitBy<'a> {
+pub enum ValidationSplit<'a> {
     /// The last share of the characters.
     Characters { validation_fraction: f64 },
     /// A share of the documents, by their hash.
@@ -194,13 +194,13 @@ impl Preparation<'_> {
         add(&serde_json::to_string(&self.tokenizer.saved()).unwrap_or_default());
         add(&self.shard_tokens.to_string());
         match &self.split {
-            SplitBy::Characters { validation_fraction } => {
+            ValidationSplit::Characters { validation_fraction } => {
                 add(&format!("characters {validation_fraction}"));
             }
-            SplitBy::Documents { validation_fraction, seed } => {
+            ValidationSplit::Documents { validation_fraction, seed } => {
                 add(&format!("documents {validation_fraction} {seed}"));
             }
-            SplitBy::Files(sources) => {
+            ValidationSplit::Files(sources) => {
                 add("files");
                 add(&sources.identity());
             }
@@ -501,7 +501,7 @@ impl<'a> Work<'a> {
         let train = open(TRAIN, Side::Train, &state.train)?;
         let validation = open(VALIDATION, Side::Validation, &state.validation)?;
         let total_bytes = match preparation.split {
-            SplitBy::Files(validation) => validation.total_bytes().unwrap_or(0),
+            ValidationSplit::Files(validation) => validation.total_bytes().unwrap_or(0),
             _ => 0,
         } + preparation.sources.total_bytes().unwrap_or(0);
         let progress = PrepareProgress { total_bytes, ..Default::default() };
@@ -528,7 +528,7 @@ impl<'a> Work<'a> {
                 return Ok(false);
             }
         }
-        if let SplitBy::Files(sources) = self.preparation.split
+        if let ValidationSplit::Files(sources) = self.preparation.split
             && !self.stage(Stage::Validation, sources)?
         {
             return Ok(false);
@@ -544,7 +544,7 @@ impl<'a> Work<'a> {
     fn rule(&mut self) -> Result<Option<SplitRule>, DataError> {
         let sources = self.preparation.sources;
         match self.preparation.split {
-            SplitBy::Characters { validation_fraction } => {
+            ValidationSplit::Characters { validation_fraction } => {
                 let mut characters = 0;
                 let mut documents = sources.read();
                 while let Some(piece) = documents.next(&last_character)? {
@@ -557,14 +557,14 @@ impl<'a> Work<'a> {
                     (characters as f64 * (1.0 - validation_fraction)) as u64;
                 Ok(Some(SplitRule::Characters { validation_fraction }))
             }
-            SplitBy::Documents { validation_fraction, seed } => {
+            ValidationSplit::Documents { validation_fraction, seed } => {
                 let threshold = match sources.total_bytes().is_none_or(|bytes| bytes > COUNTED_BYTES) {
                     true => validation_fraction,
                     false => self.exact_threshold(validation_fraction, seed)?,
                 };
                 Ok(Some(SplitRule::Documents { validation_fraction, threshold, seed }))
             }
-            SplitBy::Files(_) => Ok(Some(SplitRule::Files {})),
+            ValidationSplit::Files(_) => Ok(Some(SplitRule::Files {})),
         }
     }
 
