@@ -3,10 +3,14 @@
 mod character;
 mod export;
 mod file;
+mod growing;
+mod hash;
 mod huggingface;
 mod ids;
 mod merges;
+mod pairs;
 mod tiktoken;
+mod trainer;
 
 pub use character::CharacterTokenizer;
 pub use export::{HuggingFaceFiles, to_hugging_face};
@@ -15,6 +19,7 @@ pub use huggingface::{HuggingFaceTokenizer, byte_level_text};
 pub use ids::IdTokenizer;
 pub use merges::MergesTokenizer;
 pub use tiktoken::{TiktokenTokenizer, last_merge};
+pub use trainer::{TrainedTokenizer, Trainer};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +54,16 @@ pub enum TokenizerError {
     NotIds { vocab_size: usize },
     #[error("{reason}")]
     NoHuggingFace { reason: String },
+    #[error("a vocabulary of {asked} tokens cannot be trained: {reason}")]
+    VocabularySize { asked: usize, reason: String },
+    #[error("`{token}` cannot be a special token: {reason}")]
+    SpecialToken { token: String, reason: &'static str },
+    #[error("this tokenizer cannot grow: {reason}")]
+    NotGrowing { reason: String },
+    #[error(
+        "the different words of the text are 4 GiB or more; train on a part of it, or with a pattern that makes shorter words"
+    )]
+    TooManyWords,
     #[error("cannot read {path}: {reason}")]
     Unreadable { path: String, reason: String },
 }
