@@ -20,5 +20,5 @@ pub use model::{
 };
 pub use schema::{
     DataConfig, OptimizerConfig, RunConfig, SOURCE_FIELD, SampleConfig, ScheduleConfig,
-    TARGET_FIELD, TokenizerConfig, TrainConfig,
+    SplitPattern, TARGET_FIELD, TokenizerConfig, TrainConfig,
 };

@@ -38,6 +38,8 @@ fn default_seed() -> u64 {
 pub enum TokenizerConfig {
     /// One token a character, the vocabulary being the characters of the training text.
     Character {},
+    /// One token a byte, and one for the end of a text.
+    Byte {},
     /// One of OpenAI's byte-pair encodings: gpt2, r50k_base, p50k_base, p50k_edit, cl100k_base,
     /// o200k_base or o200k_harmony.
     Tiktoken { encoding: String },
@@ -51,6 +53,23 @@ impl Default for TokenizerConfig {
     fn default() -> Self {
         Self::Character {}
     }
+}
+
+/// How byte-pair encoding splits a text into words before it merges the bytes of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SplitPattern {
+    /// GPT-2's: contractions, then runs of letters, of digits, of other characters or of
+    /// whitespace, each of the first three with a space before it.
+    Gpt2,
+    /// GPT-4's: like GPT-2's, but contractions in any case, at most three digits a word, lines
+    /// apart, and any one character before letters.
+    #[default]
+    Gpt4,
+    /// The whole text is one word.
+    None,
+    /// A regular expression of one's own; what it does not match becomes words too.
+    Custom(String),
 }
 
 /// Where the text comes from and how it is split.

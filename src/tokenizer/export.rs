@@ -7,6 +7,9 @@ use super::huggingface::{byte_level_json, byte_level_text, tokenizer_json};
 use super::tiktoken::last_merge;
 use super::{CharacterTokenizer, HuggingFaceTokenizer, SavedTokenizer, Tokenizer, TokenizerError};
 
+/// What the end of a text is called where a token is a byte.
+const BYTES_END: &str = "<|eos|>";
+
 /// A tokenizer in Hugging Face's words.
 #[derive(Debug)]
 pub struct HuggingFaceFiles {
@@ -72,6 +75,16 @@ pub fn to_hugging_face(saved: &SavedTokenizer) -> Result<HuggingFaceFiles, Token
             });
             let json = tokenizer_json(&[], &each, &json!({"type": "Fuse"}), &model);
             Ok(HuggingFaceFiles { json, beginning: None, end: None })
+        }
+        SavedTokenizer::Byte {} => {
+            let tokenizer = saved.restore()?;
+            let end = tokenizer.vocab_size() as u32 - 1;
+            let tokens: Vec<Vec<u8>> =
+                (0..end).filter_map(|id| tokenizer.token_bytes(id)).collect();
+            let json =
+                byte_level_json(&vocabulary(&tokens), &written(&tokens, &[]), &[(BYTES_END, end)]);
+            let json = json.replace("\"use_regex\":true", "\"use_regex\":false");
+            Ok(HuggingFaceFiles { json, beginning: None, end: Some((BYTES_END.into(), end)) })
         }
         SavedTokenizer::Tiktoken { encoding }
             if ["gpt2", "r50k_base"].contains(&encoding.as_str()) =>

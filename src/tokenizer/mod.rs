@@ -1,5 +1,6 @@
 //! Text to token ids and back.
 
+mod byte;
 mod character;
 mod export;
 mod file;
@@ -9,15 +10,18 @@ mod huggingface;
 mod ids;
 mod merges;
 mod pairs;
+mod split;
 mod tiktoken;
 mod trainer;
 
+pub use byte::ByteTokenizer;
 pub use character::CharacterTokenizer;
 pub use export::{HuggingFaceFiles, to_hugging_face};
 pub use file::read;
 pub use huggingface::{HuggingFaceTokenizer, byte_level_text};
 pub use ids::IdTokenizer;
 pub use merges::MergesTokenizer;
+pub use split::Splitter;
 pub use tiktoken::{TiktokenTokenizer, last_merge};
 pub use trainer::{TrainedTokenizer, Trainer};
 
@@ -64,6 +68,10 @@ pub enum TokenizerError {
         "the different words of the text are 4 GiB or more; train on a part of it, or with a pattern that makes shorter words"
     )]
     TooManyWords,
+    #[error("the split pattern `{pattern}` is not a regular expression: {reason}")]
+    SplitPattern { pattern: String, reason: String },
+    #[error("the split pattern gave up on a text: {reason}; a simpler pattern is needed")]
+    Split { reason: String },
     #[error("cannot read {path}: {reason}")]
     Unreadable { path: String, reason: String },
 }
@@ -108,6 +116,8 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
 pub enum SavedTokenizer {
     /// The characters in the order of their ids.
     Character { characters: String },
+    /// Bytes, and the end of a text.
+    Byte {},
     /// One of OpenAI's encodings, which the program contains.
     Tiktoken { encoding: String },
     /// The text of a `tokenizer.json`.
@@ -126,6 +136,7 @@ impl SavedTokenizer {
             Self::Character { characters } => {
                 Ok(Box::new(CharacterTokenizer::from_characters(characters)?))
             }
+            Self::Byte {} => Ok(Box::new(ByteTokenizer)),
             Self::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
             Self::HuggingFace { json, end_of_text } => {
                 Ok(Box::new(HuggingFaceTokenizer::new(json, *end_of_text)?))
@@ -140,6 +151,7 @@ impl SavedTokenizer {
 /// file.
 pub fn known_vocab_size(config: &TokenizerConfig) -> Option<usize> {
     match config {
+        TokenizerConfig::Byte {} => Some(ByteTokenizer.vocab_size()),
         TokenizerConfig::Tiktoken { encoding } => TiktokenTokenizer::size_of(encoding),
         TokenizerConfig::Ids { vocab_size } => Some(*vocab_size),
         TokenizerConfig::Character {} | TokenizerConfig::File { .. } => None,
@@ -157,6 +169,7 @@ pub fn build<'a>(
 ) -> Result<Box<dyn Tokenizer>, TokenizerError> {
     match config {
         TokenizerConfig::Character {} => Ok(Box::new(CharacterTokenizer::train(texts))),
+        TokenizerConfig::Byte {} => Ok(Box::new(ByteTokenizer)),
         TokenizerConfig::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
         TokenizerConfig::File { path } => read(path)?.restore(),
         TokenizerConfig::Ids { vocab_size } => Ok(Box::new(IdTokenizer::new(*vocab_size))),

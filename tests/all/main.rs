@@ -14,6 +14,7 @@ mod operations;
 mod options;
 mod reference;
 mod runs;
+mod split;
 mod stories;
 mod support;
 mod tasks;

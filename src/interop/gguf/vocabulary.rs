@@ -83,6 +83,11 @@ pub(super) fn of(
                 vocabulary => vocabulary?,
             }
         }
+        SavedTokenizer::Byte {} => {
+            let reason = "llama.cpp has no tokenizer of single bytes";
+            notes.push(Note::NoTokenizer { reason: reason.into() });
+            return Ok(None);
+        }
         SavedTokenizer::Merges { .. } => {
             let reason = "llama.cpp has no byte pairs over a text that is not split into words";
             notes.push(Note::NoTokenizer { reason: reason.into() });
