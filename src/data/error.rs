@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::GrammarError;
+use crate::files::FileError;
 use crate::tokenizer::TokenizerError;
 
 /// Why there is no data to train or evaluate on.
@@ -37,6 +38,39 @@ pub enum DataError {
         "pair {number} of the file, in the {split} data, needs {needed} positions, but model.context_length = {context_length}; leave it out or raise the context length"
     )]
     LongPair { split: &'static str, number: usize, needed: usize, context_length: usize },
+    #[error("there is nothing to read; give a file, a folder, or - for standard input")]
+    NoSources,
+    #[error("standard input can only be read once; give - once")]
+    StandardInputTwice,
+    #[error("the separator of documents is empty; give what stands between them")]
+    EmptySeparator,
+    #[error("{} has no file to read, which ends in one of {extensions}; name the files", .path.display())]
+    NothingInFolder { path: PathBuf, extensions: String },
+    #[error("`{pattern}` is no pattern of files: {reason}")]
+    Pattern { pattern: String, reason: String },
+    #[error("there is no file {pattern}, and none that matches it as a pattern")]
+    NoMatch { pattern: String },
+    #[error("{} is parquet in another compression; decompress it first", .path.display())]
+    CompressedParquet { path: PathBuf },
+    #[error("{} is damaged or cut off ({reason}); get it again", .path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{}, line {line}: {reason}", .path.display())]
+    Record { path: PathBuf, line: u64, reason: String },
+    #[error("{} has no column `{field}`; its columns are: {columns}", .path.display())]
+    NoColumn { path: PathBuf, field: String, columns: String },
+    #[error("column `{field}` of {} has no texts; name one that has", .path.display())]
+    NotTextColumn { path: PathBuf, field: String },
+    #[error("column `{field}` of {} is not UTF-8; convert it", .path.display())]
+    NotUtf8Column { path: PathBuf, field: String },
+    #[error(
+        "{} has a text of over 256 MiB that the tokenizer cannot cut; split it into documents, for example with --separator",
+        .path.display()
+    )]
+    Uncuttable { path: PathBuf },
+    #[error("the files have no documents; give files with some text")]
+    NoDocuments,
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the {split} text cannot be encoded")]
     Encode { split: &'static str, source: TokenizerError },
     #[error(transparent)]

@@ -8,6 +8,7 @@ mod grammar;
 mod loader;
 mod pairs;
 mod permutation;
+mod source;
 mod stories;
 mod text;
 mod windows;
@@ -19,6 +20,9 @@ pub use example::{Example, ExamplePlace, Place, Task};
 pub use grammar::{Grammar, GrammarError};
 pub use loader::{EvaluationLoader, TrainLoader};
 pub use permutation::Permutation;
+pub use source::{
+    Compression, Documents, Piece, SourceFile, SourceFormat, SourceOptions, SourceRecord, Sources,
+};
 pub use stories::Stories;
 pub use text::read_text;
 pub use windows::{ExampleOrder, Window, WindowOrder, disjoint_windows, spread_windows};
