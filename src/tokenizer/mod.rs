@@ -153,6 +153,8 @@ pub fn known_vocab_size(config: &TokenizerConfig) -> Option<usize> {
     match config {
         TokenizerConfig::Byte {} => Some(ByteTokenizer.vocab_size()),
         TokenizerConfig::Tiktoken { encoding } => TiktokenTokenizer::size_of(encoding),
+        // Fewer where the text has no more pairs.
+        TokenizerConfig::Bpe { vocab_size, .. } => Some(*vocab_size),
         TokenizerConfig::Ids { vocab_size } => Some(*vocab_size),
         TokenizerConfig::Character {} | TokenizerConfig::File { .. } => None,
     }
@@ -162,7 +164,7 @@ pub fn known_vocab_size(config: &TokenizerConfig) -> Option<usize> {
 /// it is built at all.
 ///
 /// # Errors
-/// An encoding that does not exist.
+/// An encoding that does not exist, a file that is no tokenizer, or what [`Trainer`] refuses.
 pub fn build<'a>(
     config: &TokenizerConfig,
     texts: impl IntoIterator<Item = &'a String>,
@@ -170,6 +172,11 @@ pub fn build<'a>(
     match config {
         TokenizerConfig::Character {} => Ok(Box::new(CharacterTokenizer::train(texts))),
         TokenizerConfig::Byte {} => Ok(Box::new(ByteTokenizer)),
+        TokenizerConfig::Bpe { vocab_size, split, special_tokens } => {
+            let mut trainer = Trainer::new(split, special_tokens)?;
+            trainer.feed(&texts.into_iter().map(String::as_str).collect::<Vec<_>>())?;
+            trainer.train(*vocab_size, |_| ())?.saved.restore()
+        }
         TokenizerConfig::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
         TokenizerConfig::File { path } => read(path)?.restore(),
         TokenizerConfig::Ids { vocab_size } => Ok(Box::new(IdTokenizer::new(*vocab_size))),

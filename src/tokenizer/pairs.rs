@@ -35,6 +35,8 @@ pub(super) struct WordPairs {
     counts: Vec<u64>,
     /// Bytes of each token.
     lengths: Vec<u32>,
+    /// Of all words, those that occur more than once counted so often.
+    tokens: u64,
     pairs: HashMap<Pair, Occurrences, QuickHash>,
     /// Pairs with counts that they had at some time; as counts only fall, the true maximum is not
     /// below any that is still true.
@@ -59,6 +61,7 @@ impl WordPairs {
             words: Vec::new(),
             counts: Vec::new(),
             lengths,
+            tokens: 0,
             pairs: HashMap::default(),
             queue: BinaryHeap::new(),
         };
@@ -67,6 +70,7 @@ impl WordPairs {
             all.slots.extend(word.bytes().map(|byte| bytes[usize::from(byte)]));
             all.words.resize(all.slots.len(), number);
             all.counts.push(count);
+            all.tokens += count * word.len() as u64;
             if all.slots.len() >= GONE as usize {
                 return Err(TokenizerError::TooManyWords);
             }
@@ -97,6 +101,11 @@ impl WordPairs {
             }
         }
         None
+    }
+
+    /// Tokens of the text that the words come from.
+    pub(super) fn tokens(&self) -> u64 {
+        self.tokens
     }
 
     /// Bytes of the token that a pair would make.
@@ -133,6 +142,7 @@ impl WordPairs {
             self.slots[end - 1] = id;
 
             let count = self.counts[word as usize];
+            self.tokens -= count;
             if let Some(before) = before {
                 self.remove((before, left), count);
                 let start = place - self.lengths[before as usize] as usize;

@@ -47,6 +47,8 @@ pub struct TrainedTokenizer {
     /// Fewer than asked for where the words have no more pairs.
     pub vocab_size: usize,
     pub different_words: usize,
+    /// Tokens of the text that it was trained on.
+    pub tokens: u64,
 }
 
 impl Trainer {
@@ -97,6 +99,26 @@ impl Trainer {
         self.start.size()
     }
 
+    /// Whether so many tokens can be trained.
+    ///
+    /// # Errors
+    /// [`TokenizerError::VocabularySize`]
+    pub fn check_size(&self, vocab_size: usize) -> Result<(), TokenizerError> {
+        let (size, grows) = (self.start.size(), self.start.has_merges());
+        if vocab_size < size || grows && vocab_size == size {
+            let reason = match grows {
+                true => format!("the tokenizer has {size} already"),
+                false => format!("256 bytes and {} special tokens are {size}", size - 256),
+            };
+            return Err(TokenizerError::VocabularySize { asked: vocab_size, reason });
+        }
+        if vocab_size > MOST_TOKENS {
+            let reason = format!("{MOST_TOKENS} are the most");
+            return Err(TokenizerError::VocabularySize { asked: vocab_size, reason });
+        }
+        Ok(())
+    }
+
     /// How texts are cut into words.
     pub fn splitter(&self) -> &Splitter {
         &self.splitter
@@ -134,19 +156,8 @@ impl Trainer {
         vocab_size: usize,
         mut progress: impl FnMut(usize),
     ) -> Result<TrainedTokenizer, TokenizerError> {
+        self.check_size(vocab_size)?;
         let Self { start: mut tokenizer, words, end_of_text, .. } = self;
-        let (size, grows) = (tokenizer.size(), tokenizer.has_merges());
-        if vocab_size < size || grows && vocab_size == size {
-            let reason = match grows {
-                true => format!("the tokenizer has {size} already"),
-                false => format!("256 bytes and {} special tokens are {size}", size - 256),
-            };
-            return Err(TokenizerError::VocabularySize { asked: vocab_size, reason });
-        }
-        if vocab_size > MOST_TOKENS {
-            let reason = format!("{MOST_TOKENS} are the most");
-            return Err(TokenizerError::VocabularySize { asked: vocab_size, reason });
-        }
         let mut parts = words.into_iter();
         let mut words = parts.next().unwrap_or_default();
         for (word, count) in parts.flatten() {
@@ -173,7 +184,7 @@ impl Trainer {
         }
         let vocab_size = tokenizer.size();
         let saved = SavedTokenizer::HuggingFace { json: tokenizer.json(), end_of_text };
-        Ok(TrainedTokenizer { saved, vocab_size, different_words })
+        Ok(TrainedTokenizer { saved, vocab_size, different_words, tokens: pairs.tokens() })
     }
 }
 
