@@ -27,6 +27,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Print the logits that a run's model computes for given token ids
     Logits(LogitsArgs),
+    /// Train tokenizers, use them, and look at what they do
+    Tokenizer(TokenizerArgs),
     /// List the built-in configurations with their sizes
     Configs,
     /// Count the parameters of a configuration by component
@@ -184,4 +186,146 @@ pub struct LogitsArgs {
     pub json: bool,
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct TokenizerArgs {
+    #[command(subcommand)]
+    pub command: TokenizerCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum TokenizerCommand {
+    /// Learn a byte-level BPE from texts and write it as a folder that transformers loads
+    Train(TrainTokenizerArgs),
+    /// Print the token ids of a text
+    Encode(EncodeArgs),
+    /// Print the text of token ids
+    Decode(DecodeArgs),
+    /// Print a text with its tokens in colours, and their ids
+    Show(ShowArgs),
+    /// Compare what tokenizers make of a text
+    Stats(StatsArgs),
+    /// Write a tokenizer as files of Hugging Face's
+    Export(ExportTokenizerArgs),
+}
+
+/// Where texts come from.
+#[derive(Args, Debug)]
+pub struct SourceArgs {
+    /// Key of JSON lines, column of tables and of parquet
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub field: String,
+    /// What stands between the documents of a plain text [default: a file is a document]
+    #[arg(long, value_name = "TEXT")]
+    pub separator: Option<String>,
+}
+
+/// Where runs are, whose names are names of their tokenizers.
+#[derive(Args, Debug)]
+pub struct RunsArgs {
+    /// Folder of the runs
+    #[arg(long, value_name = "DIR", default_value = "artifacts")]
+    pub artifacts: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct TrainTokenizerArgs {
+    /// Texts: files (.txt, .jsonl, .csv, .tsv, .parquet, also .gz and .zst), folders, patterns, or
+    /// - for standard input
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<String>,
+    /// Tokens to end with, special ones and the 256 bytes included
+    #[arg(long, value_name = "N")]
+    pub vocab_size: usize,
+    /// How a text is split into words, which tokens do not cross: gpt4, gpt2 or none
+    /// [default: gpt4]
+    #[arg(long, value_name = "PATTERN", value_parser = ["gpt4", "gpt2", "none"])]
+    pub split: Option<String>,
+    /// A regular expression that matches words, instead
+    #[arg(long, value_name = "REGEX", conflicts_with = "split")]
+    pub split_regex: Option<String>,
+    /// A special token besides <|bos|>, <|eos|>, <|pad|> and <|unk|>; may be repeated
+    #[arg(long, value_name = "TOKEN")]
+    pub special: Vec<String>,
+    /// Add to this tokenizer, whose ids stay as they are, instead of starting a new one
+    #[arg(long, value_name = "NAME|PATH", conflicts_with_all = ["split", "split_regex"])]
+    pub grow: Option<String>,
+    /// Folder to write
+    #[arg(long, value_name = "FOLDER", default_value = "tokenizer")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct EncodeArgs {
+    /// Tokenizer: gpt2 and other names, a file, a folder, or a run
+    #[arg(value_name = "NAME|PATH")]
+    pub tokenizer: String,
+    /// Text to encode [default: standard input]
+    #[arg(allow_hyphen_values = true)]
+    pub text: Option<String>,
+    /// Print the ids as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct DecodeArgs {
+    /// Tokenizer: gpt2 and other names, a file, a folder, or a run
+    #[arg(value_name = "NAME|PATH")]
+    pub tokenizer: String,
+    /// Token ids [default: those on standard input]
+    #[arg(allow_negative_numbers = true)]
+    pub ids: Vec<String>,
+    /// Write the bytes exactly as they are, also those that are no text
+    #[arg(long)]
+    pub bytes: bool,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// Tokenizer: gpt2 and other names, a file, a folder, or a run
+    #[arg(value_name = "NAME|PATH")]
+    pub tokenizer: String,
+    /// Text to show [default: standard input]
+    #[arg(allow_hyphen_values = true)]
+    pub text: Option<String>,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct StatsArgs {
+    /// Tokenizers: gpt2 and other names, files, folders, or runs
+    #[arg(value_name = "NAME|PATH", required = true)]
+    pub tokenizers: Vec<String>,
+    /// Text to compare them on; may be repeated
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    pub data: Vec<String>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ExportTokenizerArgs {
+    /// Tokenizer: gpt2 and other names, a file, a folder, or a run
+    #[arg(value_name = "NAME|PATH")]
+    pub tokenizer: String,
+    /// Folder to write
+    pub folder: PathBuf,
+    #[command(flatten)]
+    pub runs: RunsArgs,
 }

@@ -9,6 +9,7 @@ mod import;
 mod logits;
 mod params;
 mod sample;
+mod tokenizer;
 mod train;
 
 use crate::cli::Command;
@@ -26,6 +27,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::FillMask(args) => fill_mask::run(args),
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Tokenizer(args) => tokenizer::run(args),
         Command::Configs => configs::run(),
         Command::Params(args) => params::run(args),
     }

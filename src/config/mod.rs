@@ -19,6 +19,6 @@ pub use model::{
     NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,
 };
 pub use schema::{
-    DataConfig, OptimizerConfig, Packing, RunConfig, SOURCE_FIELD, SampleConfig, ScheduleConfig,
-    TARGET_FIELD, TokenizerConfig, TrainConfig,
+    DataConfig, OptimizerConfig, Packing, RunConfig, SOURCE_FIELD, SPECIAL_TOKENS, SampleConfig,
+    ScheduleConfig, SplitPattern, TARGET_FIELD, TokenizerConfig, TrainConfig,
 };

@@ -40,6 +40,16 @@ pub enum TokenizerConfig {
     Character {},
     /// One token a byte, and one for the end of a text.
     Byte {},
+    /// Byte-pair encoding that is learned from the training text.
+    Bpe {
+        /// Tokens, special ones and the 256 bytes included.
+        vocab_size: usize,
+        #[serde(default)]
+        split: SplitPattern,
+        /// The first ids.
+        #[serde(default = "default_special_tokens")]
+        special_tokens: Vec<String>,
+    },
     /// One of OpenAI's byte-pair encodings: gpt2, r50k_base, p50k_base, p50k_edit, cl100k_base,
     /// o200k_base or o200k_harmony.
     Tiktoken { encoding: String },
@@ -53,6 +63,14 @@ impl Default for TokenizerConfig {
     fn default() -> Self {
         Self::Character {}
     }
+}
+
+/// Special tokens of a tokenizer that is learned, where nothing else is said: the beginning and
+/// the end of a text, padding, and what is unknown.
+pub const SPECIAL_TOKENS: [&str; 4] = ["<|bos|>", "<|eos|>", "<|pad|>", "<|unk|>"];
+
+fn default_special_tokens() -> Vec<String> {
+    SPECIAL_TOKENS.map(String::from).into()
 }
 
 /// How byte-pair encoding splits a text into words before it merges the bytes of each.
@@ -322,6 +340,15 @@ impl RunConfig {
         if let TokenizerConfig::Ids { vocab_size } = &self.tokenizer {
             let (found, valid) = (*vocab_size, (1..=MOST_TOKENS).contains(vocab_size));
             check("tokenizer.vocab_size", found, valid, "at least 1 and at most 2^30")?;
+        }
+        if let TokenizerConfig::Bpe { vocab_size, special_tokens, .. } = &self.tokenizer {
+            let least = 256 + special_tokens.len();
+            check(
+                "tokenizer.vocab_size",
+                vocab_size,
+                (least..=1 << 24).contains(vocab_size),
+                "at least 256 and the number of special tokens, and at most 2^24",
+            )?;
         }
         match &self.data {
             DataConfig::Stories { train_stories, validation_stories } => {

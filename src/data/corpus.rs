@@ -349,13 +349,15 @@ impl SplitText {
         }
     }
 
-    /// The tokenizer that a configuration asks for, built from both sides where it is built at
-    /// all, as nanoGPT's preparation does.
+    /// The tokenizer that a configuration asks for. Characters are those of both sides, as in
+    /// nanoGPT's preparation; merges are learned from the training side alone.
     ///
     /// # Errors
-    /// An encoding that does not exist.
+    /// A tokenizer that does not exist or cannot be built.
     pub fn tokenizer(&self, config: &TokenizerConfig) -> Result<Arc<dyn Tokenizer>, DataError> {
-        let texts = self.train.texts().chain(self.validation.texts());
+        let validation =
+            (*config == TokenizerConfig::Character {}).then(|| self.validation.texts());
+        let texts = self.train.texts().chain(validation.into_iter().flatten());
         Ok(tokenizer::build(config, texts)?.into())
     }
 }

@@ -149,7 +149,7 @@ impl Export {
                 let path = part.path().join("tokenizer.json");
                 fs::write(path, &tokenizer.json).map_err(write_error)?;
                 let context_length = self.config.context_length;
-                write_json("tokenizer_config.json", &tokenizer.settings(context_length))?;
+                write_json("tokenizer_config.json", &tokenizer.settings(Some(context_length)))?;
                 None
             }
             Err(reason) => Some(reason),

@@ -17,7 +17,13 @@ pub struct HuggingFaceFiles {
     pub json: String,
     beginning: Option<(String, u32)>,
     end: Option<(String, u32)>,
+    /// Other tokens that have a name in their files.
+    named: Vec<(&'static str, &'static str)>,
 }
+
+/// What our own tokenizers call them.
+const NAMED: [(&str, &str); 3] =
+    [("bos_token", "<|bos|>"), ("pad_token", "<|pad|>"), ("unk_token", "<|unk|>")];
 
 impl HuggingFaceFiles {
     pub fn bos(&self) -> Option<u32> {
@@ -29,12 +35,17 @@ impl HuggingFaceFiles {
     }
 
     /// `tokenizer_config.json`
-    pub fn settings(&self, context_length: usize) -> Value {
+    pub fn settings(&self, context_length: Option<usize>) -> Value {
         let mut settings = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": context_length,
             "clean_up_tokenization_spaces": false,
         });
+        if let Some(context_length) = context_length {
+            settings["model_max_length"] = json!(context_length);
+        }
+        for (key, token) in &self.named {
+            settings[*key] = json!(token);
+        }
         for (key, token) in [("bos_token", &self.beginning), ("eos_token", &self.end)] {
             if let Some((text, _)) = token {
                 settings[key] = json!(text);
@@ -59,7 +70,9 @@ pub fn to_hugging_face(saved: &SavedTokenizer) -> Result<HuggingFaceFiles, Token
                 Some((String::from_utf8(tokenizer.token_bytes(id)?).ok()?, id))
             };
             let (beginning, end) = (token(tokenizer.beginning_of_text()), token(*end_of_text));
-            Ok(HuggingFaceFiles { json: json.clone(), beginning, end })
+            let mut named = NAMED.to_vec();
+            named.retain(|(_, text)| tokenizer.id(text).is_some());
+            Ok(HuggingFaceFiles { json: json.clone(), beginning, end, named })
         }
         SavedTokenizer::Character { characters } => {
             let tokenizer = CharacterTokenizer::from_characters(characters)?;
@@ -74,7 +87,7 @@ pub fn to_hugging_face(saved: &SavedTokenizer) -> Result<HuggingFaceFiles, Token
                 "invert": false,
             });
             let json = tokenizer_json(&[], &each, &json!({"type": "Fuse"}), &model);
-            Ok(HuggingFaceFiles { json, beginning: None, end: None })
+            Ok(HuggingFaceFiles { json, beginning: None, end: None, named: Vec::new() })
         }
         SavedTokenizer::Byte {} => {
             let tokenizer = saved.restore()?;
@@ -84,7 +97,12 @@ pub fn to_hugging_face(saved: &SavedTokenizer) -> Result<HuggingFaceFiles, Token
             let json =
                 byte_level_json(&vocabulary(&tokens), &written(&tokens, &[]), &[(BYTES_END, end)]);
             let json = json.replace("\"use_regex\":true", "\"use_regex\":false");
-            Ok(HuggingFaceFiles { json, beginning: None, end: Some((BYTES_END.into(), end)) })
+            Ok(HuggingFaceFiles {
+                json,
+                beginning: None,
+                end: Some((BYTES_END.into(), end)),
+                named: Vec::new(),
+            })
         }
         SavedTokenizer::Tiktoken { encoding }
             if ["gpt2", "r50k_base"].contains(&encoding.as_str()) =>
@@ -95,7 +113,12 @@ pub fn to_hugging_face(saved: &SavedTokenizer) -> Result<HuggingFaceFiles, Token
                 (0..end.1).filter_map(|id| tokenizer.token_bytes(id)).collect();
             let merges = merges_of_ranks(&tokens);
             let json = byte_level_json(&vocabulary(&tokens), &written(&tokens, &merges), &[end]);
-            Ok(HuggingFaceFiles { json, beginning: None, end: Some((end.0.into(), end.1)) })
+            Ok(HuggingFaceFiles {
+                json,
+                beginning: None,
+                end: Some((end.0.into(), end.1)),
+                named: Vec::new(),
+            })
         }
         SavedTokenizer::Tiktoken { encoding } => {
             no(&format!("tiktoken's {encoding} splits words unlike any tokenizer that is exported"))
@@ -114,7 +137,12 @@ pub fn to_hugging_face(saved: &SavedTokenizer) -> Result<HuggingFaceFiles, Token
             // The whole text is one word.
             let json = json.replace("\"use_regex\":true", "\"use_regex\":false");
             let token = |(text, id): (&str, u32)| Some((text.to_string(), id));
-            Ok(HuggingFaceFiles { json, beginning: token(special[0]), end: token(special[1]) })
+            Ok(HuggingFaceFiles {
+                json,
+                beginning: token(special[0]),
+                end: token(special[1]),
+                named: Vec::new(),
+            })
         }
         SavedTokenizer::Ids { .. } => no("the model has none"),
     }

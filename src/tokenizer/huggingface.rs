@@ -129,9 +129,18 @@ pub(super) fn byte_level_json(
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
     });
+    let model = byte_level_model(vocabulary, merges);
+    tokenizer_json(special, &byte_level, &byte_level, &model)
+}
+
+/// A byte-level BPE without what goes on before and after it.
+pub(super) fn byte_level_model(
+    vocabulary: &BTreeMap<String, u32>,
+    merges: &[(impl AsRef<str>, impl AsRef<str>)],
+) -> Value {
     let merges: Vec<[&str; 2]> =
         merges.iter().map(|(left, right)| [left.as_ref(), right.as_ref()]).collect();
-    let model = json!({
+    json!({
         "type": "BPE",
         "dropout": null,
         "unk_token": null,
@@ -142,8 +151,7 @@ pub(super) fn byte_level_json(
         "ignore_merges": false,
         "vocab": vocabulary,
         "merges": merges,
-    });
-    tokenizer_json(special, &byte_level, &byte_level, &model)
+    })
 }
 
 /// A `tokenizer.json` of these parts.
@@ -153,29 +161,39 @@ pub(super) fn tokenizer_json(
     decoder: &Value,
     model: &Value,
 ) -> String {
-    let added = |(content, id): &(&str, u32)| {
-        json!({
-            "id": id,
-            "content": content,
-            "single_word": false,
-            "lstrip": false,
-            "rstrip": false,
-            "normalized": false,
-            "special": true,
-        })
-    };
+    tokenizer_description(special, pre_tokenizer, decoder, model).to_string()
+}
+
+pub(super) fn tokenizer_description(
+    special: &[(&str, u32)],
+    pre_tokenizer: &Value,
+    decoder: &Value,
+    model: &Value,
+) -> Value {
     json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": special.iter().map(added).collect::<Vec<_>>(),
+        "added_tokens": special.iter().map(|(token, id)| special_token(token, *id)).collect::<Vec<_>>(),
         "normalizer": null,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
         "decoder": decoder,
         "model": model,
     })
-    .to_string()
+}
+
+/// One of `added_tokens`.
+pub(super) fn special_token(content: &str, id: u32) -> Value {
+    json!({
+        "id": id,
+        "content": content,
+        "single_word": false,
+        "lstrip": false,
+        "rstrip": false,
+        "normalized": false,
+        "special": true,
+    })
 }
 
 /// How tokens stand for bytes, from what the file says of decoding.

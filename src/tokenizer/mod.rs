@@ -4,11 +4,15 @@ mod byte;
 mod character;
 mod export;
 mod file;
+mod growing;
+mod hash;
 mod huggingface;
 mod ids;
 mod merges;
+mod pairs;
 mod split;
 mod tiktoken;
+mod trainer;
 
 pub use byte::ByteTokenizer;
 pub use character::CharacterTokenizer;
@@ -19,6 +23,7 @@ pub use ids::IdTokenizer;
 pub use merges::MergesTokenizer;
 pub use split::Splitter;
 pub use tiktoken::{TiktokenTokenizer, last_merge};
+pub use trainer::{TrainedTokenizer, Trainer};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +58,16 @@ pub enum TokenizerError {
     NotIds { vocab_size: usize },
     #[error("{reason}")]
     NoHuggingFace { reason: String },
+    #[error("a vocabulary of {asked} tokens cannot be trained: {reason}")]
+    VocabularySize { asked: usize, reason: String },
+    #[error("`{token}` cannot be a special token: {reason}")]
+    SpecialToken { token: String, reason: &'static str },
+    #[error("this tokenizer cannot grow: {reason}")]
+    NotGrowing { reason: String },
+    #[error(
+        "the different words of the text are 4 GiB or more; train on a part of it, or with a pattern that makes shorter words"
+    )]
+    TooManyWords,
     #[error("the split pattern `{pattern}` is not a regular expression: {reason}")]
     SplitPattern { pattern: String, reason: String },
     #[error("the split pattern gave up on a text: {reason}; a simpler pattern is needed")]
@@ -138,6 +153,8 @@ pub fn known_vocab_size(config: &TokenizerConfig) -> Option<usize> {
     match config {
         TokenizerConfig::Byte {} => Some(ByteTokenizer.vocab_size()),
         TokenizerConfig::Tiktoken { encoding } => TiktokenTokenizer::size_of(encoding),
+        // Fewer where the text has no more pairs.
+        TokenizerConfig::Bpe { vocab_size, .. } => Some(*vocab_size),
         TokenizerConfig::Ids { vocab_size } => Some(*vocab_size),
         TokenizerConfig::Character {} | TokenizerConfig::File { .. } => None,
     }
@@ -147,7 +164,7 @@ pub fn known_vocab_size(config: &TokenizerConfig) -> Option<usize> {
 /// it is built at all.
 ///
 /// # Errors
-/// An encoding that does not exist.
+/// An encoding that does not exist, a file that is no tokenizer, or what [`Trainer`] refuses.
 pub fn build<'a>(
     config: &TokenizerConfig,
     texts: impl IntoIterator<Item = &'a String>,
@@ -155,6 +172,11 @@ pub fn build<'a>(
     match config {
         TokenizerConfig::Character {} => Ok(Box::new(CharacterTokenizer::train(texts))),
         TokenizerConfig::Byte {} => Ok(Box::new(ByteTokenizer)),
+        TokenizerConfig::Bpe { vocab_size, split, special_tokens } => {
+            let mut trainer = Trainer::new(split, special_tokens)?;
+            trainer.feed(&texts.into_iter().map(String::as_str).collect::<Vec<_>>())?;
+            trainer.train(*vocab_size, |_| ())?.saved.restore()
+        }
         TokenizerConfig::Tiktoken { encoding } => Ok(Box::new(TiktokenTokenizer::new(encoding)?)),
         TokenizerConfig::File { path } => read(path)?.restore(),
         TokenizerConfig::Ids { vocab_size } => Ok(Box::new(IdTokenizer::new(*vocab_size))),

@@ -1,0 +1,182 @@
+//! The subcommands of `emberlm tokenizer`.
+
+mod show;
+mod stats;
+mod train;
+
+use anyhow::{Context, bail};
+use std::fs;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::artifact::Run;
+use crate::cli::{
+    DecodeArgs, EncodeArgs, ExportTokenizerArgs, RunsArgs, SourceArgs, TokenizerArgs,
+    TokenizerCommand,
+};
+use crate::data::{SourceOptions, Sources};
+use crate::files;
+use crate::tokenizer::{self, HuggingFaceFiles, TiktokenTokenizer, Tokenizer};
+
+pub(super) fn run(args: TokenizerArgs) -> anyhow::Result<()> {
+    match args.command {
+        TokenizerCommand::Train(args) => train::run(args),
+        TokenizerCommand::Encode(args) => encode(args),
+        TokenizerCommand::Decode(args) => decode(args),
+        TokenizerCommand::Show(args) => show::run(args),
+        TokenizerCommand::Stats(args) => stats::run(args),
+        TokenizerCommand::Export(args) => export(args),
+    }
+}
+
+fn encode(args: EncodeArgs) -> anyhow::Result<()> {
+    let tokenizer = open(&args.tokenizer, &args.runs)?;
+    let ids = tokenizer.encode(&text_or_stdin(args.text)?)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if args.json {
+        serde_json::to_writer(&mut out, &ids)?;
+    } else {
+        for (number, id) in ids.iter().enumerate() {
+            let separator = if number == 0 { "" } else { " " };
+            write!(out, "{separator}{id}")?;
+        }
+    }
+    writeln!(out)?;
+    out.flush()?;
+    Ok(())
+}
+
+fn decode(args: DecodeArgs) -> anyhow::Result<()> {
+    let tokenizer = open(&args.tokenizer, &args.runs)?;
+    let text = match args.ids.as_slice() {
+        [] => text_or_stdin(None)?,
+        ids => ids.join(" "),
+    };
+    let ids = parse_ids(&text)?;
+    let mut out = std::io::stdout().lock();
+    if args.bytes {
+        out.write_all(&tokenizer.decode_bytes(&ids))?;
+        return Ok(());
+    }
+    let text = tokenizer.decode(&ids);
+    out.write_all(text.as_bytes())?;
+    if out.is_terminal() && !text.ends_with('\n') {
+        writeln!(out)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Ids with anything between them that stands between numbers: spaces, commas, brackets of JSON.
+fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {
+    text.split(|c: char| c.is_whitespace() || [',', '[', ']'].contains(&c))
+        .filter(|id| !id.is_empty())
+        .map(|id| id.parse().ok().with_context(|| format!("`{id}` is not a token id")))
+        .collect()
+}
+
+fn export(args: ExportTokenizerArgs) -> anyhow::Result<()> {
+    check_is_new(&args.folder)?;
+    let tokenizer = open(&args.tokenizer, &args.runs)?;
+    let files = tokenizer::to_hugging_face(&tokenizer.saved())
+        .with_context(|| format!("the tokenizer {} cannot be exported", args.tokenizer))?;
+    write_folder(&args.folder, &files)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}: {} tokens", args.tokenizer, tokenizer.vocab_size())?;
+    writeln!(out, "folder: {}", args.folder.display())?;
+    Ok(())
+}
+
+/// The tokenizer of a name, a run, a file or a folder.
+fn open(name: &str, runs: &RunsArgs) -> anyhow::Result<Box<dyn Tokenizer>> {
+    if name == "character" {
+        bail!(
+            "`character` has no tokens before it has seen a text; name a run that was trained with it"
+        );
+    }
+    if TiktokenTokenizer::size_of(name).is_some() {
+        return Ok(Box::new(TiktokenTokenizer::new(name)?));
+    }
+    if name == "byte" {
+        return Ok(Box::new(tokenizer::ByteTokenizer));
+    }
+    let path = Path::new(name);
+    let is_run = |folder: &Path| {
+        folder.join("config.json").is_file() && folder.join("checksums.json").is_file()
+    };
+    if is_run(&runs.artifacts.join(name)) || is_run(path) {
+        return Ok(Run::open(&runs.artifacts, name)?.tokenizer()?);
+    }
+    let file = if path.is_dir() { file_in(path)? } else { path.to_path_buf() };
+    if !file.exists() {
+        bail!(
+            "there is no tokenizer `{name}`: no file or folder of that name, no run in {}, and none of byte, {}",
+            runs.artifacts.display(),
+            tokenizer_names()
+        );
+    }
+    let read = || tokenizer::read(&file)?.restore();
+    read().with_context(|| format!("cannot use {}", file.display()))
+}
+
+fn tokenizer_names() -> String {
+    // The error of a name that does not exist lists them.
+    match TiktokenTokenizer::new("") {
+        Err(tokenizer::TokenizerError::UnknownEncoding { known, .. }) => known,
+        _ => String::new(),
+    }
+}
+
+/// The file of a folder that is a tokenizer.
+fn file_in(folder: &Path) -> anyhow::Result<PathBuf> {
+    let names = ["tokenizer.json", "vocab.json", "merges.json"];
+    let paths = names.map(|name| folder.join(name));
+    let found = paths.into_iter().find(|path| path.is_file());
+    found.with_context(|| format!("{} has none of {}", folder.display(), names.join(", ")))
+}
+
+fn text_or_stdin(text: Option<String>) -> anyhow::Result<String> {
+    if let Some(text) = text {
+        return Ok(text);
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+    let text = String::from_utf8(bytes);
+    text.map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("standard input is not UTF-8 (byte {place} and after)")
+    })
+}
+
+fn sources(paths: &[String], args: SourceArgs) -> anyhow::Result<Sources> {
+    let options = SourceOptions { field: args.field, separator: args.separator };
+    Ok(Sources::find(paths, options)?)
+}
+
+fn check_is_new(folder: &Path) -> anyhow::Result<()> {
+    if folder.exists() {
+        bail!("{} exists already; choose another folder", folder.display());
+    }
+    Ok(())
+}
+
+/// `tokenizer.json` and `tokenizer_config.json` in a new folder, all or nothing.
+fn write_folder(folder: &Path, tokenizer: &HuggingFaceFiles) -> anyhow::Result<()> {
+    let write = || {
+        let whole = std::path::absolute(folder)?;
+        let parent = whole.parent().unwrap_or(&whole);
+        fs::create_dir_all(parent)?;
+        // Removed with all it holds where anything below fails.
+        let part = tempfile::Builder::new().prefix(".part-").tempdir_in(parent)?;
+        files::write_whole(&part.path().join("tokenizer.json"), |file| {
+            file.write_all(tokenizer.json.as_bytes())
+        })?;
+        files::write_json(&part.path().join("tokenizer_config.json"), &tokenizer.settings(None))?;
+        check_is_new(folder)?;
+        fs::rename(part.path(), &whole)?;
+        let _renamed = part.keep();
+        files::sync_folder(parent)?;
+        Ok::<(), anyhow::Error>(())
+    };
+    write().with_context(|| format!("cannot write {}", folder.display()))
+}

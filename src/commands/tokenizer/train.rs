@@ -1,0 +1,120 @@
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
+use std::time::Instant;
+
+use super::{check_is_new, open, sources, write_folder};
+use crate::cli::TrainTokenizerArgs;
+use crate::config::{SPECIAL_TOKENS, SplitPattern};
+use crate::data::Sources;
+use crate::tokenizer::{Trainer, to_hugging_face};
+
+/// Bytes of text that are split and counted at a time.
+const BATCH: usize = 16 << 20;
+
+pub(super) fn run(args: TrainTokenizerArgs) -> anyhow::Result<()> {
+    let started = Instant::now();
+    check_is_new(&args.out)?;
+    let sources = sources(&args.paths, args.sources)?;
+    let mut trainer = match &args.grow {
+        Some(name) => Trainer::grow(&open(name, &args.runs)?.saved(), &args.special)
+            .with_context(|| format!("cannot grow {name}"))?,
+        None => {
+            let special = SPECIAL_TOKENS.map(String::from).into_iter().chain(args.special);
+            let split = match (args.split.as_deref(), args.split_regex) {
+                (_, Some(regex)) => SplitPattern::Custom(regex),
+                (Some("gpt2"), _) => SplitPattern::Gpt2,
+                (Some("none"), _) => SplitPattern::None,
+                _ => SplitPattern::Gpt4,
+            };
+            Trainer::new(&split, &special.collect::<Vec<_>>())?
+        }
+    };
+    trainer.check_size(args.vocab_size)?;
+    let start_size = trainer.start_size();
+    let (documents, bytes) = count_words(&mut trainer, &sources)?;
+
+    let style = "{msg} {wide_bar} {pos}/{len} {eta}";
+    let bar = progress_bar(Some(args.vocab_size as u64), style, "merging")?;
+    let trained = trainer.train(args.vocab_size, |tokens| bar.set_position(tokens as u64))?;
+    bar.finish_and_clear();
+    write_folder(&args.out, &to_hugging_face(&trained.saved)?)?;
+
+    let mut out = std::io::stdout().lock();
+    let folder = args.out.display();
+    writeln!(
+        out,
+        "text: {documents} documents, {bytes} bytes, {} different words",
+        trained.different_words
+    )?;
+    writeln!(
+        out,
+        "tokenizer: {} tokens, {} of them learned in {:.1} s; {:.2} bytes a token on this text",
+        trained.vocab_size,
+        trained.vocab_size - start_size,
+        started.elapsed().as_secs_f64(),
+        bytes as f64 / trained.tokens as f64
+    )?;
+    if trained.vocab_size < args.vocab_size {
+        writeln!(
+            out,
+            "note: {} tokens were asked for, but every word of the text is one token already; more text has more",
+            args.vocab_size
+        )?;
+    }
+    writeln!(out, "folder: {folder}")?;
+    writeln!(out, "look at it: emberlm tokenizer show {folder} \"Some text of yours\"")?;
+    writeln!(
+        out,
+        "train with it: emberlm train --data my.txt --set tokenizer='{{\"kind\":\"file\",\"path\":\"{folder}/tokenizer.json\"}}'"
+    )?;
+    Ok(())
+}
+
+/// Feeds all documents; the number of them and of their bytes.
+fn count_words(trainer: &mut Trainer, sources: &Sources) -> anyhow::Result<(u64, u64)> {
+    let style = match sources.total_bytes() {
+        Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        None => "{msg} {bytes} {bytes_per_sec}",
+    };
+    let bar = progress_bar(sources.total_bytes(), style, "reading")?;
+    let splitter = trainer.splitter().clone();
+    let mut reading = sources.read();
+    let (mut documents, mut bytes) = (0, 0);
+    let mut batch: Vec<String> = Vec::new();
+    let mut batch_bytes = 0;
+    loop {
+        let piece = reading.next(&|text| splitter.cut(text))?;
+        let is_last = piece.is_none();
+        if let Some(piece) = piece {
+            documents += u64::from(piece.ends_document);
+            batch_bytes += piece.text.len();
+            batch.push(piece.text);
+        }
+        if batch_bytes >= BATCH || is_last {
+            trainer.feed(&batch.iter().map(String::as_str).collect::<Vec<_>>())?;
+            bytes += batch_bytes as u64;
+            batch.clear();
+            batch_bytes = 0;
+            bar.set_position(reading.bytes_read());
+        }
+        if is_last {
+            bar.finish_and_clear();
+            return Ok((documents, bytes));
+        }
+    }
+}
+
+/// On standard error, where that is a terminal.
+fn progress_bar(
+    length: Option<u64>,
+    style: &str,
+    message: &'static str,
+) -> anyhow::Result<ProgressBar> {
+    let bar = match length {
+        Some(length) => ProgressBar::new(length),
+        None => ProgressBar::no_length(),
+    };
+    let style = ProgressStyle::with_template(style)?;
+    Ok(bar.with_style(style.progress_chars("=> ")).with_message(message))
+}
