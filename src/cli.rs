@@ -31,6 +31,8 @@ pub enum Command {
     Configs,
     /// Count the parameters of a configuration by component
     Params(ParamsArgs),
+    /// List the named data sets
+    Datasets(DatasetsArgs),
 }
 
 /// Where to compute and where runs are.
@@ -138,6 +140,13 @@ pub struct ParamsArgs {
     /// Tokens in the vocabulary, where the configuration leaves that to the data
     #[arg(long, value_name = "N")]
     pub vocab_size: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct DatasetsArgs {
+    /// Folder of the data sets
+    #[arg(long, value_name = "DIR", default_value = "datasets")]
+    pub datasets: PathBuf,
 }
 
 #[derive(Args, Debug)]

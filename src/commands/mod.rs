@@ -1,6 +1,7 @@
 //! One file a subcommand. They put the modules together, add context to errors, and print.
 
 mod configs;
+mod datasets;
 mod eval;
 mod export;
 mod fill_mask;
@@ -27,6 +28,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Configs => configs::run(),
+        Command::Datasets(args) => datasets::run(args),
         Command::Params(args) => params::run(args),
     }
 }

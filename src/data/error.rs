@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::GrammarError;
+use super::{DownloadError, GrammarError, ManifestError};
 use crate::tokenizer::TokenizerError;
 
 /// Why there is no data to train or evaluate on.
@@ -43,4 +43,8 @@ pub enum DataError {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Download(#[from] DownloadError),
 }

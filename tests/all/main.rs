@@ -4,6 +4,7 @@ mod architecture;
 mod command_line;
 mod configuration;
 mod data;
+mod datasets;
 mod generation;
 mod gguf;
 mod golden;
