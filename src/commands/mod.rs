@@ -1,6 +1,7 @@
 //! One file a subcommand. They put the modules together, add context to errors, and print.
 
 mod configs;
+mod datasets;
 mod eval;
 mod export;
 mod fill_mask;
@@ -8,6 +9,7 @@ mod generate;
 mod import;
 mod logits;
 mod params;
+mod prepare;
 mod sample;
 mod tokenizer;
 mod train;
@@ -28,7 +30,9 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
+        Command::Prepare(args) => prepare::run(args),
         Command::Configs => configs::run(),
+        Command::Datasets(args) => datasets::run(args),
         Command::Params(args) => params::run(args),
     }
 }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::GrammarError;
+use super::{DownloadError, GrammarError, ManifestError};
 use crate::files::FileError;
 use crate::tokenizer::TokenizerError;
 
@@ -107,4 +107,8 @@ pub enum DataError {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Download(#[from] DownloadError),
 }

@@ -2,10 +2,12 @@
 
 mod batch;
 mod corpus;
+mod download;
 mod error;
 mod example;
 mod grammar;
 mod loader;
+mod manifest;
 mod pairs;
 mod permutation;
 mod prepare;
@@ -18,10 +20,12 @@ mod windows;
 
 pub use batch::TokenBatch;
 pub use corpus::{Corpus, Pair, Split, SplitText, SplitTokens};
+pub use download::{DownloadError, Downloader, Progress, fetch};
 pub use error::DataError;
 pub use example::{Example, ExamplePlace, Place, Task};
 pub use grammar::{Grammar, GrammarError};
 pub use loader::{EvaluationLoader, TrainLoader};
+pub use manifest::{FileSplit, Manifest, ManifestError, ManifestFile, SplitBy};
 pub use permutation::Permutation;
 pub use prepare::{Preparation, Prepare, PrepareProgress, ValidationSplit, discard, prepare};
 pub use prepared::{Meta, Prepared, ShardMeta, SplitMeta, SplitRule, TokenizerMeta};

@@ -81,6 +81,8 @@ pub struct PrepareProgress {
 #[derive(Debug)]
 pub enum Prepare {
     Finished(Meta),
+    /// It was finished before.
+    There(Meta),
     /// The same preparation goes on from here.
     Stopped,
 }
@@ -102,7 +104,7 @@ pub fn prepare(
 ) -> Result<Prepare, DataError> {
     let job = preparation.job();
     if let Some(meta) = finished(folder, &job)? {
-        return Ok(Prepare::Finished(meta));
+        return Ok(Prepare::There(meta));
     }
     let part = part_of(folder)?;
     fs::create_dir_all(&part).map_err(write_error(&part))?;
@@ -151,9 +153,7 @@ fn finished(folder: &Path, job: &str) -> Result<Option<Meta>, DataError> {
 fn part_of(folder: &Path) -> Result<PathBuf, DataError> {
     let whole = std::path::absolute(folder).map_err(write_error(folder))?;
     match (whole.parent(), whole.file_name()) {
-        (Some(parent), Some(name)) => {
-            Ok(parent.join(format!(".{}.part", name.to_string_lossy())))
-        }
+        (Some(parent), Some(name)) => Ok(parent.join(format!(".{}.part", name.to_string_lossy()))),
         _ => Err(DataError::FolderTaken { path: folder.into() }),
     }
 }
@@ -558,10 +558,11 @@ impl<'a> Work<'a> {
                 Ok(Some(SplitRule::Characters { validation_fraction }))
             }
             ValidationSplit::Documents { validation_fraction, seed } => {
-                let threshold = match sources.total_bytes().is_none_or(|bytes| bytes > COUNTED_BYTES) {
-                    true => validation_fraction,
-                    false => self.exact_threshold(validation_fraction, seed)?,
-                };
+                let threshold =
+                    match sources.total_bytes().is_none_or(|bytes| bytes > COUNTED_BYTES) {
+                        true => validation_fraction,
+                        false => self.exact_threshold(validation_fraction, seed)?,
+                    };
                 Ok(Some(SplitRule::Documents { validation_fraction, threshold, seed }))
             }
             ValidationSplit::Files(_) => Ok(Some(SplitRule::Files {})),
@@ -726,8 +727,10 @@ impl<'a> Work<'a> {
             texts.push((Side::Validation, validation));
         }
         texts.retain(|(_, text)| !text.is_empty());
-        let encoded =
-            self.preparation.tokenizer.encode_batch(&texts.iter().map(|(_, text)| *text).collect::<Vec<_>>());
+        let encoded = self
+            .preparation
+            .tokenizer
+            .encode_batch(&texts.iter().map(|(_, text)| *text).collect::<Vec<_>>());
         for ((side, text), ids) in texts.into_iter().zip(encoded) {
             let ids = ids.map_err(|source| DataError::EncodeDocument { number: 1, source })?;
             match side {

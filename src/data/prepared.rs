@@ -118,7 +118,8 @@ impl Prepared {
         }
         let tokenizer: SavedTokenizer = files::read_json(&folder.join(TOKENIZER))?;
         let prepared = Self { folder: folder.into(), meta, tokenizer };
-        if tokenizer::fingerprint(prepared.tokenizer()?.as_ref()) != prepared.meta.tokenizer.fingerprint
+        if tokenizer::fingerprint(prepared.tokenizer()?.as_ref())
+            != prepared.meta.tokenizer.fingerprint
         {
             return Err(damaged(&folder.join(TOKENIZER), "it is not the tokenizer of these files"));
         }
@@ -183,7 +184,9 @@ impl Prepared {
         })?;
         let mut before = None;
         check(&starts, shard.documents * INDEX_WIDTH as u64, &shard.index_sha256, |bytes| {
-            for place in bytes.as_chunks::<INDEX_WIDTH>().0.iter().map(|place| u64::from_le_bytes(*place)) {
+            for place in
+                bytes.as_chunks::<INDEX_WIDTH>().0.iter().map(|place| u64::from_le_bytes(*place))
+            {
                 let expected = match before {
                     None => place == 0,
                     Some(before) => before < place && place < shard.tokens,

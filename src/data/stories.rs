@@ -22,9 +22,19 @@ impl Stories {
     /// `count` stories, one after the other, each ending with a line break. Different streams of
     /// a seed are independent of each other.
     pub fn generate(&self, count: usize, seed: u64, stream: u64) -> String {
+        self.documents(count, seed, stream).collect()
+    }
+
+    /// The same, a story at a time.
+    pub fn documents(
+        &self,
+        count: usize,
+        seed: u64,
+        stream: u64,
+    ) -> impl Iterator<Item = String> + '_ {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream);
-        (0..count).map(|_| self.grammar.generate(&mut rng)).collect()
+        (0..count).map(move |_| self.grammar.generate(&mut rng))
     }
 
     /// Entropy of the source in nats a character, or, what is the same as stories are ASCII, a

@@ -47,7 +47,9 @@ impl TokenType {
             Self::U16 => Box::new(
                 bytes.as_chunks::<2>().0.iter().map(|id| u32::from(u16::from_le_bytes(*id))),
             ),
-            Self::U32 => Box::new(bytes.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id))),
+            Self::U32 => {
+                Box::new(bytes.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)))
+            }
         }
     }
 }
@@ -87,7 +89,11 @@ enum Starts {
 
 impl Shard {
     /// Maps files of token ids and of `u64` places; what they hold must have been checked.
-    pub(super) fn open(ids: &Path, token_type: TokenType, starts: &Path) -> Result<Self, FileError> {
+    pub(super) fn open(
+        ids: &Path,
+        token_type: TokenType,
+        starts: &Path,
+    ) -> Result<Self, FileError> {
         Ok(Self {
             first_token: 0,
             first_document: 0,

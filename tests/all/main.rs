@@ -5,6 +5,7 @@ mod bpe_training;
 mod command_line;
 mod configuration;
 mod data;
+mod datasets;
 mod generation;
 mod gguf;
 mod golden;

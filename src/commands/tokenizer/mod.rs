@@ -88,7 +88,7 @@ fn export(args: ExportTokenizerArgs) -> anyhow::Result<()> {
 }
 
 /// The tokenizer of a name, a run, a file or a folder.
-fn open(name: &str, runs: &RunsArgs) -> anyhow::Result<Box<dyn Tokenizer>> {
+pub(super) fn open(name: &str, runs: &RunsArgs) -> anyhow::Result<Box<dyn Tokenizer>> {
     if name == "character" {
         bail!(
             "`character` has no tokens before it has seen a text; name a run that was trained with it"

@@ -91,9 +91,7 @@ impl Open {
         }
         let (bytes, sha256) = match self.file.bytes {
             // Not read in order.
-            Some(bytes) if self.reader.part_read().is_some() => {
-                (bytes, checksum(&path)?)
-            }
+            Some(bytes) if self.reader.part_read().is_some() => (bytes, checksum(&path)?),
             _ => (self.tally.bytes(), self.tally.sha256()),
         };
         Ok(SourceRecord { path, bytes, sha256 })

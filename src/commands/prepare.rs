@@ -1,0 +1,421 @@
+use anyhow::{Context, bail};
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::tokenizer::open;
+use crate::cli::PrepareArgs;
+use crate::data::{
+    FileSplit, Manifest, Meta, Preparation, Prepare, PrepareProgress, Progress, SourceFormat,
+    SourceOptions, Sources, SplitBy, SplitRule, Stories, ValidationSplit, fetch, prepare,
+};
+use crate::files;
+use crate::tokenizer::{CharacterTokenizer, Tokenizer};
+
+/// As after a signal.
+const STOPPED: i32 = 130;
+const VALIDATION_FRACTION: f64 = 0.1;
+/// Of the documents of large corpora, which have enough of them.
+const SMALL_VALIDATION_FRACTION: f64 = 0.01;
+const LARGE: u64 = 64 << 20;
+/// Of the generated stories.
+const STORIES: [(&str, usize, u64); 2] = [("train.jsonl", 20_000, 0), ("validation.jsonl", 300, 1)];
+
+pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(stop.clone())?;
+    let text = Text::find(&args, &stop)?;
+    if stop.load(Ordering::Relaxed) {
+        // What was downloaded is kept; what came from standard input is not.
+        drop(text);
+        std::process::exit(STOPPED);
+    }
+    let tokenizer_name = args.tokenizer.as_ref().unwrap_or(&text.tokenizer);
+    let tokenizer = tokenizer(tokenizer_name, &text, &args)?;
+    let folder = match &args.out {
+        Some(folder) => folder.clone(),
+        None => args.datasets.join(&text.name).join(file_name(tokenizer_name)),
+    };
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot write {}", parent.display()))?;
+    }
+    let validation_split = validation_split(&args, &text)?;
+    let preparation = Preparation {
+        tokenizer: tokenizer.as_ref(),
+        tokenizer_name,
+        sources: &text.sources,
+        split: match &text.validation {
+            Some(sources) => ValidationSplit::Files(sources),
+            None => validation_split,
+        },
+        shard_tokens: args.shard_tokens,
+    };
+
+    let started = Instant::now();
+    let bar = progress_bar()?;
+    let mut resumed = None;
+    let mut report = |progress: PrepareProgress| {
+        bar.set_length(progress.total_bytes.max(progress.bytes_read));
+        bar.set_position(progress.bytes_read);
+        match progress.resuming {
+            true => bar.set_message("finding the place"),
+            false => bar.set_message(format!("{} tokens", progress.tokens)),
+        }
+        if progress.resuming || resumed.is_none() {
+            resumed = Some((progress, Instant::now()));
+        }
+    };
+    let done = prepare(&preparation, &folder, &stop, &mut report)?;
+    bar.finish_and_clear();
+    let mut out = io::stdout().lock();
+    match done {
+        Prepare::Finished(meta) => say(&mut out, &folder, &meta, started.elapsed())?,
+        Prepare::Stopped => {
+            writeln!(io::stderr(), "stopped; the same command goes on from here")?;
+            std::process::exit(STOPPED);
+        }
+        Prepare::There(_) => {
+            writeln!(out, "{} is prepared already, from the same text", folder.display())?;
+        }
+    }
+    writeln!(out, "\ntrain on it: emberlm train --data {}", folder.display())?;
+    Ok(())
+}
+
+/// What is to be prepared, wherever it comes from.
+struct Text {
+    /// Of the folder to write.
+    name: String,
+    sources: Sources,
+    validation: Option<Sources>,
+    split: Option<SplitBy>,
+    validation_fraction: Option<f64>,
+    /// The one that suits it.
+    tokenizer: String,
+    /// Standard input as a file, since it is read more than once.
+    _spooled: Option<tempfile::NamedTempFile>,
+}
+
+impl Text {
+    fn find(args: &PrepareArgs, stop: &AtomicBool) -> anyhow::Result<Self> {
+        if let [name] = args.sources.as_slice()
+            && !Path::new(name).exists()
+            && let Some(manifest) = Manifest::find(name, &args.datasets)?
+        {
+            return Self::of_manifest(manifest, args, stop);
+        }
+        for (option, given) in [("--from", args.from.is_some()), ("--files", args.files.is_some())]
+        {
+            if given {
+                bail!("{option} is for data sets that are named; `emberlm datasets` lists them");
+            }
+        }
+        let mut paths = args.sources.clone();
+        let mut spooled = None;
+        if let Some(place) = paths.iter().position(|path| path == "-") {
+            let file = spool(&args.datasets)?;
+            paths[place] = file.path().display().to_string();
+            spooled = Some(file);
+        }
+        let options = options(args, None);
+        let find = |paths: &[String]| Sources::find(paths, options.clone());
+        let first = args.sources.first().map_or("text", String::as_str);
+        Ok(Self {
+            name: name_of(first),
+            sources: find(&paths)?,
+            validation: match args.validation.is_empty() {
+                true => None,
+                false => Some(find(&args.validation)?),
+            },
+            split: None,
+            validation_fraction: None,
+            tokenizer: "gpt2".into(),
+            _spooled: spooled,
+        })
+    }
+
+    fn of_manifest(
+        mut manifest: Manifest,
+        args: &PrepareArgs,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Self> {
+        if let Some(count) = args.files {
+            let mut kept = 0;
+            // Validation files are kept: they are another split, not more of the same.
+            manifest.files.retain(|file| {
+                kept += u64::from(file.split != Some(FileSplit::Validation));
+                file.split == Some(FileSplit::Validation) || kept <= count
+            });
+        }
+        let folder = manifest.folder(&args.datasets);
+        let (train, validation) = if manifest.is_generated() {
+            generate(&folder)?
+        } else {
+            let bar = progress_bar()?;
+            let mut last = String::new();
+            let paths = fetch(&manifest, &args.datasets, args.from.as_deref(), &mut |progress| {
+                if stop.load(Ordering::Relaxed) {
+                    // The part that is there is where the next attempt goes on.
+                    std::process::exit(STOPPED);
+                }
+                show_download(&bar, progress, &mut last);
+            })?;
+            bar.finish_and_clear();
+            let splits = manifest.files.iter().map(|file| file.split);
+            let (validation, train): (Vec<_>, Vec<_>) = paths
+                .into_iter()
+                .zip(splits)
+                .partition(|(_, split)| *split == Some(FileSplit::Validation));
+            let paths =
+                |files: Vec<(PathBuf, _)>| files.into_iter().map(|(path, _)| path).collect();
+            (paths(train), paths(validation))
+        };
+        let options = options(args, Some(&manifest));
+        let find = |paths: Vec<PathBuf>| {
+            let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            Sources::find(&paths, options.clone())
+        };
+        let own_fraction = Some(manifest.validation_fraction).filter(|share| *share > 0.0);
+        Ok(Self {
+            name: manifest.name.clone(),
+            sources: find(train)?,
+            validation: match (args.validation.is_empty(), validation.is_empty()) {
+                (false, _) => Some(Sources::find(&args.validation, options.clone())?),
+                (true, false) => Some(find(validation)?),
+                (true, true) => None,
+            },
+            split: Some(manifest.split),
+            validation_fraction: own_fraction,
+            tokenizer: manifest.tokenizers.first().cloned().unwrap_or("gpt2".into()),
+            _spooled: None,
+        })
+    }
+}
+
+fn options(args: &PrepareArgs, manifest: Option<&Manifest>) -> SourceOptions {
+    let of_manifest = manifest.and_then(|manifest| manifest.field.clone());
+    let default = SourceOptions::default();
+    SourceOptions {
+        field: args.field.clone().or(of_manifest).unwrap_or(default.field),
+        separator: args
+            .separator
+            .clone()
+            .or_else(|| manifest.and_then(|manifest| manifest.separator.clone())),
+    }
+}
+
+/// `texts/my.book.txt.gz` -> `my.book`
+fn name_of(path: &str) -> String {
+    if path == "-" {
+        return "standard-input".into();
+    }
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let mut name =
+        whole.file_name().map_or("text".into(), |name| name.to_string_lossy().into_owned());
+    for extension in [".gz", ".zst", ".txt", ".md", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"]
+    {
+        if let Some(stem) = name.strip_suffix(extension) {
+            name = stem.into();
+        }
+    }
+    file_name(&name)
+}
+
+/// A name that a folder can have, of a tokenizer's name or path.
+fn file_name(name: &str) -> String {
+    let path = Path::new(name);
+    let own = path.file_name().map_or(name.into(), |file| file.to_string_lossy());
+    let own = match (own.as_ref(), path.parent().and_then(Path::file_name)) {
+        // The folder says more than the name that all of them have.
+        ("tokenizer.json" | "vocab.json" | "merges.json", Some(folder)) => folder.to_string_lossy(),
+        _ => own,
+    };
+    let plain = |character: char| match character {
+        '*' | '?' | '[' | ']' | '/' | '\\' => '-',
+        other => other,
+    };
+    let name: String = own.chars().map(plain).collect();
+    match name.trim_start_matches('.') {
+        "" => "text".into(),
+        name => name.into(),
+    }
+}
+
+fn spool(datasets: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
+    let write = || {
+        fs::create_dir_all(datasets)?;
+        let mut file = tempfile::Builder::new().prefix(".standard-input-").tempfile_in(datasets)?;
+        io::copy(&mut io::stdin().lock(), file.as_file_mut())?;
+        io::Result::Ok(file)
+    };
+    write().with_context(|| format!("cannot keep standard input in {}", datasets.display()))
+}
+
+/// The stories of the default run, as files.
+fn generate(folder: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let stories = Stories::new()?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
+    let [train, validation] = STORIES.map(|(name, count, stream)| {
+        let path = folder.join(name);
+        if !path.exists() {
+            files::write_whole(&path, |file| {
+                let mut file = io::BufWriter::new(file);
+                for story in stories.documents(count, STORIES_SEED, stream) {
+                    writeln!(file, "{}", serde_json::json!({ "text": story }))?;
+                }
+                file.flush()
+            })?;
+        }
+        Ok::<_, files::FileError>(path)
+    });
+    Ok((vec![train?], vec![validation?]))
+}
+
+/// That of the default run.
+const STORIES_SEED: u64 = 1337;
+
+fn tokenizer(name: &str, text: &Text, args: &PrepareArgs) -> anyhow::Result<Box<dyn Tokenizer>> {
+    if name != "character" {
+        return open(name, &args.runs);
+    }
+    let mut characters = BTreeSet::new();
+    for sources in std::iter::once(&text.sources).chain(&text.validation) {
+        let mut documents = sources.read();
+        let anywhere = |text: &str| text.char_indices().next_back().map(|(at, _)| at);
+        while let Some(piece) = documents.next(&anywhere)? {
+            characters.extend(piece.text.chars());
+        }
+    }
+    let characters: String = characters.into_iter().collect();
+    Ok(Box::new(CharacterTokenizer::from_characters(&characters)?))
+}
+
+fn validation_split(args: &PrepareArgs, text: &Text) -> anyhow::Result<ValidationSplit<'static>> {
+    let single = match text.sources.files() {
+        [file] => file.format == SourceFormat::Text && options(args, None).separator.is_none(),
+        _ => false,
+    };
+    let by_characters = match (args.split.as_deref(), text.split) {
+        (Some(rule), _) => rule == "characters",
+        (None, Some(rule)) => rule == SplitBy::Characters,
+        (None, None) => single,
+    };
+    let large = text.sources.total_bytes().is_none_or(|bytes| bytes > LARGE);
+    let default = match large && !by_characters {
+        true => SMALL_VALIDATION_FRACTION,
+        false => VALIDATION_FRACTION,
+    };
+    let validation_fraction =
+        args.validation_fraction.or(text.validation_fraction).unwrap_or(default);
+    if !(validation_fraction > 0.0 && validation_fraction < 1.0) {
+        bail!("--validation-fraction is {validation_fraction}, but must be between 0 and 1");
+    }
+    Ok(match by_characters {
+        true => ValidationSplit::Characters { validation_fraction },
+        false => ValidationSplit::Documents { validation_fraction, seed: args.seed },
+    })
+}
+
+fn say(out: &mut impl Write, folder: &Path, meta: &Meta, time: Duration) -> io::Result<()> {
+    let (train, validation) = (&meta.train, &meta.validation);
+    let tokenizer = &meta.tokenizer;
+    writeln!(
+        out,
+        "{}: {} training and {} validation tokens of {} ({} different ones)",
+        folder.display(),
+        train.tokens,
+        validation.tokens,
+        tokenizer.name,
+        tokenizer.vocab_size,
+    )?;
+    let bytes = train.bytes + validation.bytes;
+    writeln!(
+        out,
+        "text: {} documents, {}, {:.2} bytes a token; {:.1} s, {:.1} MB/s",
+        train.documents + validation.documents,
+        DecimalBytes(bytes),
+        bytes as f64 / (train.tokens + validation.tokens) as f64,
+        time.as_secs_f64(),
+        bytes as f64 / 1e6 / time.as_secs_f64(),
+    )?;
+    match &meta.split {
+        SplitRule::Characters { validation_fraction } => writeln!(
+            out,
+            "validation: the last {:.4}% of the characters",
+            100.0 * validation_fraction
+        )?,
+        SplitRule::Documents { .. } => writeln!(
+            out,
+            "validation: {} of {} documents, by their hash",
+            validation.documents,
+            train.documents + validation.documents,
+        )?,
+        SplitRule::Files {} => {
+            writeln!(out, "validation: {} documents of files of their own", validation.documents)?;
+        }
+    }
+    if meta.left_out > 0 {
+        writeln!(
+            out,
+            "left out: {} training documents that are validation documents as well",
+            meta.left_out
+        )?;
+    }
+    if tokenizer.end_of_text.is_none() && train.documents > 1 {
+        writeln!(
+            out,
+            "note: {} has no end-of-text token, so nothing stands between two documents",
+            tokenizer.name
+        )?;
+    }
+    Ok(())
+}
+
+/// On standard error, where that is a terminal.
+fn progress_bar() -> anyhow::Result<ProgressBar> {
+    let style = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
+    let style = ProgressStyle::with_template(style)?;
+    Ok(ProgressBar::no_length().with_style(style.progress_chars("=> ")))
+}
+
+fn show_download(bar: &ProgressBar, progress: Progress, last: &mut String) {
+    let (file, done, total, doing) = match progress {
+        Progress::Ready { .. } => return,
+        Progress::Downloading { file, done, total } => (file, done, total, "downloading"),
+        Progress::Checking { file, done, total } => (file, done, Some(total), "checking"),
+        Progress::Retrying { file, pause, reason } => {
+            bar.println(format!("{file}: {reason}; again in {pause:?}"));
+            return;
+        }
+        Progress::Recorded { file, sha256 } => {
+            bar.println(format!(
+                "{file}: its manifest has no checksum; {sha256} is expected from now on"
+            ));
+            return;
+        }
+    };
+    let message = format!("{doing} {file}");
+    if *last != message {
+        bar.reset();
+        *last = message.clone();
+    }
+    bar.set_length(total.unwrap_or(done));
+    bar.set_position(done);
+    bar.set_message(message);
+}
+
+/// The first signal ends the work after its batch; the second ends the program at once.
+fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+    ctrlc::set_handler(move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(STOPPED);
+        }
+        eprintln!("stopping; once more to stop at once");
+    })
+    .context("cannot listen for Ctrl-C")
+}
