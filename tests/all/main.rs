@@ -13,6 +13,7 @@ mod interop;
 mod model;
 mod operations;
 mod options;
+mod packing;
 mod reference;
 mod runs;
 mod split;

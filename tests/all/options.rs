@@ -423,6 +423,42 @@ fn encoders_and_translators_are_their_formulas() {
 }
 
 #[test]
+fn attention_stays_within_documents_whatever_the_options() {
+    on_each_backend!(|device: B| {
+        const DOCUMENTS: [[u32; 9]; 2] = [[0, 0, 0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 2, 2, 2, 2, 3, 3]];
+        let decoders = single_options().into_iter().map(|(change, _)| change);
+        let encoders = decoders.clone().map(|mut change| {
+            change["architecture"] = "encoder".into();
+            change
+        });
+        for change in decoders.chain(encoders) {
+            let config = with(change.clone());
+            let model = model::<Inner<B>>(&config, &device);
+            let rows: Vec<&[u32]> = SEQUENCES.iter().map(|row| &row[..]).collect();
+            let tokens = Tensor::from_data(ids(&rows), &device);
+            let documents = ids(&DOCUMENTS.each_ref().map(|row| &row[..]));
+            let documents = Some(Tensor::from_data(documents, &device));
+            let rows = Rows { lengths: None, documents };
+            let (found, _) = match &model {
+                Model::Gpt(model) => model.forward_routed(tokens, rows),
+                Model::Encoder(model) => model.forward_routed(tokens, rows),
+                Model::Seq2Seq(_) => panic!("{change} has no packed rows"),
+            };
+            let found = floats(found.into_data());
+            let oracle = Parameters::from_tensors(values(&config));
+            let expected = SEQUENCES.iter().zip(&DOCUMENTS).map(|(sequence, documents)| {
+                flat(reference::packed_logits(&config, &oracle, sequence, documents))
+            });
+            let expected: Vec<f64> = expected.flatten().collect();
+            assert_close(&found, &expected, TOLERANCE, &change.to_string());
+            // With a window of one there is nothing else to see.
+            let alone = change["attention"]["window"] == 1;
+            assert_eq!(found == logits(&model, &device), alone, "{change}");
+        }
+    });
+}
+
+#[test]
 fn padding_changes_nothing() {
     on_each_backend!(|device: B| {
         // A row of five tokens beside one of nine, and a source of three beside one of seven.

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::f64::consts::PI;
 
 use emberlm::config::{
-    Activation, ExpertsConfig, ModelConfig, NormConfig, NormKind, NormPlacement, PositionConfig,
-    Residual, RotaryPairing, RotaryScaling,
+    Activation, Architecture, ExpertsConfig, ModelConfig, NormConfig, NormKind, NormPlacement,
+    PositionConfig, Residual, RotaryPairing, RotaryScaling,
 };
 
 /// A sequence of vectors: `[T][D]`.
@@ -84,6 +84,21 @@ pub fn encoder_logits(config: &ModelConfig, parameters: &Parameters, tokens: &[u
     model.logits(&model.encode(tokens))
 }
 
+/// Logits of one sequence in which attention does not leave the document of a token, by the number
+/// of each token's document: `[T][V]`.
+pub fn packed_logits(
+    config: &ModelConfig,
+    parameters: &Parameters,
+    tokens: &[u32],
+    documents: &[u32],
+) -> Rows {
+    let model = Model { documents: Some(documents), ..Model::new(config, parameters) };
+    model.logits(&match config.architecture {
+        Architecture::Encoder => model.encode(tokens),
+        _ => model.decode(tokens, None),
+    })
+}
+
 /// Next-token logits of one target, given its source: `[T][V]`.
 pub fn seq2seq_logits(
     config: &ModelConfig,
@@ -122,13 +137,14 @@ pub fn balance_term(config: &ModelConfig, parameters: &Parameters, batch: &[Vec<
 struct Model<'a> {
     config: &'a ModelConfig,
     parameters: &'a Parameters,
+    documents: Option<&'a [u32]>,
     /// What the routers made of each token so far, by the name of their block.
     router_scores: RefCell<BTreeMap<String, Rows>>,
 }
 
 impl<'a> Model<'a> {
     fn new(config: &'a ModelConfig, parameters: &'a Parameters) -> Self {
-        Self { config, parameters, router_scores: RefCell::default() }
+        Self { config, parameters, documents: None, router_scores: RefCell::default() }
     }
 
     fn encode(&self, tokens: &[u32]) -> Rows {
@@ -275,7 +291,8 @@ impl<'a> Model<'a> {
         };
         self.attend(name, &queries, &keys, &values, |head, query, key| {
             let distance = query.abs_diff(key);
-            let is_seen = distance < window && !(is_causal && key > query);
+            let is_other = self.documents.is_some_and(|number| number[query] != number[key]);
+            let is_seen = distance < window && !(is_causal && key > query) && !is_other;
             is_seen.then(|| -slopes[head] * distance as f64)
         })
     }
