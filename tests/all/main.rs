@@ -13,6 +13,7 @@ mod operations;
 mod options;
 mod reference;
 mod runs;
+mod sources;
 mod stories;
 mod support;
 mod tasks;
