@@ -17,6 +17,7 @@ mod packing;
 mod reference;
 mod runs;
 mod split;
+mod sources;
 mod stories;
 mod support;
 mod tasks;
