@@ -18,5 +18,6 @@ mod split;
 mod stories;
 mod support;
 mod tasks;
+mod tokenizer_commands;
 mod tokenizers;
 mod training;
