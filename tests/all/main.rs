@@ -14,6 +14,7 @@ mod operations;
 mod options;
 mod reference;
 mod runs;
+mod sources;
 mod split;
 mod stories;
 mod support;
