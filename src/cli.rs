@@ -297,8 +297,7 @@ pub struct TrainTokenizerArgs {
     /// Tokens to end with, special ones and the 256 bytes included
     #[arg(long, value_name = "N")]
     pub vocab_size: usize,
-    /// How a text is split into words, which tokens do not cross: gpt4, gpt2 or none
-    /// [default: gpt4]
+    /// How a text is split into words, which tokens do not cross [default: gpt4]
     #[arg(long, value_name = "PATTERN", value_parser = ["gpt4", "gpt2", "none"])]
     pub split: Option<String>,
     /// A regular expression that matches words, instead
@@ -362,6 +361,7 @@ pub struct ShowArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(override_usage = "emberlm tokenizer stats [OPTIONS] <NAME|PATH>... --data <PATH>...")]
 pub struct StatsArgs {
     /// Tokenizers: gpt2 and other names, files, folders, or runs
     #[arg(value_name = "NAME|PATH", required = true)]

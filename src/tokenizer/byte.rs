@@ -1,4 +1,4 @@
-use super::{SavedTokenizer, Tokenizer, TokenizerError};
+use super::{SavedTokenizer, Tokenizer, TokenizerError, last_character};
 
 /// Ids of bytes; the one after them is the end of a text.
 const BYTES: u32 = 256;
@@ -25,6 +25,10 @@ impl Tokenizer for ByteTokenizer {
 
     fn end_of_text(&self) -> Option<u32> {
         Some(BYTES)
+    }
+
+    fn cut(&self, text: &str) -> Option<usize> {
+        last_character(text)
     }
 
     fn saved(&self) -> SavedTokenizer {

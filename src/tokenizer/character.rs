@@ -1,6 +1,6 @@
 use std::collections::{BTreeSet, HashMap};
 
-use super::{SavedTokenizer, Tokenizer, TokenizerError};
+use super::{SavedTokenizer, Tokenizer, TokenizerError, last_character};
 
 /// One token a character.
 #[derive(Debug, Clone)]
@@ -62,6 +62,10 @@ impl Tokenizer for CharacterTokenizer {
 
     fn end_of_text(&self) -> Option<u32> {
         None
+    }
+
+    fn cut(&self, text: &str) -> Option<usize> {
+        last_character(text)
     }
 
     fn saved(&self) -> SavedTokenizer {

@@ -1,5 +1,6 @@
 //! Text to token ids and back.
 
+mod bpe;
 mod byte;
 mod character;
 mod export;
@@ -14,6 +15,7 @@ mod split;
 mod tiktoken;
 mod trainer;
 
+pub use bpe::{BytePairEncoder, Merge};
 pub use byte::ByteTokenizer;
 pub use character::CharacterTokenizer;
 pub use export::{HuggingFaceFiles, to_hugging_face};
@@ -25,9 +27,13 @@ pub use split::Splitter;
 pub use tiktoken::{TiktokenTokenizer, last_merge};
 pub use trainer::{TrainedTokenizer, Trainer};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
 
 use crate::config::TokenizerConfig;
+use crate::files;
 
 /// What a tokenizer refuses.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,6 +50,10 @@ pub enum TokenizerError {
     },
     #[error("there is no tiktoken encoding `{name}`; there are {known}")]
     UnknownEncoding { name: String, known: String },
+    #[error(
+        "there is no tokenizer `{name}`, and no file or folder of that name; there are character, byte, {known}, and any path of a tokenizer.json or of a folder that holds one"
+    )]
+    UnknownName { name: String, known: String },
     #[error("the saved tokenizer lists the character {character:?} twice")]
     RepeatedCharacter { character: char },
     #[error(
@@ -84,6 +94,19 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// Text that the vocabulary cannot express.
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError>;
 
+    /// The ids of several texts, in their order, computed in parallel.
+    fn encode_batch(&self, texts: &[&str]) -> Vec<Result<Vec<u32>, TokenizerError>> {
+        texts.par_iter().map(|text| self.encode(text)).collect()
+    }
+
+    /// The last place inside a text where it may be cut: the ids of both parts are the ids of the
+    /// whole, whatever text stands before and after it. None where there is no such place, or none
+    /// is known.
+    fn cut(&self, text: &str) -> Option<usize> {
+        let _ = text;
+        None
+    }
+
     /// The bytes of one token; none for an id that stands for nothing.
     fn token_bytes(&self, id: u32) -> Option<Vec<u8>>;
 
@@ -114,6 +137,49 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// The text of all tokens, with U+FFFD for bytes that are not UTF-8.
     fn decode(&self, ids: &[u32]) -> String {
         String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned()
+    }
+}
+
+/// The last character begins here, where there is one before it.
+fn last_character(text: &str) -> Option<usize> {
+    text.char_indices().next_back().map(|(place, _)| place).filter(|place| *place > 0)
+}
+
+/// What two tokenizers have in common whose ids mean the same: the SHA-256, as `sha256sum` prints
+/// it, of the number of ids, of what each stands for, and of which one ends a text.
+pub fn fingerprint(tokenizer: &dyn Tokenizer) -> String {
+    let mut hasher = Sha256::new();
+    let number = |number: Option<u64>, hasher: &mut Sha256| {
+        // Apart from what is not there.
+        hasher.update(number.map_or(0, |number| number + 1).to_le_bytes());
+    };
+    number(Some(tokenizer.vocab_size() as u64), &mut hasher);
+    for id in 0..tokenizer.vocab_size() as u32 {
+        let bytes = tokenizer.token_bytes(id);
+        number(bytes.as_ref().map(|bytes| bytes.len() as u64), &mut hasher);
+        hasher.update(bytes.unwrap_or_default());
+    }
+    number(tokenizer.end_of_text().map(u64::from), &mut hasher);
+    files::hexadecimal(hasher)
+}
+
+/// A tokenizer by its name on a command line: `character`, `byte`, one of OpenAI's encodings, or
+/// the path of a tokenizer's file or of a folder that has one.
+///
+/// # Errors
+/// [`TokenizerError::UnknownName`]
+pub fn named(name: &str) -> Result<TokenizerConfig, TokenizerError> {
+    match name {
+        "character" => Ok(TokenizerConfig::Character {}),
+        "byte" => Ok(TokenizerConfig::Byte {}),
+        _ if TiktokenTokenizer::size_of(name).is_some() => {
+            Ok(TokenizerConfig::Tiktoken { encoding: name.into() })
+        }
+        _ if Path::new(name).exists() => Ok(TokenizerConfig::File { path: name.into() }),
+        _ => Err(TokenizerError::UnknownName {
+            name: name.into(),
+            known: TiktokenTokenizer::names().collect::<Vec<_>>().join(", "),
+        }),
     }
 }
 

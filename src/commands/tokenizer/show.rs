@@ -67,8 +67,8 @@ fn write_tokens(
     if at_line_start { Ok(()) } else { writeln!(out) }
 }
 
-/// A token's bytes as they can be read: `↵` before a line break, `→` and the tab, and the numbers
-/// of bytes that are not UTF-8 or not to be seen.
+/// A token's bytes as they can be read: `↵` before a line break, `→` for a tab, and the numbers of
+/// bytes that are not UTF-8 or cannot be seen.
 fn visible(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {

@@ -1,5 +1,6 @@
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use std::io::Write;
 use std::time::Instant;
 
@@ -49,7 +50,7 @@ pub(super) fn run(args: TrainTokenizerArgs) -> anyhow::Result<()> {
     )?;
     writeln!(
         out,
-        "tokenizer: {} tokens, {} of them learned in {:.1} s; {:.2} bytes a token on this text",
+        "tokenizer: {} tokens, {} of them learned in {:.1} s; {:.2} bytes a token",
         trained.vocab_size,
         trained.vocab_size - start_size,
         started.elapsed().as_secs_f64(),
@@ -64,10 +65,8 @@ pub(super) fn run(args: TrainTokenizerArgs) -> anyhow::Result<()> {
     }
     writeln!(out, "folder: {folder}")?;
     writeln!(out, "look at it: emberlm tokenizer show {folder} \"Some text of yours\"")?;
-    writeln!(
-        out,
-        "train with it: emberlm train --data my.txt --set tokenizer='{{\"kind\":\"file\",\"path\":\"{folder}/tokenizer.json\"}}'"
-    )?;
+    let config = json!({"kind": "file", "path": args.out.join("tokenizer.json")});
+    writeln!(out, "train with it: emberlm train --data my.txt \\\n  --set tokenizer='{config}'")?;
     Ok(())
 }
 
