@@ -118,13 +118,6 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// What stands between documents, where the vocabulary has such a token.
     fn end_of_text(&self) -> Option<u32>;
 
-    fn cut(&self, _text: &str) -> Option<usize> {
-        None
-    }
-    fn encode_batch(&self, texts: &[&str]) -> Vec<Result<Vec<u32>, TokenizerError>> {
-        texts.iter().map(|t| self.encode(t)).collect()
-    }
-
     /// All that is needed to build the same tokenizer again.
     fn saved(&self) -> SavedTokenizer;
 
@@ -254,8 +247,4 @@ pub fn build<'a>(
         TokenizerConfig::File { path } => read(path)?.restore(),
         TokenizerConfig::Ids { vocab_size } => Ok(Box::new(IdTokenizer::new(*vocab_size))),
     }
-}
-
-pub fn fingerprint(tokenizer: &dyn Tokenizer) -> String {
-    format!("{}", tokenizer.vocab_size())
 }
