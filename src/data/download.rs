@@ -284,6 +284,9 @@ fn attempt(
         |reason: &str| Err(DownloadError::Request { url: url.clone(), reason: reason.into() });
     // Compressed on the way, it would have another length.
     let mut request = agent.get(url).header("Accept-Encoding", "identity");
+    if !part.origin.is_comparable(expected) {
+        part.clear()?;
+    }
     if part.length > 0 {
         request = request.header("Range", format!("bytes={}-", part.length));
         // With a weak one, a server may not compare it.
@@ -426,6 +429,13 @@ struct Origin {
     bytes: Option<u64>,
 }
 
+impl Origin {
+    /// Without a checksum or an ETag nobody would notice if two files were glued together.
+    fn is_comparable(&self, expected: &Expected) -> bool {
+        self.etag.is_some() || expected.sha256.is_some()
+    }
+}
+
 /// The file that grows, ours alone while this lives.
 struct Part {
     path: PathBuf,
@@ -452,11 +462,11 @@ impl Part {
         }
         let length = file.metadata().map_err(files::read_error(&part))?.len();
         let origin: Option<Origin> = files::read_json(&beside(&part, ".json")).ok();
-        // Without a checksum or an ETag nobody would notice if two files were glued together.
         let resumable = origin.filter(|origin| {
-            let comparable = origin.etag.is_some() || expected.sha256.is_some();
             let most = expected.file.bytes.or(origin.bytes);
-            origin.url == expected.file.url && comparable && most.is_none_or(|most| length <= most)
+            origin.url == expected.file.url
+                && origin.is_comparable(expected)
+                && most.is_none_or(|most| length <= most)
         });
         let mut part = Self { path: part, file, length, origin: Origin::default() };
         match resumable {

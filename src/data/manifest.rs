@@ -217,16 +217,6 @@ impl Manifest {
             }
         }
         let with_split = self.files.iter().filter(|file| file.split.is_some()).count();
-        let fraction = self.validation_fraction;
-        if with_split == 0 && !self.files.is_empty() {
-            if !(fraction > 0.0 && fraction < 1.0) {
-                let expected = "between 0 and 1, as no file names its split";
-                return Err(("validation_fraction", fraction.to_string(), expected));
-            }
-        } else if fraction != 0.0 {
-            let expected = "left out, as it is already known what is validation data";
-            return Err(("validation_fraction", fraction.to_string(), expected));
-        }
         if with_split > 0 {
             let none_of = |split| !self.files.iter().any(|file| file.split == Some(split));
             if with_split < self.files.len() {
@@ -236,6 +226,16 @@ impl Manifest {
                 let expected = "`train` for some files and `validation` for others";
                 return Err(("files.split", "the same for all files".into(), expected));
             }
+        }
+        let fraction = self.validation_fraction;
+        if with_split == 0 && !self.files.is_empty() {
+            if !(fraction > 0.0 && fraction < 1.0) {
+                let expected = "between 0 and 1, as no file names its split";
+                return Err(("validation_fraction", fraction.to_string(), expected));
+            }
+        } else if fraction != 0.0 {
+            let expected = "left out, as it is already known what is validation data";
+            return Err(("validation_fraction", fraction.to_string(), expected));
         }
         if self.tokenizers.is_empty() {
             return Err(("tokenizers", "[]".into(), "a list of at least one name"));
