@@ -53,7 +53,7 @@ pub struct Preparation<'a> {
 }
 
 /// How validation documents are chosen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ValidationSplit<'a> {
     /// The last share of the characters.
     Characters { validation_fraction: f64 },

@@ -14,6 +14,7 @@ mod model;
 mod operations;
 mod options;
 mod packing;
+mod preparation;
 mod reference;
 mod runs;
 mod sources;
