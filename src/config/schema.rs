@@ -53,7 +53,8 @@ pub enum TokenizerConfig {
     /// One of OpenAI's byte-pair encodings: gpt2, r50k_base, p50k_base, p50k_edit, cl100k_base,
     /// o200k_base or o200k_harmony.
     Tiktoken { encoding: String },
-    /// A tokenizer of another project's: a `tokenizer.json`, or a `vocab.json` or `merges.json`.
+    /// A tokenizer of another project's: a `tokenizer.json`, a `vocab.json` or a `merges.json`, or
+    /// a folder that has one.
     File { path: PathBuf },
     /// Text that is token ids, as in `<12><7>`.
     Ids { vocab_size: usize },

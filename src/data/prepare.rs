@@ -128,8 +128,9 @@ pub fn prepare(
         }
         _ => {}
     }
-    fs::rename(&part, folder).map_err(write_error(folder))?;
-    files::sync_folder(folder.parent().unwrap_or(folder)).map_err(write_error(folder))?;
+    fs::rename(&part, folder)
+        .and_then(|()| files::sync_folder(part.parent().unwrap_or(&part)))
+        .map_err(write_error(folder))?;
     Ok(Prepare::Finished(meta))
 }
 

@@ -20,7 +20,10 @@ struct SpecialTokens {
     pad: u32,
 }
 
-/// The tokenizer in a file of another project's, with what the files beside it say of the end of
+/// What files of tokenizers are called.
+const FILES: [&str; 3] = ["tokenizer.json", "vocab.json", "merges.json"];
+
+/// The tokenizer in a file of another project's, or in the first such file of a folder, with what the files beside it say of the end of
 /// a text.
 ///
 /// - `tokenizer.json` is Hugging Face's;
@@ -30,6 +33,14 @@ struct SpecialTokens {
 /// # Errors
 /// A file that cannot be read, or is none of these.
 pub fn read(path: &Path) -> Result<SavedTokenizer, TokenizerError> {
+    if path.is_dir() {
+        let found = FILES.map(|name| path.join(name)).into_iter().find(|path| path.is_file());
+        let found = found.ok_or_else(|| TokenizerError::Unreadable {
+            path: path.display().to_string(),
+            reason: format!("the folder has none of {}", FILES.join(", ")),
+        })?;
+        return read(&found);
+    }
     let text = read_text(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     match path.file_name().and_then(|name| name.to_str()) {

@@ -534,8 +534,8 @@ fn bad_preparations_are_one_line() {
     prepare(&["text.txt", "--from", "here"], "--from is for data sets that are named");
     prepare(&["documents.jsonl", "--field", "content"], "content");
     prepare(
-        &["text.txt", "--validation-fraction", "0.0001", "--tokenizer", "byte"],
-        "nothing is left for the validation split",
+        &["text.txt", "--validation-fraction", "0.9999", "--tokenizer", "byte"],
+        "nothing is left for the training split",
     );
     fs::create_dir_all(path.join("full/of")).unwrap();
     prepare(&["text.txt", "--out", "full"], "full holds something else already");

@@ -161,7 +161,7 @@ fn show_marks_tokens_and_what_cannot_be_seen() {
     let ids = TiktokenTokenizer::new("gpt2").unwrap().encode("Hello, wörld\n\tend\u{7}").unwrap();
     let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
     let expected = format!(
-        "Hello|,| w|ö|r|ld|↵\n→|end|<0x07>\n{}\n{} tokens, 18 characters, 19 bytes, {:.2} bytes a token\n",
+        "Hello|,| w|ör|ld|↵\n→|end|<0x07>\n{}\n{} tokens, 18 characters, 19 bytes, {:.2} bytes a token\n",
         ids.join(" "),
         ids.len(),
         19.0 / ids.len() as f64
@@ -305,15 +305,18 @@ fn bad_input_is_one_line() {
         (train(&["--special", ""]), "`` cannot be a special token: it is empty"),
         (train(&["--special", "<|eos|>"]), "`<|eos|>` cannot be a special token"),
         (train(&["--split-regex", "("]), "the split pattern `(` is not a regular expression"),
-        (train(&["--grow", "byte"]), "cannot grow byte"),
+        (train(&["--grow", "cl100k_base"]), "cannot grow cl100k_base"),
         (train(&["--grow", "gpt2"]), "the tokenizer has 50257 already"),
         (
             vec!["encode", "gpt3", "x"],
-            "there is no tokenizer `gpt3`: no file or folder of that name, no run in artifacts, and none of byte, gpt2",
+            "there is no tokenizer `gpt3`, and no file or folder of that name; there are character, byte, gpt2",
         ),
         (vec!["encode", "character", "x"], "`character` has no tokens before it has seen a text"),
-        (vec!["encode", "there", "x"], "there has none of tokenizer.json, vocab.json, merges.json"),
-        (vec!["encode", "bad.json", "x"], "cannot use bad.json"),
+        (
+            vec!["encode", "there", "x"],
+            "cannot read there: the folder has none of tokenizer.json, vocab.json, merges.json",
+        ),
+        (vec!["encode", "bad.json", "x"], "cannot use the tokenizer bad.json"),
         (vec!["decode", "gpt2", "12", "x"], "`x` is not a token id"),
         (vec!["decode", "gpt2", "-1"], "`-1` is not a token id"),
         (vec!["decode", "gpt2", "4294967296"], "`4294967296` is not a token id"),

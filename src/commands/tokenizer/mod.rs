@@ -7,16 +7,17 @@ mod train;
 use anyhow::{Context, bail};
 use std::fs;
 use std::io::{IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::artifact::Run;
 use crate::cli::{
     DecodeArgs, EncodeArgs, ExportTokenizerArgs, RunsArgs, SourceArgs, TokenizerArgs,
     TokenizerCommand,
 };
+use crate::config::TokenizerConfig;
 use crate::data::{SourceOptions, Sources};
 use crate::files;
-use crate::tokenizer::{self, HuggingFaceFiles, TiktokenTokenizer, Tokenizer};
+use crate::tokenizer::{self, HuggingFaceFiles, Tokenizer};
 
 pub(super) fn run(args: TokenizerArgs) -> anyhow::Result<()> {
     match args.command {
@@ -89,50 +90,23 @@ fn export(args: ExportTokenizerArgs) -> anyhow::Result<()> {
 
 /// The tokenizer of a name, a run, a file or a folder.
 pub(super) fn open(name: &str, runs: &RunsArgs) -> anyhow::Result<Box<dyn Tokenizer>> {
-    if name == "character" {
-        bail!(
-            "`character` has no tokens before it has seen a text; name a run that was trained with it"
-        );
-    }
-    if TiktokenTokenizer::size_of(name).is_some() {
-        return Ok(Box::new(TiktokenTokenizer::new(name)?));
-    }
-    if name == "byte" {
-        return Ok(Box::new(tokenizer::ByteTokenizer));
-    }
-    let path = Path::new(name);
     let is_run = |folder: &Path| {
         folder.join("config.json").is_file() && folder.join("checksums.json").is_file()
     };
-    if is_run(&runs.artifacts.join(name)) || is_run(path) {
-        return Ok(Run::open(&runs.artifacts, name)?.tokenizer()?);
+    match tokenizer::named(name) {
+        Ok(TokenizerConfig::Character {}) => bail!(
+            "`character` has no tokens before it has seen a text; name a run that was trained with it"
+        ),
+        Ok(TokenizerConfig::File { path }) if is_run(&path) => {
+            Ok(Run::open(&runs.artifacts, name)?.tokenizer()?)
+        }
+        Err(_) if is_run(&runs.artifacts.join(name)) => {
+            Ok(Run::open(&runs.artifacts, name)?.tokenizer()?)
+        }
+        Ok(config) => tokenizer::build(&config, [])
+            .with_context(|| format!("cannot use the tokenizer {name}")),
+        Err(error) => bail!("{error}, or a run in {}", runs.artifacts.display()),
     }
-    let file = if path.is_dir() { file_in(path)? } else { path.to_path_buf() };
-    if !file.exists() {
-        bail!(
-            "there is no tokenizer `{name}`: no file or folder of that name, no run in {}, and none of byte, {}",
-            runs.artifacts.display(),
-            tokenizer_names()
-        );
-    }
-    let read = || tokenizer::read(&file)?.restore();
-    read().with_context(|| format!("cannot use {}", file.display()))
-}
-
-fn tokenizer_names() -> String {
-    // The error of a name that does not exist lists them.
-    match TiktokenTokenizer::new("") {
-        Err(tokenizer::TokenizerError::UnknownEncoding { known, .. }) => known,
-        _ => String::new(),
-    }
-}
-
-/// The file of a folder that is a tokenizer.
-fn file_in(folder: &Path) -> anyhow::Result<PathBuf> {
-    let names = ["tokenizer.json", "vocab.json", "merges.json"];
-    let paths = names.map(|name| folder.join(name));
-    let found = paths.into_iter().find(|path| path.is_file());
-    found.with_context(|| format!("{} has none of {}", folder.display(), names.join(", ")))
 }
 
 fn text_or_stdin(text: Option<String>) -> anyhow::Result<String> {

@@ -170,7 +170,7 @@ fn write_table(out: &mut impl Write, all: &[Stats]) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "used: share of the vocabulary; b, c: bytes, characters; longest: bytes of the longest\ntoken that occurs; exact: whether decoding gives the text back; MB/s: on one thread"
+        "used: share of the vocabulary; b, c: bytes, characters; longest: bytes of the\nlongest token; exact: whether decoding gives the text back; MB/s: on one thread"
     )?;
     for stats in all {
         let token: String = stats.longest_token.chars().take(SHOWN).collect();

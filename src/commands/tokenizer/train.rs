@@ -65,7 +65,7 @@ pub(super) fn run(args: TrainTokenizerArgs) -> anyhow::Result<()> {
     }
     writeln!(out, "folder: {folder}")?;
     writeln!(out, "look at it: emberlm tokenizer show {folder} \"Some text of yours\"")?;
-    let config = json!({"kind": "file", "path": args.out.join("tokenizer.json")});
+    let config = json!({"kind": "file", "path": args.out});
     writeln!(out, "train with it: emberlm train --data my.txt \\\n  --set tokenizer='{config}'")?;
     Ok(())
 }
