@@ -1,6 +1,7 @@
 //! All integration tests in one binary, since each would link the whole of burn again.
 
 mod architecture;
+mod byte_pairs;
 mod command_line;
 mod configuration;
 mod data;
