@@ -11,7 +11,9 @@ use std::fs;
 use std::sync::LazyLock;
 use tiktoken_rs::CoreBPE;
 
-const ENCODINGS: [(&str, fn() -> &'static CoreBPE); 5] = [
+type Load = fn() -> &'static CoreBPE;
+
+const ENCODINGS: [(&str, Load); 5] = [
     ("gpt2", tiktoken_rs::r50k_base_singleton),
     ("p50k_base", tiktoken_rs::p50k_base_singleton),
     ("cl100k_base", tiktoken_rs::cl100k_base_singleton),
