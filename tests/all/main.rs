@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bpe_training;
+mod byte_pairs;
 mod command_line;
 mod configuration;
 mod data;
