@@ -56,9 +56,9 @@ pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
         shard_tokens: args.shard_tokens,
     };
 
-    let started = Instant::now();
     let bar = progress_bar()?;
-    let mut resumed = None;
+    // Where this run of the program began: what an earlier one did is not its speed.
+    let mut begun = (0, Instant::now());
     let mut report = |progress: PrepareProgress| {
         bar.set_length(progress.total_bytes.max(progress.bytes_read));
         bar.set_position(progress.bytes_read);
@@ -66,15 +66,18 @@ pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
             true => bar.set_message("finding the place"),
             false => bar.set_message(format!("{} tokens", progress.tokens)),
         }
-        if progress.resuming || resumed.is_none() {
-            resumed = Some((progress, Instant::now()));
+        if progress.resuming {
+            begun = (progress.text_bytes, Instant::now());
         }
     };
     let done = prepare(&preparation, &folder, &stop, &mut report)?;
     bar.finish_and_clear();
     let mut out = io::stdout().lock();
     match done {
-        Prepare::Finished(meta) => say(&mut out, &folder, &meta, started.elapsed())?,
+        Prepare::Finished(meta) => {
+            let (before, started) = begun;
+            say(&mut out, &folder, &meta, before, started.elapsed())?;
+        }
         Prepare::Stopped => {
             writeln!(io::stderr(), "stopped; the same command goes on from here")?;
             std::process::exit(STOPPED);
@@ -336,7 +339,13 @@ fn default_fraction(sources: &Sources, by_characters: bool) -> f64 {
     }
 }
 
-fn say(out: &mut impl Write, folder: &Path, meta: &Meta, time: Duration) -> io::Result<()> {
+fn say(
+    out: &mut impl Write,
+    folder: &Path,
+    meta: &Meta,
+    bytes_before: u64,
+    time: Duration,
+) -> io::Result<()> {
     let (train, validation) = (&meta.train, &meta.validation);
     let tokenizer = &meta.tokenizer;
     writeln!(
@@ -351,18 +360,18 @@ fn say(out: &mut impl Write, folder: &Path, meta: &Meta, time: Duration) -> io::
     let bytes = train.bytes + validation.bytes;
     writeln!(
         out,
-        "text: {} documents, {}, {:.2} bytes a token; {:.1} s, {:.1} MB/s",
-        train.documents + validation.documents,
+        "text: {}, {:.2} bytes a token; {:.1} s, {:.1} MB/s",
         DecimalBytes(bytes),
         bytes as f64 / (train.tokens + validation.tokens) as f64,
         time.as_secs_f64(),
-        bytes as f64 / 1e6 / time.as_secs_f64(),
+        (bytes - bytes_before) as f64 / 1e6 / time.as_secs_f64(),
     )?;
     match &meta.split {
         SplitRule::Characters { validation_fraction } => writeln!(
             out,
-            "validation: the last {:.4}% of the characters",
-            100.0 * validation_fraction
+            "validation: the last {} of {} characters, which is {validation_fraction} of them",
+            validation.characters,
+            train.characters + validation.characters,
         )?,
         SplitRule::Documents { .. } => writeln!(
             out,
@@ -371,7 +380,11 @@ fn say(out: &mut impl Write, folder: &Path, meta: &Meta, time: Duration) -> io::
             train.documents + validation.documents,
         )?,
         SplitRule::Files {} => {
-            writeln!(out, "validation: {} documents of files of their own", validation.documents)?;
+            writeln!(
+                out,
+                "validation: {} documents of files of their own, beside {} for training",
+                validation.documents, train.documents
+            )?;
         }
     }
     if meta.left_out > 0 {

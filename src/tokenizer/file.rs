@@ -1,7 +1,7 @@
 use serde::Deserialize;
 use serde_json::Value;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use super::{HuggingFaceTokenizer, MergesTokenizer, SavedTokenizer, Tokenizer, TokenizerError};
 
@@ -23,10 +23,10 @@ struct SpecialTokens {
 /// What files of tokenizers are called.
 const FILES: [&str; 3] = ["tokenizer.json", "vocab.json", "merges.json"];
 
-/// The tokenizer in a file of another project's, or in the first such file of a folder, with what the files beside it say of the end of
-/// a text.
+/// The tokenizer in a file, with what the files beside it say of the end of a text.
 ///
-/// - `tokenizer.json` is Hugging Face's;
+/// - a folder stands for the first of these that it has:
+/// - `tokenizer.json` is Hugging Face's, or a saved one of our own;
 /// - `vocab.json` is GPT-2's, with `merges.txt` beside it;
 /// - `merges.json` is templateGPT's.
 ///
@@ -35,11 +35,8 @@ const FILES: [&str; 3] = ["tokenizer.json", "vocab.json", "merges.json"];
 pub fn read(path: &Path) -> Result<SavedTokenizer, TokenizerError> {
     if path.is_dir() {
         let found = FILES.map(|name| path.join(name)).into_iter().find(|path| path.is_file());
-        let found = found.ok_or_else(|| TokenizerError::Unreadable {
-            path: path.display().to_string(),
-            reason: format!("the folder has none of {}", FILES.join(", ")),
-        })?;
-        return read(&found);
+        let reason = || format!("the folder has none of {}", FILES.join(", "));
+        return read(&found.ok_or_else(|| unreadable(path, reason()))?);
     }
     let text = read_text(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -47,15 +44,28 @@ pub fn read(path: &Path) -> Result<SavedTokenizer, TokenizerError> {
         Some("merges.json") => read_merges(&text),
         Some("vocab.json") => {
             let merges = read_text(&folder.join("merges.txt"))?;
-            let mut special = special_tokens(folder);
+            let mut special = special_tokens(folder)?;
             special.push("<|endoftext|>".into());
             special.dedup();
             let tokenizer =
                 HuggingFaceTokenizer::from_vocabulary_and_merges(&text, &merges, &special, None)?;
             with_end_of_text(tokenizer, folder)
         }
+        _ if is_saved(&text) => {
+            serde_json::from_str(&text).map_err(|error| unreadable(path, error))
+        }
         _ => with_end_of_text(HuggingFaceTokenizer::new(&text, None)?, folder),
     }
+}
+
+/// Ours names its kind; Hugging Face's has a model.
+fn is_saved(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Kind {
+        #[serde(rename = "kind")]
+        _kind: String,
+    }
+    serde_json::from_str::<Kind>(text).is_ok()
 }
 
 fn read_merges(text: &str) -> Result<SavedTokenizer, TokenizerError> {
@@ -77,33 +87,32 @@ fn with_end_of_text(
     tokenizer: HuggingFaceTokenizer,
     folder: &Path,
 ) -> Result<SavedTokenizer, TokenizerError> {
-    let named = beside(folder, "tokenizer_config.json")
+    let mut end_of_text = beside(folder, "tokenizer_config.json")?
         .and_then(|settings| token_text(&settings["eos_token"]))
         .and_then(|token| tokenizer.id(&token));
-    let numbered = || {
-        ["generation_config.json", "config.json"].into_iter().find_map(|name| {
-            let id = beside(folder, name)?["eos_token_id"].clone();
+    for name in ["generation_config.json", "config.json"] {
+        if end_of_text.is_none()
+            && let Some(settings) = beside(folder, name)?
+        {
+            let id = &settings["eos_token_id"];
             // Some models have several; the first is the one between documents.
-            let id = id.get(0).cloned().unwrap_or(id).as_u64()?;
-            u32::try_from(id).ok().filter(|id| (*id as usize) < tokenizer.vocab_size())
-        })
-    };
-    let end_of_text = named.or_else(numbered);
+            let id = id.get(0).unwrap_or(id).as_u64().and_then(|id| u32::try_from(id).ok());
+            end_of_text = id.filter(|id| (*id as usize) < tokenizer.vocab_size());
+        }
+    }
     Ok(SavedTokenizer::HuggingFace { json: tokenizer.json().into(), end_of_text })
 }
 
 /// The special tokens that the files of a folder name.
-fn special_tokens(folder: &Path) -> Vec<String> {
-    ["special_tokens_map.json", "tokenizer_config.json"]
-        .into_iter()
-        .filter_map(|name| beside(folder, name))
-        .flat_map(|settings| {
-            ["bos_token", "eos_token", "unk_token", "pad_token"]
-                .into_iter()
-                .filter_map(|key| token_text(&settings[key]))
-                .collect::<Vec<_>>()
-        })
-        .collect()
+fn special_tokens(folder: &Path) -> Result<Vec<String>, TokenizerError> {
+    let mut tokens = Vec::new();
+    for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+        if let Some(settings) = beside(folder, name)? {
+            let keys = ["bos_token", "eos_token", "unk_token", "pad_token"];
+            tokens.extend(keys.into_iter().filter_map(|key| token_text(&settings[key])));
+        }
+    }
+    Ok(tokens)
 }
 
 /// A token is its text, or an object that has it.
@@ -111,14 +120,20 @@ fn token_text(token: &Value) -> Option<String> {
     token.as_str().or_else(|| token["content"].as_str()).map(String::from)
 }
 
-/// A file that need not be there.
-fn beside(folder: &Path, name: &str) -> Option<Value> {
-    serde_json::from_str(&fs::read_to_string(folder.join(name)).ok()?).ok()
+/// A file that need not be there; but one that is there is read.
+fn beside(folder: &Path, name: &str) -> Result<Option<Value>, TokenizerError> {
+    let path = folder.join(name);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| unreadable(&path, error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(&path, error)),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, TokenizerError> {
-    fs::read_to_string(path).map_err(|error| TokenizerError::Unreadable {
-        path: path.display().to_string(),
-        reason: error.to_string(),
-    })
+    fs::read_to_string(path).map_err(|error| unreadable(path, error))
+}
+
+fn unreadable(path: &Path, error: impl std::fmt::Display) -> TokenizerError {
+    TokenizerError::Unreadable { path: path.display().to_string(), reason: error.to_string() }
 }

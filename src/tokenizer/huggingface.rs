@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 use tokenizers::Tokenizer as Inner;
 
+use super::byte_level::ByteLevel;
 use super::{SavedTokenizer, Tokenizer, TokenizerError};
 
 /// One tokenizer of Hugging Face's.
@@ -16,6 +17,8 @@ use super::{SavedTokenizer, Tokenizer, TokenizerError};
 pub struct HuggingFaceTokenizer {
     json: String,
     inner: Inner,
+    /// What encodes most texts.
+    own: Option<ByteLevel>,
     /// What each id stands for.
     bytes: Vec<Option<Vec<u8>>>,
     beginning_of_text: Option<u32>,
@@ -80,7 +83,8 @@ impl HuggingFaceTokenizer {
         let marks = inner.encode("", true).map_err(foreign)?;
         let beginning_of_text =
             marks.get_ids().first().copied().filter(|id| added.contains_key(id));
-        Ok(Self { json: json.into(), inner, bytes, beginning_of_text, end_of_text })
+        let own = ByteLevel::new(&description, &byte_of, |token| inner.token_to_id(token));
+        Ok(Self { json: json.into(), inner, own, bytes, beginning_of_text, end_of_text })
     }
 
     /// From GPT-2's two files: `vocab.json` and `merges.txt`.
@@ -272,6 +276,9 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        if let Some(ids) = self.own.as_ref().and_then(|own| own.encode(text)) {
+            return Ok(ids);
+        }
         let encoding = self.inner.encode_fast(text, false).map_err(foreign)?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -286,6 +293,10 @@ impl Tokenizer for HuggingFaceTokenizer {
 
     fn end_of_text(&self) -> Option<u32> {
         self.end_of_text
+    }
+
+    fn cut(&self, text: &str) -> Option<usize> {
+        self.own.as_ref()?.cut(text)
     }
 
     fn saved(&self) -> SavedTokenizer {

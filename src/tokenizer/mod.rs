@@ -2,6 +2,7 @@
 
 mod bpe;
 mod byte;
+mod byte_level;
 mod character;
 mod export;
 mod file;

@@ -142,9 +142,9 @@ impl Splitter {
         let scanner = Scanner::new(text);
         let mut after: Option<(usize, char)> = None;
         for (place, character) in text.char_indices().rev() {
-            let class = scanner.class_of(character);
+            let class = scanner.class_of(character as usize);
             if let Some((cut, after)) = after
-                && scanner.class_of(after) == Class::Whitespace
+                && scanner.class_of(after as usize) == Class::Whitespace
                 && match class {
                     Class::Letter | Class::Number => true,
                     Class::Other => !matches!(after, '\r' | '\n'),
@@ -227,8 +227,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn class_of(&self, character: char) -> Class {
-        let code = character as usize;
+    fn class_of(&self, code: usize) -> Class {
         self.classes.blocks[usize::from(self.classes.block_of[code / BLOCK])][code % BLOCK]
     }
 
@@ -249,12 +248,11 @@ impl<'a> Scanner<'a> {
         let first = usize::from(self.bytes[at]);
         // The text is UTF-8.
         let (code, length) = match first {
-            ..0xE0 => ((first & 0x1F) << 6 | low(1), 2),
-            ..0xF0 => ((first & 0x0F) << 12 | low(1) << 6 | low(2), 3),
+            0..0xE0 => ((first & 0x1F) << 6 | low(1), 2),
+            0xE0..0xF0 => ((first & 0x0F) << 12 | low(1) << 6 | low(2), 3),
             _ => ((first & 0x07) << 18 | low(1) << 12 | low(2) << 6 | low(3), 4),
         };
-        let block = usize::from(self.classes.block_of[code / BLOCK]);
-        (self.classes.blocks[block][code % BLOCK], at + length)
+        (self.class_of(code), at + length)
     }
 
     /// The end of the run of a class that goes on at a place.

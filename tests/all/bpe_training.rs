@@ -1,10 +1,10 @@
 //! Byte-pair encoding that is learned here, against Hugging Face's and against plain recounting.
 
-use emberlm::config::SplitPattern;
+use emberlm::config::{SplitPattern, TokenizerConfig};
 use emberlm::data::Stories;
 use emberlm::tokenizer::{
-    SavedTokenizer, TiktokenTokenizer, Tokenizer, TokenizerError, TrainedTokenizer, Trainer,
-    byte_level_text,
+    SavedTokenizer, TiktokenTokenizer, Tokenizer, TokenizerError, TrainedTokenizer, Trainer, build,
+    byte_level_text, known_vocab_size,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -322,6 +322,24 @@ fn a_pair_that_spells_a_special_token_is_never_merged() {
     assert!(merges.iter().all(|(_, id)| *id > 256), "{merges:?}");
     let special = model_of(&trained.saved)["vocab"]["ab"].clone();
     assert_eq!(special, json!(0));
+}
+
+#[test]
+fn a_configuration_builds_what_the_trainer_trains() {
+    let stories = Stories::new().unwrap().generate(100, 4, 0);
+    for (json, split, special) in [
+        (json!({"kind": "bpe", "vocab_size": 320}), SplitPattern::Gpt4, &SPECIAL[..]),
+        (
+            json!({"kind": "bpe", "vocab_size": 320, "split": {"custom": "[a-z]+"}, "special_tokens": ["<|eos|>"]}),
+            SplitPattern::Custom("[a-z]+".into()),
+            &["<|eos|>"],
+        ),
+    ] {
+        let config: TokenizerConfig = serde_json::from_value(json).unwrap();
+        assert_eq!(known_vocab_size(&config), Some(320));
+        let built = build(&config, [&stories]).unwrap();
+        assert_eq!(built.saved(), train(&split, special, &[&stories], 320).saved);
+    }
 }
 
 #[test]

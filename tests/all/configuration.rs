@@ -163,6 +163,11 @@ fn refusals_say_what_would_be_right() {
             &["tokenizer={\"kind\":\"ids\",\"vocab_size\":0}"],
             "`tokenizer.vocab_size` = 0 is out of range",
         ),
+        (
+            "stories",
+            &["tokenizer={\"kind\":\"bpe\",\"vocab_size\":259}"],
+            "`tokenizer.vocab_size` = 259 is out of range: it must be at least 256 and the number of special tokens",
+        ),
         ("stories", &["model.dropout=1"], "`model.dropout` = 1 is out of range"),
         ("stories", &["train.clip_norm=-1"], "`train.clip_norm` = -1 is out of range"),
         ("stories", &["name=../x"], "`name` = ../x is out of range"),

@@ -140,6 +140,23 @@ fn loaders_go_on_from_a_cursor_and_end_with_an_uneven_batch() {
 }
 
 #[test]
+fn ranks_share_the_order_among_them() {
+    on_each_backend!(|_device: B| {
+        let take = |rank, ranks, count| -> Vec<TokenBatch> {
+            let split = counting(1000);
+            let order = split.order(10, 1);
+            let loader = TrainLoader::new(split, Task::NextToken, order, 4, 2, 0);
+            DataLoader::<B, _>::iter(&loader.for_rank(rank, ranks)).take(count).collect()
+        };
+        let whole = take(0, 1, 24);
+        let parts = [0, 1, 2].map(|rank| take(rank, 3, 8));
+        for (number, batch) in whole.iter().enumerate() {
+            assert_eq!(*batch, parts[number % 3][number / 3], "batch {number}");
+        }
+    });
+}
+
+#[test]
 fn tinyshakespeare_has_its_known_counts() {
     let Some(path) = shared("datasets/tinyshakespeare.txt") else {
         return;

@@ -3,6 +3,7 @@
 mod architecture;
 mod bench;
 mod bpe_training;
+mod byte_pairs;
 mod command_line;
 mod configuration;
 mod data;

@@ -1,6 +1,5 @@
 use parquet::basic::Type;
-use parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
-use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::column::page::{Page, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::{SerializedFileReader, SerializedPageReader};
@@ -8,25 +7,25 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::pages::{Dictionary, TextPage};
 use super::{Reader, Step};
 use crate::data::DataError;
 
-/// Documents that are decoded at once; they share the memory of their pages.
-const BATCH: usize = 64;
-
-/// A column of a parquet file.
+/// A column of a parquet file, a page at a time.
 pub(super) struct Parquet {
     path: PathBuf,
     field: String,
     file: SerializedFileReader<File>,
     chunks: Arc<File>,
     column: usize,
-    /// Of the next row group.
-    group: usize,
-    pages: Option<ColumnReaderImpl<ByteArrayType>>,
-    /// In reverse.
-    documents: Vec<ByteArray>,
-    levels: Vec<i16>,
+    max_level: i16,
+    /// Row groups that have been begun.
+    groups: usize,
+    /// Rows of the current group that are in pages to come.
+    rows_left: u64,
+    pages: Option<SerializedPageReader<File>>,
+    dictionary: Option<Dictionary>,
+    page: Option<TextPage>,
     rows_read: u64,
 }
 
@@ -57,49 +56,82 @@ impl Parquet {
         Ok(Self {
             path: path.into(),
             field: field.into(),
+            max_level: description.max_def_level(),
             file,
             chunks,
             column,
-            group: 0,
+            groups: 0,
+            rows_left: 0,
             pages: None,
-            documents: Vec::new(),
-            levels: Vec::new(),
+            dictionary: None,
+            page: None,
             rows_read: 0,
         })
     }
 
-    /// Decodes the next documents; false after the last.
-    fn fill(&mut self) -> Result<bool, ParquetError> {
+    /// Appends the next text that is not null; false after the last.
+    fn read(&mut self, text: &mut String) -> Result<bool, Failure> {
         loop {
-            let Some(pages) = &mut self.pages else {
-                let metadata = self.file.metadata();
-                if self.group == metadata.num_row_groups() {
-                    return Ok(false);
+            if let Some(page) = &mut self.page {
+                if let Some(found) = page.next(self.dictionary.as_ref())? {
+                    text.push_str(std::str::from_utf8(found).map_err(|_| Failure::NotUtf8)?);
+                    return Ok(true);
                 }
-                let group = metadata.row_group(self.group);
-                let chunk = group.column(self.column);
-                let rows = usize::try_from(group.num_rows())
-                    .map_err(|_| ParquetError::General("a row group has no rows".into()))?;
-                let pages = SerializedPageReader::new(Arc::clone(&self.chunks), chunk, rows, None)?;
-                let description = group.schema_descr().column(self.column);
-                let reader = get_column_reader(description, Box::new(pages));
-                self.pages = Some(get_typed_column_reader(reader));
-                self.group += 1;
-                continue;
-            };
-            self.levels.clear();
-            let (records, _, _) =
-                pages.read_records(BATCH, Some(&mut self.levels), None, &mut self.documents)?;
-            self.rows_read += records as u64;
-            if !self.documents.is_empty() {
-                self.documents.reverse();
-                return Ok(true);
-            }
-            if records == 0 {
-                self.pages = None;
+                self.page = None;
+            } else if let Some(pages) = &mut self.pages {
+                match pages.get_next_page()? {
+                    Some(page @ Page::DictionaryPage { .. }) => {
+                        self.dictionary = Some(Dictionary::new(&page)?);
+                    }
+                    Some(page) => {
+                        let rows = u64::from(page.num_values());
+                        self.rows_left =
+                            self.rows_left.checked_sub(rows).ok_or_else(rows_differ)?;
+                        self.rows_read += rows;
+                        self.page = Some(TextPage::new(&page, self.max_level)?);
+                    }
+                    None if self.rows_left > 0 => return Err(rows_differ().into()),
+                    None => self.pages = None,
+                }
+            } else if self.groups < self.file.metadata().num_row_groups() {
+                self.begin_group()?;
+            } else {
+                return Ok(false);
             }
         }
     }
+
+    fn begin_group(&mut self) -> Result<(), ParquetError> {
+        let group = self.file.metadata().row_group(self.groups);
+        let places = |message: &str| ParquetError::General(message.into());
+        let chunk =
+            group.columns().get(self.column).ok_or_else(|| places("a column is missing"))?;
+        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+        if start < 0 || chunk.compressed_size() < 0 {
+            return Err(places("a column has no place"));
+        }
+        let rows = usize::try_from(group.num_rows())?;
+        self.pages = Some(SerializedPageReader::new(Arc::clone(&self.chunks), chunk, rows, None)?);
+        self.rows_left = rows as u64;
+        self.dictionary = None;
+        self.groups += 1;
+        Ok(())
+    }
+}
+
+enum Failure {
+    NotUtf8,
+    Parquet(ParquetError),
+}
+
+impl From<ParquetError> for Failure {
+    fn from(error: ParquetError) -> Self {
+        Self::Parquet(error)
+    }
+}
+
+fn rows_differ() -> ParquetError {
+    ParquetError::General("the pages of a row group do not have its rows".into())
 }
 
 fn damaged(path: &Path, error: &ParquetError) -> DataError {
@@ -109,16 +141,14 @@ fn damaged(path: &Path, error: &ParquetError) -> DataError {
 
 impl Reader for Parquet {
     fn next(&mut self, text: &mut String) -> Result<Step, DataError> {
-        if self.documents.is_empty() && !self.fill().map_err(|error| damaged(&self.path, &error))? {
-            return Ok(Step::FileEnd);
+        match self.read(text) {
+            Ok(true) => Ok(Step::DocumentEnd),
+            Ok(false) => Ok(Step::FileEnd),
+            Err(Failure::Parquet(error)) => Err(damaged(&self.path, &error)),
+            Err(Failure::NotUtf8) => {
+                Err(DataError::NotUtf8Column { path: self.path.clone(), field: self.field.clone() })
+            }
         }
-        let Some(document) = self.documents.pop() else { return Ok(Step::FileEnd) };
-        let found = std::str::from_utf8(document.data()).map_err(|_| DataError::NotUtf8Column {
-            path: self.path.clone(),
-            field: self.field.clone(),
-        })?;
-        text.push_str(found);
-        Ok(Step::DocumentEnd)
     }
 
     fn part_read(&self) -> Option<f64> {

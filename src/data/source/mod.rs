@@ -10,6 +10,7 @@ mod columns;
 mod documents;
 mod find;
 mod lines;
+mod pages;
 mod plain;
 mod table;
 

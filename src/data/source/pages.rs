@@ -1,0 +1,312 @@
+//! Texts of a page of parquet. The parquet crate reads the file's structure and decompresses pages;
+//! its decoders of values panic on damaged ones, and so values are decoded here.
+//!
+//! Source: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>.
+
+use parquet::basic::Encoding;
+use parquet::column::page::Page;
+use parquet::data_type::ByteArray;
+use parquet::errors::ParquetError;
+use std::ops::Range;
+
+/// Texts that pages of a column refer to by number.
+pub(super) struct Dictionary {
+    data: ByteArray,
+    texts: Vec<Range<usize>>,
+}
+
+impl Dictionary {
+    pub(super) fn new(page: &Page) -> Result<Self, ParquetError> {
+        let data = ByteArray::from(page.buffer().clone());
+        let (mut texts, mut at) = (Vec::new(), 0);
+        for _ in 0..page.num_values() {
+            texts.push(plain(data.data(), &mut at).ok_or_else(cut_off)?);
+        }
+        Ok(Self { data, texts })
+    }
+}
+
+/// The texts of a page that are not null, one after the other.
+pub(super) struct TextPage {
+    data: ByteArray,
+    /// Of what comes next in the data.
+    at: usize,
+    /// Texts to come.
+    left: u64,
+    values: Values,
+}
+
+enum Values {
+    Plain,
+    Dictionary(Hybrid),
+    /// All lengths, then all texts.
+    Lengths(Delta),
+    /// How many bytes each shares with the one before, the lengths of the rest, then all rests.
+    Prefixes {
+        prefixes: Delta,
+        lengths: Delta,
+        text: Vec<u8>,
+    },
+}
+
+impl TextPage {
+    /// `max_level` is the definition level of a value that is not null.
+    pub(super) fn new(page: &Page, max_level: i16) -> Result<Self, ParquetError> {
+        let data = ByteArray::from(page.buffer().clone());
+        let bytes = data.data();
+        let (mut at, left) = match page {
+            Page::DataPageV2 {
+                num_values,
+                num_nulls,
+                def_levels_byte_len,
+                rep_levels_byte_len,
+                ..
+            } => {
+                let levels = *def_levels_byte_len as usize + *rep_levels_byte_len as usize;
+                (levels, u64::from(num_values.checked_sub(*num_nulls).ok_or_else(cut_off)?))
+            }
+            Page::DataPage { num_values, def_level_encoding, .. } if max_level > 0 => {
+                if *def_level_encoding != Encoding::RLE {
+                    return Err(ParquetError::NYI(format!("levels in {def_level_encoding}")));
+                }
+                defined(bytes, *num_values, max_level).ok_or_else(cut_off)?
+            }
+            _ => (0, u64::from(page.num_values())),
+        };
+        let values = match page.encoding() {
+            Encoding::PLAIN => Some(Values::Plain),
+            // A page without a value may be without its width.
+            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if left > 0 => {
+                bytes.get(at).and_then(|width| Hybrid::new(at + 1, *width)).map(Values::Dictionary)
+            }
+            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some(Values::Plain),
+            Encoding::DELTA_LENGTH_BYTE_ARRAY => {
+                Delta::new(bytes, &mut at, left).map(Values::Lengths)
+            }
+            Encoding::DELTA_BYTE_ARRAY => Delta::new(bytes, &mut at, left).and_then(|prefixes| {
+                let lengths = Delta::new(bytes, &mut at, left)?;
+                Some(Values::Prefixes { prefixes, lengths, text: Vec::new() })
+            }),
+            other => return Err(ParquetError::NYI(format!("texts in {other}"))),
+        };
+        Ok(Self { values: values.ok_or_else(cut_off)?, data, at, left })
+    }
+
+    /// The next text, as it was written; none after the last.
+    pub(super) fn next<'a>(
+        &'a mut self,
+        dictionary: Option<&'a Dictionary>,
+    ) -> Result<Option<&'a [u8]>, ParquetError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        self.value(dictionary).map(Some).ok_or_else(cut_off)
+    }
+
+    fn value<'a>(&'a mut self, dictionary: Option<&'a Dictionary>) -> Option<&'a [u8]> {
+        let data = self.data.data();
+        match &mut self.values {
+            Values::Plain => data.get(plain(data, &mut self.at)?),
+            Values::Dictionary(indexes) => {
+                let dictionary = dictionary?;
+                let range = dictionary.texts.get(indexes.next(data)? as usize)?;
+                dictionary.data.data().get(range.clone())
+            }
+            Values::Lengths(lengths) => {
+                let length = lengths.next(data)?.try_into().ok()?;
+                data.get(take(&mut self.at, length)?)
+            }
+            Values::Prefixes { prefixes, lengths, text } => {
+                let prefix = prefixes.next(data)?.try_into().ok()?;
+                let length = lengths.next(data)?.try_into().ok()?;
+                let rest = data.get(take(&mut self.at, length)?)?;
+                text.get(..prefix)?;
+                text.truncate(prefix);
+                text.extend_from_slice(rest);
+                Some(text)
+            }
+        }
+    }
+}
+
+fn cut_off() -> ParquetError {
+    ParquetError::General("a page's values do not fit the page".into())
+}
+
+fn take(at: &mut usize, length: usize) -> Option<Range<usize>> {
+    let start = *at;
+    *at = start.checked_add(length)?;
+    Some(start..*at)
+}
+
+/// A text after its length in four bytes; its place, which is in `bytes`.
+fn plain(bytes: &[u8], at: &mut usize) -> Option<Range<usize>> {
+    let length = bytes.get(take(at, 4)?)?.try_into().ok().map(u32::from_le_bytes)?;
+    let range = take(at, length as usize)?;
+    bytes.get(range.clone())?;
+    Some(range)
+}
+
+/// Where the values start in a page of the first version, and how many are not null.
+fn defined(bytes: &[u8], count: u32, max_level: i16) -> Option<(usize, u64)> {
+    let mut at = 0;
+    let levels = plain(bytes, &mut at)?;
+    let width = 16 - max_level.leading_zeros();
+    let mut hybrid = Hybrid::new(0, width as u8)?;
+    let mut values = 0;
+    for _ in 0..count {
+        let level = hybrid.next(&bytes[levels.clone()])?;
+        values += u64::from(level == max_level as u32);
+    }
+    Some((at, values))
+}
+
+/// Up to 64 bits, the lowest first.
+fn bits(bytes: &[u8], bit: usize, width: usize) -> Option<u64> {
+    let bytes = bytes.get(bit / 8..bit.checked_add(width)?.div_ceil(8))?;
+    let word = bytes.iter().rev().fold(0u128, |word, byte| word << 8 | u128::from(*byte));
+    Some((word >> (bit % 8) & ((1 << width) - 1)) as u64)
+}
+
+/// Seven bits a byte, the lowest first.
+fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// With the sign in the lowest bit.
+fn zigzag(bytes: &[u8], at: &mut usize) -> Option<i64> {
+    varint(bytes, at).map(|value| (value >> 1) as i64 ^ -((value & 1) as i64))
+}
+
+/// Small numbers, as runs of one number and runs of bits.
+struct Hybrid {
+    /// Of the next run.
+    at: usize,
+    width: usize,
+    /// Numbers of the current run to come.
+    left: u64,
+    /// What the run repeats, or else the bit of its next number.
+    repeated: Option<u32>,
+    bit: usize,
+}
+
+impl Hybrid {
+    fn new(at: usize, width: u8) -> Option<Self> {
+        (width <= 32).then_some(Self { at, width: width.into(), left: 0, repeated: None, bit: 0 })
+    }
+
+    fn next(&mut self, bytes: &[u8]) -> Option<u32> {
+        while self.left == 0 {
+            let header = varint(bytes, &mut self.at)?;
+            if header & 1 == 0 {
+                self.left = header >> 1;
+                self.repeated = Some(bits(bytes, self.at.checked_mul(8)?, self.width)? as u32);
+                self.at += self.width.div_ceil(8);
+            } else {
+                let groups = header >> 1;
+                self.left = groups.checked_mul(8)?;
+                self.repeated = None;
+                self.bit = self.at.checked_mul(8)?;
+                let length = usize::try_from(groups).ok()?.checked_mul(self.width)?;
+                self.at = self.at.checked_add(length)?;
+            }
+        }
+        self.left -= 1;
+        if self.repeated.is_some() {
+            return self.repeated;
+        }
+        let number = bits(bytes, self.bit, self.width)?;
+        self.bit += self.width;
+        Some(number as u32)
+    }
+}
+
+/// Numbers as differences from the one before, in blocks of small blocks of equally many bits.
+#[derive(Clone)]
+struct Delta {
+    at: usize,
+    /// Numbers of a small block, and small blocks of a block.
+    size: u64,
+    blocks: usize,
+    number: i64,
+    started: bool,
+    lowest: i64,
+    /// Of the widths of the current block's small blocks.
+    widths: usize,
+    block: usize,
+    /// Numbers to come of the small block, the bit of the next, and their bits.
+    left: u64,
+    bit: usize,
+    width: usize,
+}
+
+impl Delta {
+    /// Of `count` numbers that start at `at`, which becomes their end.
+    fn new(bytes: &[u8], at: &mut usize, count: u64) -> Option<Self> {
+        let size = varint(bytes, at)?;
+        let blocks = varint(bytes, at)?;
+        let found = varint(bytes, at)?;
+        let number = zigzag(bytes, at)?;
+        if blocks == 0 || size % blocks != 0 || size / blocks % 8 != 0 || found != count {
+            return None;
+        }
+        let blocks = usize::try_from(blocks).ok()?;
+        let delta = Self {
+            at: *at,
+            size: size / blocks as u64,
+            blocks,
+            number,
+            started: false,
+            lowest: 0,
+            widths: 0,
+            block: blocks,
+            left: 0,
+            bit: 0,
+            width: 0,
+        };
+        let mut end = delta.clone();
+        for _ in 0..count {
+            end.next(bytes)?;
+        }
+        *at = end.at;
+        Some(delta)
+    }
+
+    fn next(&mut self, bytes: &[u8]) -> Option<i64> {
+        if !self.started {
+            self.started = true;
+            return Some(self.number);
+        }
+        if self.left == 0 {
+            if self.block == self.blocks {
+                self.lowest = zigzag(bytes, &mut self.at)?;
+                self.widths = take(&mut self.at, self.blocks)?.start;
+                self.block = 0;
+            }
+            self.width = usize::from(*bytes.get(self.widths.checked_add(self.block)?)?);
+            if self.width > 64 {
+                return None;
+            }
+            self.bit = self.at.checked_mul(8)?;
+            let length = self.width.checked_mul(usize::try_from(self.size / 8).ok()?)?;
+            self.at = self.at.checked_add(length)?;
+            self.left = self.size;
+            self.block += 1;
+        }
+        self.left = self.left.checked_sub(1)?;
+        let above = bits(bytes, self.bit, self.width)? as i64;
+        self.bit += self.width;
+        self.number = self.number.wrapping_add(self.lowest).wrapping_add(above);
+        Some(self.number)
+    }
+}
