@@ -90,7 +90,7 @@ impl Open {
         let (bytes, sha256) = match self.file.bytes {
             // Not read in order.
             Some(bytes) if self.reader.part_read().is_some() => {
-                (bytes, checksum(&path).map_err(|error| DataError::File(error))?)
+                (bytes, checksum(&path).map_err(DataError::File)?)
             }
             _ => (self.tally.bytes(), self.tally.sha256()),
         };
