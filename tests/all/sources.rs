@@ -38,6 +38,8 @@ fn separator(separator: &str) -> SourceOptions {
     SourceOptions { separator: Some(separator.into()), ..Default::default() }
 }
 
+type Cut = dyn Fn(&str) -> Option<usize>;
+
 fn uncut(_: &str) -> Option<usize> {
     None
 }
@@ -299,7 +301,7 @@ fn pieces_are_cut_where_allowed_and_make_the_document() {
         let anywhere = |text: &str| Some(text.len());
         let early = |text: &str| Some(text.floor_char_boundary(500_000));
         let late = |text: &str| (text.len() > 1 << 21).then(|| text.floor_char_boundary(1_999_999));
-        let cuts: [(&dyn Fn(&str) -> Option<usize>, usize); 4] =
+        let cuts: [(&Cut, usize); 4] =
             [(&before_space, 1 << 20), (&anywhere, 1 << 20), (&early, 1 << 20), (&late, 1 << 22)];
         for (cut, longest) in cuts {
             let sources = find_with(&[&path], separator("<|end|>")).unwrap();
