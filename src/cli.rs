@@ -3,6 +3,11 @@
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
+/// Chooses validation documents, where no other is given.
+pub const SPLIT_SEED: u64 = 1337;
+/// Tokens of a prepared file, where nothing else is said.
+pub const SHARD_TOKENS: u64 = 1 << 28;
+
 /// Train, evaluate and sample GPT-family language models.
 #[derive(Parser, Debug)]
 #[command(name = "emberlm", version, arg_required_else_help = true)]
@@ -37,6 +42,8 @@ pub enum Command {
     Params(ParamsArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
+    /// Measure how fast this machine does what the program does
+    Bench(BenchArgs),
 }
 
 /// Where to compute and where runs are.
@@ -245,10 +252,10 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub validation_fraction: Option<f64>,
     /// Another seed, another choice of validation documents
-    #[arg(long, value_name = "N", default_value_t = 1337)]
+    #[arg(long, value_name = "N", default_value_t = SPLIT_SEED)]
     pub seed: u64,
     /// Tokens after which another file is begun
-    #[arg(long, value_name = "N", default_value_t = 1 << 28, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = SHARD_TOKENS, value_parser = clap::value_parser!(u64).range(1..))]
     pub shard_tokens: u64,
     /// Use these copies of a data set's files instead of downloading them
     #[arg(long, value_name = "PATH")]
@@ -387,4 +394,93 @@ pub struct ExportTokenizerArgs {
     pub folder: PathBuf,
     #[command(flatten)]
     pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum BenchCommand {
+    /// Learn a byte-level BPE from a text in memory
+    TokenizerTrain(BenchTokenizerTrainArgs),
+    /// Encode a text in memory
+    Encode(BenchEncodeArgs),
+    /// Prepare token files in a temporary folder
+    Prepare(BenchPrepareArgs),
+    /// Take training steps, and see how long they wait for data
+    Train(BenchTrainArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct BenchTokenizerTrainArgs {
+    /// UTF-8 text
+    pub file: PathBuf,
+    /// Tokens to end with, special ones and the 256 bytes included
+    #[arg(long, value_name = "N")]
+    pub vocab_size: usize,
+    /// How the text is split into words
+    #[arg(long, value_name = "PATTERN", value_parser = ["gpt4", "gpt2"], default_value = "gpt4")]
+    pub split: String,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchEncodeArgs {
+    /// UTF-8 text
+    pub file: PathBuf,
+    /// Tokenizer: gpt2 and other names, a file, a folder, or a run
+    #[arg(long, value_name = "NAME|PATH", default_value = "gpt2")]
+    pub tokenizer: String,
+    /// Threads that encode [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Times that the text is encoded; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// Encode a batch of documents, each of whole lines and of N bytes or a little more, instead
+    /// of one text
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub document_bytes: Option<u64>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchPrepareArgs {
+    /// What emberlm prepare reads: files, folders and patterns
+    #[arg(value_name = "PATH", required = true)]
+    pub sources: Vec<String>,
+    /// Tokenizer: gpt2 and other names, a file, a folder, or a run
+    #[arg(long, value_name = "NAME|PATH", default_value = "gpt2")]
+    pub tokenizer: String,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchTrainArgs {
+    /// s, m, l or xl, the shapes that speed is compared at; a built-in configuration, or a JSON
+    /// file
+    #[arg(long, value_name = "SHAPE|NAME|FILE", default_value = "s")]
+    pub shape: String,
+    /// Steps that are measured
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }

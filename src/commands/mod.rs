@@ -1,5 +1,6 @@
 //! One file a subcommand. They put the modules together, add context to errors, and print.
 
+mod bench;
 mod configs;
 mod datasets;
 mod eval;
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Logits(args) => logits::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Prepare(args) => prepare::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Params(args) => params::run(args),

@@ -299,22 +299,15 @@ fn tokenizer(name: &str, text: &Text, args: &PrepareArgs) -> anyhow::Result<Box<
 }
 
 fn validation_split(args: &PrepareArgs, text: &Text) -> anyhow::Result<ValidationSplit<'static>> {
-    let single = match text.sources.files() {
-        [file] => file.format == SourceFormat::Text && options(args, None).separator.is_none(),
-        _ => false,
-    };
     let by_characters = match (args.split.as_deref(), text.split) {
         (Some(rule), _) => rule == "characters",
         (None, Some(rule)) => rule == SplitBy::Characters,
-        (None, None) => single,
+        (None, None) => options(args, None).separator.is_none() && is_one_text(&text.sources),
     };
-    let large = text.sources.total_bytes().is_none_or(|bytes| bytes > LARGE);
-    let default = match large && !by_characters {
-        true => SMALL_VALIDATION_FRACTION,
-        false => VALIDATION_FRACTION,
-    };
-    let validation_fraction =
-        args.validation_fraction.or(text.validation_fraction).unwrap_or(default);
+    let validation_fraction = args
+        .validation_fraction
+        .or(text.validation_fraction)
+        .unwrap_or_else(|| default_fraction(&text.sources, by_characters));
     if !(validation_fraction > 0.0 && validation_fraction < 1.0) {
         bail!("--validation-fraction is {validation_fraction}, but must be between 0 and 1");
     }
@@ -322,6 +315,28 @@ fn validation_split(args: &PrepareArgs, text: &Text) -> anyhow::Result<Validatio
         true => ValidationSplit::Characters { validation_fraction },
         false => ValidationSplit::Documents { validation_fraction, seed: args.seed },
     })
+}
+
+/// How files are split where nothing is said and no separator is given.
+pub(super) fn default_split(sources: &Sources, seed: u64) -> ValidationSplit<'static> {
+    let by_characters = is_one_text(sources);
+    let validation_fraction = default_fraction(sources, by_characters);
+    match by_characters {
+        true => ValidationSplit::Characters { validation_fraction },
+        false => ValidationSplit::Documents { validation_fraction, seed },
+    }
+}
+
+fn is_one_text(sources: &Sources) -> bool {
+    matches!(sources.files(), [file] if file.format == SourceFormat::Text)
+}
+
+fn default_fraction(sources: &Sources, by_characters: bool) -> f64 {
+    let large = sources.total_bytes().is_none_or(|bytes| bytes > LARGE);
+    match large && !by_characters {
+        true => SMALL_VALIDATION_FRACTION,
+        false => VALIDATION_FRACTION,
+    }
 }
 
 fn say(

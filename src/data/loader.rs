@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use super::{Example, ExampleOrder, ExamplePlace, Split, Task, TokenBatch};
+use super::{Corpus, Example, ExampleOrder, ExamplePlace, Split, Task, TokenBatch};
+use crate::config::RunConfig;
 
 /// Micro-batches that are read ahead.
 const READ_AHEAD: usize = 4;
@@ -40,6 +41,13 @@ impl TrainLoader {
         Self { split, task, order, batch_size, accumulation, cursor, rank: 0, ranks: 1 }
     }
 
+    /// The batches that a configuration trains on, after so many examples.
+    pub fn of_run(config: &RunConfig, corpus: &Corpus, cursor: u64) -> Self {
+        let order = corpus.train.order(config.model.context_length, config.seed);
+        let (batch_size, accumulation) = (config.train.batch_size, config.train.accumulation);
+        Self::new(corpus.train.clone(), corpus.task, order, batch_size, accumulation, cursor)
+    }
+
     /// The part of one of several programs that train together: of every `ranks` batches in the
     /// order, the one at `rank`. The parts are disjoint, and together they are the whole.
     #[must_use]
@@ -55,7 +63,7 @@ impl TrainLoader {
 
     /// The micro-batches of the optimizer step at a cursor, each weighed by its share of the
     /// targets.
-    fn read_step(&self, cursor: u64) -> Vec<TokenBatch> {
+    pub fn read_step(&self, cursor: u64) -> Vec<TokenBatch> {
         let batch_size = self.batch_size as u64;
         let mut batches: Vec<TokenBatch> = (0..self.accumulation as u64)
             .map(|micro_batch| {

@@ -14,6 +14,7 @@ mod optimizer;
 mod renderer;
 mod run;
 mod schedule;
+mod step;
 mod strategy;
 
 pub use checkpoint::{Checkpoint, CheckpointSink, Progress};
@@ -25,3 +26,4 @@ pub use optimizer::{AdamW, Moments};
 pub use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};
 pub use schedule::WarmupCosine;
+pub use step::Stepper;

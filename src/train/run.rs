@@ -4,7 +4,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::metrics::{ExpertTokens, StepMetric};
-use super::strategy::{Components, State, StepStrategy};
+use super::step::Components;
+use super::strategy::{State, StepStrategy};
 use super::{
     AdamW, CheckpointSink, Evaluation, JsonLinesLogger, LanguageModel, PlainRenderer, Progress,
     WarmupCosine,
@@ -61,14 +62,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let Training { config, corpus, model, device, sink, metrics, display, interrupter } = training;
     let context_length = config.model.context_length;
     let batch_size = config.train.batch_size;
-    let train_loader = TrainLoader::new(
-        corpus.train.clone(),
-        corpus.task,
-        corpus.train.order(context_length, config.seed),
-        batch_size,
-        config.train.accumulation,
-        0,
-    );
+    let train_loader = TrainLoader::of_run(config, corpus, 0);
     let sample = corpus.validation.spread(context_length, config.train.evaluation_windows);
     let valid_loader =
         EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);

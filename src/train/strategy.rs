@@ -1,25 +1,19 @@
 use burn::data::dataloader::Progress as Items;
 use burn::module::AutodiffModule;
-use burn::optim::GradientsAccumulator;
 use burn_train::{
-    EventProcessorTraining, Learner, LearnerEvent, LearningComponentsMarker,
-    SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
-    TrainingItem, ValidLoader,
+    EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::evaluate::add_counts;
+use super::step::Components;
 use super::{
-    AdamW, Checkpoint, CheckpointSink, Evaluation, LanguageModel, Progress, StepOutput, TrainError,
-    WarmupCosine, clip_gradients, evaluate,
+    AdamW, Checkpoint, CheckpointSink, Evaluation, LanguageModel, Progress, StepOutput, Stepper,
+    TrainError, evaluate,
 };
 use crate::backend::TrainBackend;
 use crate::config::TrainConfig;
-use crate::data::TokenBatch;
-
-pub(super) type Components<B> =
-    LearningComponentsMarker<B, WarmupCosine, LanguageModel<B>, AdamW<B>>;
 
 type EventProcessor<B> = SupervisedTrainingEventProcessor<Components<B>>;
 
@@ -49,7 +43,7 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
     fn fit(
         &self,
         components: TrainingComponents<Components<B>>,
-        mut learner: Learner<Components<B>>,
+        learner: Learner<Components<B>>,
         train_loader: TrainLoader<Components<B>>,
         valid_loader: ValidLoader<Components<B>>,
         _starting_epoch: usize,
@@ -58,15 +52,17 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
         let mut events = components.event_processor;
         let interrupter = components.interrupter;
         let steps = self.config.steps;
+        let mut stepper =
+            Stepper::of_learner(learner, &self.config, self.seed, self.device.clone());
         let mut batches = train_loader.iter();
         let started = Instant::now();
         let seconds_before = state.progress.seconds;
         let mut stopping = interrupter.should_stop();
         while state.progress.step < steps && !stopping {
-            let output = self.step(&mut learner, &mut batches, &mut state.progress);
+            let output = stepper.step(&mut batches, &mut state.progress);
             state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
             let step = state.progress.step;
-            let item = self.item(output, step, Some(learner.lr_current()));
+            let item = self.item(output, step, Some(stepper.learning_rate()));
             events.process_train(LearnerEvent::ProcessedItem(item));
 
             // Asked once a step, so that no stop slips past the last checkpoint.
@@ -77,7 +73,7 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
             if !evaluation_due && !checkpoint_due {
                 continue;
             }
-            let model = learner.model();
+            let model = stepper.model();
             if let Err(error) = self.save(&mut state, &model) {
                 state.error = Some(error);
                 break;
@@ -99,48 +95,11 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
                 break;
             }
         }
-        (learner.model(), events)
+        (stepper.model(), events)
     }
 }
 
 impl<B: TrainBackend> StepStrategy<B> {
-    /// One optimizer step over its micro-batches.
-    fn step(
-        &self,
-        learner: &mut Learner<Components<B>>,
-        batches: &mut dyn Iterator<Item = TokenBatch>,
-        progress: &mut Progress,
-    ) -> StepOutput {
-        let started = Instant::now();
-        // Dropout draws from the backend's generator: seeded by the step, a resumed run draws the
-        // same numbers as one that was never stopped.
-        B::seed(&self.device, self.seed.wrapping_add(progress.step as u64));
-        learner.lr_step();
-        let (mut loss, mut tokens) = (0.0, 0);
-        let mut expert_tokens = Vec::new();
-        let mut accumulator = GradientsAccumulator::new();
-        for batch in batches.take(self.config.accumulation) {
-            let share = batch.share;
-            let output = learner.train_step(batch);
-            accumulator.accumulate(&learner.model(), output.grads);
-            loss += output.item.loss * share;
-            tokens += output.item.tokens;
-            add_counts(&mut expert_tokens, output.item.expert_tokens);
-        }
-        let mut gradients = accumulator.grads();
-        let gradient_norm = clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
-        learner.optimizer_step(gradients);
-        progress.step += 1;
-        progress.tokens += tokens as u64;
-        progress.examples += (self.config.batch_size * self.config.accumulation) as u64;
-        StepOutput {
-            gradient_norm,
-            tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),
-            expert_tokens,
-            ..StepOutput::of_loss(loss, tokens)
-        }
-    }
-
     /// burn's dashboard counts epochs: ours is the stretch between two evaluations.
     fn item(&self, output: StepOutput, step: usize, lr: Option<f64>) -> TrainingItem<StepOutput> {
         let interval = self.config.evaluate_every;

@@ -1,0 +1,55 @@
+use anyhow::{Context, bail};
+use serde_json::json;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::{megabytes_per_second, rounded, say};
+use crate::cli::{BenchPrepareArgs, SHARD_TOKENS, SPLIT_SEED};
+use crate::commands::prepare::default_split;
+use crate::commands::tokenizer::open;
+use crate::data::{Preparation, Prepare, SourceOptions, Sources, prepare};
+
+pub(super) fn run(args: BenchPrepareArgs) -> anyhow::Result<()> {
+    let sources = Sources::find(&args.sources, SourceOptions::default())?;
+    let tokenizer = open(&args.tokenizer, &args.runs)?;
+    let preparation = Preparation {
+        tokenizer: tokenizer.as_ref(),
+        tokenizer_name: &args.tokenizer,
+        sources: &sources,
+        split: default_split(&sources, SPLIT_SEED),
+        shard_tokens: SHARD_TOKENS,
+    };
+    let folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
+    let never = AtomicBool::new(false);
+    let started = Instant::now();
+    let done = prepare(&preparation, &folder.path().join("tokens"), &never, &mut |_| ())?;
+    let time = started.elapsed();
+    let Prepare::Finished(meta) = done else {
+        bail!("the preparation in {} was disturbed", folder.path().display());
+    };
+    let bytes = meta.train.bytes + meta.validation.bytes;
+    let tokens = meta.train.tokens + meta.validation.tokens;
+    let mut result = json!({
+        "bench": "prepare",
+        "tokenizer": args.tokenizer,
+        "threads": rayon::current_num_threads(),
+        "bytes": bytes,
+        "documents": meta.train.documents + meta.validation.documents,
+        "tokens": tokens,
+        "seconds": rounded(time.as_secs_f64()),
+        "mb_per_s": rounded(megabytes_per_second(bytes, time)),
+        "tokens_per_s": (tokens as f64 / time.as_secs_f64()).round(),
+    });
+    if let Some(bytes) = peak_resident_bytes() {
+        result["peak_mib"] = rounded(bytes as f64 / f64::from(1 << 20));
+    }
+    Ok(say(args.json, &result)?)
+}
+
+/// The most memory that this process has had at a time; known on Linux.
+fn peak_resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
