@@ -122,22 +122,21 @@ impl Example {
                     Packing::MaskedStream => documents_within(tokens, window),
                     Packing::Stream | Packing::Documents => None,
                 };
-                let read = tokens.read(start..start + length + 1);
-                let window = &read[..length];
+                let input = tokens.read(start..start + length);
                 match task {
                     Task::NextToken => Self {
                         source: None,
-                        input: window.to_vec(),
-                        target: read[1..].to_vec(),
+                        input,
+                        target: tokens.read(start + 1..start + length + 1),
                         asked: None,
                         documents,
                     },
                     Task::MaskedTokens { mask, seed } => {
-                        let example = Self::masked(window, mask, mix(seed ^ mix(at.number)));
+                        let example = Self::masked(&input, mask, mix(seed ^ mix(at.number)));
                         Self { documents, ..example }
                     }
                     Task::Translation { begin, end } => {
-                        let (source, target) = window.split_at(length.div_ceil(2));
+                        let (source, target) = input.split_at(length.div_ceil(2));
                         Self::translation(source, target, begin, end)
                     }
                 }

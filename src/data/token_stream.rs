@@ -191,6 +191,7 @@ impl TokenStream {
     /// The tokens at some places, which must lie within the stream.
     pub fn read(&self, range: Range<usize>) -> Vec<u32> {
         let mut ids = Vec::with_capacity(range.len());
+        assert!(range.end <= self.tokens, "{range:?} of {} tokens", self.tokens);
         let mut at = range.start;
         while at < range.end {
             let number = self.shards.partition_point(|shard| shard.first_token <= at) - 1;

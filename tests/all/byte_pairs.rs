@@ -76,7 +76,7 @@ fn texts() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn ids_are_tiktokens(text in texts()) {
@@ -183,7 +183,7 @@ static HUGGING_FACE: LazyLock<Vec<(HuggingFaceTokenizer, tokenizers::Tokenizer, 
     });
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn ids_are_hugging_faces(text in texts()) {

@@ -75,7 +75,7 @@ fn bad_input_of_train_is_one_line_and_leaves_nothing() {
     let cpu = "shakespeare-char-cpu";
     for (args, expected) in [
         (&["--data", "missing.txt"][..], "missing.txt; give the path of a UTF-8 text"),
-        (&["--data", "."], "is a folder"),
+        (&["--data", "."], "holds no prepared data; make some with `emberlm prepare`"),
         (&["--data", "empty.txt"], "empty.txt is empty"),
         (&["--data", "latin1.txt"], "latin1.txt is not UTF-8 (byte 2 and after)"),
         (&["--data", "short.txt"], "the training text has 4 tokens"),

@@ -3,11 +3,12 @@ use emberlm::data::{
     SourceRecord, Sources,
 };
 use flate2::write::GzEncoder;
-use parquet::basic::{Compression as Codec, GzipLevel};
+use parquet::basic::{Compression as Codec, Encoding, GzipLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnPath;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rand::rngs::SmallRng;
@@ -36,6 +37,8 @@ fn field(field: &str) -> SourceOptions {
 fn separator(separator: &str) -> SourceOptions {
     SourceOptions { separator: Some(separator.into()), ..Default::default() }
 }
+
+type Cut = dyn Fn(&str) -> Option<usize>;
 
 fn uncut(_: &str) -> Option<usize> {
     None
@@ -143,6 +146,32 @@ const SCHEMA: &str = "message m {
     optional group message { optional binary text (UTF8); }
 }";
 
+const ENCODINGS: [Encoding; 4] = [
+    Encoding::PLAIN,
+    Encoding::RLE_DICTIONARY,
+    Encoding::DELTA_LENGTH_BYTE_ARRAY,
+    Encoding::DELTA_BYTE_ARRAY,
+];
+
+/// Pages of a few rows.
+fn properties(codec: Codec, version: WriterVersion, encoding: Encoding) -> WriterProperties {
+    let properties = WriterProperties::builder()
+        .set_compression(codec)
+        .set_writer_version(version)
+        .set_data_page_row_count_limit(7)
+        .set_write_batch_size(7);
+    if encoding == Encoding::RLE_DICTIONARY {
+        return properties.build();
+    }
+    let column =
+        |parts: &[&str]| ColumnPath::new(parts.iter().map(|part| part.to_string()).collect());
+    properties
+        .set_dictionary_enabled(false)
+        .set_column_encoding(column(&["text"]), encoding)
+        .set_column_encoding(column(&["message", "text"]), encoding)
+        .build()
+}
+
 fn parquet_file(groups: &[Vec<Option<String>>], properties: WriterProperties) -> Vec<u8> {
     let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
     let mut writer = SerializedFileWriter::new(vec![], schema, Arc::new(properties)).unwrap();
@@ -227,18 +256,12 @@ fn documents_of_parquet_come_back() {
             .map(|(index, text)| (index % 3 != 2).then(|| text.clone()))
             .collect();
         let (first, second) = rows.split_at(rows.len() / 2);
-        let groups = [first.to_vec(), vec![], second.to_vec(), vec![rows.clone(); 30].concat()];
+        let groups = [first.to_vec(), vec![], second.to_vec(), vec![rows.clone(); 9].concat()];
         let documents = groups.concat().into_iter().flatten().collect::<Vec<_>>();
         for codec in codecs {
             for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
-                for dictionary in [true, false] {
-                    let properties = WriterProperties::builder()
-                        .set_compression(codec)
-                        .set_writer_version(version)
-                        .set_dictionary_enabled(dictionary)
-                        .set_data_page_row_count_limit(7)
-                        .set_write_batch_size(7)
-                        .build();
+                for encoding in ENCODINGS {
+                    let properties = properties(codec, version, encoding);
                     let path = folder.path().join("table.parquet");
                     fs::write(&path, parquet_file(&groups, properties)).unwrap();
                     for name in ["text", "message.text"] {
@@ -278,7 +301,7 @@ fn pieces_are_cut_where_allowed_and_make_the_document() {
         let anywhere = |text: &str| Some(text.len());
         let early = |text: &str| Some(text.floor_char_boundary(500_000));
         let late = |text: &str| (text.len() > 1 << 21).then(|| text.floor_char_boundary(1_999_999));
-        let cuts: [(&dyn Fn(&str) -> Option<usize>, usize); 4] =
+        let cuts: [(&Cut, usize); 4] =
             [(&before_space, 1 << 20), (&anywhere, 1 << 20), (&early, 1 << 20), (&late, 1 << 22)];
         for (cut, longest) in cuts {
             let sources = find_with(&[&path], separator("<|end|>")).unwrap();
@@ -424,22 +447,19 @@ fn damaged_parquet_never_panics() {
     let rows: Vec<Option<String>> =
         (0..40).map(|row| (row % 5 != 0).then(|| long_text(row * 3, row as u64 % 7))).collect();
     let mut random = SmallRng::seed_from_u64(7);
-    for (codec, version, dictionary) in [
-        (Codec::UNCOMPRESSED, WriterVersion::PARQUET_1_0, false),
-        (Codec::UNCOMPRESSED, WriterVersion::PARQUET_2_0, true),
-        (Codec::SNAPPY, WriterVersion::PARQUET_1_0, true),
-        (Codec::ZSTD(Default::default()), WriterVersion::PARQUET_2_0, false),
-        (Codec::LZ4, WriterVersion::PARQUET_1_0, false),
-        (Codec::GZIP(Default::default()), WriterVersion::PARQUET_1_0, true),
-        (Codec::BROTLI(Default::default()), WriterVersion::PARQUET_1_0, true),
+    let (first, second) = (WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0);
+    for (codec, version, encoding) in [
+        (Codec::UNCOMPRESSED, first, Encoding::PLAIN),
+        (Codec::UNCOMPRESSED, second, Encoding::RLE_DICTIONARY),
+        (Codec::UNCOMPRESSED, second, Encoding::DELTA_BYTE_ARRAY),
+        (Codec::UNCOMPRESSED, first, Encoding::DELTA_LENGTH_BYTE_ARRAY),
+        (Codec::SNAPPY, first, Encoding::RLE_DICTIONARY),
+        (Codec::ZSTD(Default::default()), second, Encoding::PLAIN),
+        (Codec::LZ4, first, Encoding::PLAIN),
+        (Codec::GZIP(Default::default()), first, Encoding::RLE_DICTIONARY),
+        (Codec::BROTLI(Default::default()), first, Encoding::RLE_DICTIONARY),
     ] {
-        let properties = WriterProperties::builder()
-            .set_compression(codec)
-            .set_writer_version(version)
-            .set_dictionary_enabled(dictionary)
-            .set_data_page_row_count_limit(9)
-            .set_write_batch_size(9)
-            .build();
+        let properties = properties(codec, version, encoding);
         let whole = parquet_file(&[rows.clone(), rows.clone()], properties);
         for length in (0..whole.len()).step_by(101) {
             fs::write(&path, &whole[..length]).unwrap();
@@ -637,26 +657,4 @@ fn documents_can_be_read_on_another_thread() {
     let mut documents: Documents = find(&[&path]).unwrap().read();
     let reading = std::thread::spawn(move || documents.next(&uncut).unwrap());
     assert_eq!(reading.join().unwrap().unwrap().text, "text");
-}
-
-/// Prints how fast it reads; run by hand.
-#[test]
-#[ignore = "measures"]
-fn speed_of_reading() {
-    let Some(path) = crate::support::shared("datasets/tinyshakespeare.txt") else { return };
-    let shakespeare = fs::read(path).unwrap();
-    let folder = TempDir::new().unwrap();
-    let text = shakespeare.repeat(180);
-    for path in each_compression(&folder, "a.txt", &text) {
-        for _ in 0..2 {
-            let mut documents = find(&[&path]).unwrap().read();
-            let start = std::time::Instant::now();
-            let mut bytes = 0;
-            while let Some(piece) = documents.next(&|text| text.rfind(' ')).unwrap() {
-                bytes += piece.text.len();
-            }
-            let seconds = start.elapsed().as_secs_f64();
-            println!("{}: {:.0} MB/s", path.display(), bytes as f64 / 1e6 / seconds);
-        }
-    }
 }

@@ -128,7 +128,7 @@ fn check(splitter: &Splitter, regex: &Regex, text: &str) -> Result<(), TestCaseE
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn words_are_those_of_the_pattern(text in texts()) {
