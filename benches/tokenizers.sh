@@ -21,7 +21,7 @@ if [ ! -x "$python" ]; then python3 -m venv "$cache/bench-venv"; fi
 "$python" -m pip install --quiet --disable-pip-version-check tokenizers==0.23.3 tiktoken==0.14.0
 
 cargo build --release --locked
-target="${CARGO_TARGET_DIR:-target}"
+target="$(cargo metadata --format-version 1 --no-deps | "$python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')"
 
 text="${1:-$cache/bench-text/text.txt}"
 if [ $# = 0 ] && [ ! -f "$text" ]; then
