@@ -4,6 +4,7 @@ use std::sync::Arc;
 use crate::artifact::Run;
 use crate::backend::{self, Job, TrainBackend};
 use crate::cli::EvalArgs;
+use crate::config::DataConfig;
 use crate::data::{Corpus, EvaluationLoader, Split, Task};
 use crate::tokenizer::Tokenizer;
 use crate::train::{LanguageModel, evaluate};
@@ -14,7 +15,12 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
     let config = run.config();
     let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
     let model = &config.model;
-    let (split, source_entropy) = match &args.data {
+    // Of prepared data only the validation side is needed.
+    let prepared = match &config.data {
+        DataConfig::Tokens { path, .. } => path.as_ref(),
+        _ => None,
+    };
+    let (split, source_entropy) = match args.data.as_ref().or(prepared) {
         Some(path) => (Split::read(path, &config.data, tokenizer.as_ref(), model)?, None),
         None => {
             // With the run's own tokenizer: the text may have changed since.

@@ -12,7 +12,7 @@ use super::tokenizer::open;
 use crate::cli::PrepareArgs;
 use crate::data::{
     FileSplit, Manifest, Meta, Preparation, Prepare, PrepareProgress, Progress, SourceFormat,
-    SourceOptions, Sources, SplitBy, SplitRule, Stories, ValidationSplit, fetch, prepare,
+    SourceOptions, Sources, SplitBy, SplitRule, Stories, ValidationSplit, discard, fetch, prepare,
 };
 use crate::files;
 use crate::tokenizer::{CharacterTokenizer, Tokenizer};
@@ -79,7 +79,13 @@ pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
             say(&mut out, &folder, &meta, before, started.elapsed())?;
         }
         Prepare::Stopped => {
-            writeln!(io::stderr(), "stopped; the same command goes on from here")?;
+            if text.spooled.is_empty() {
+                writeln!(io::stderr(), "stopped; the same command goes on from here")?;
+            } else {
+                discard(&folder)?;
+                drop(text);
+                writeln!(io::stderr(), "stopped; what can only be read once begins anew")?;
+            }
             std::process::exit(STOPPED);
         }
         Prepare::There(_) => {
@@ -100,8 +106,8 @@ struct Text {
     validation_fraction: Option<f64>,
     /// The one that suits it.
     tokenizer: String,
-    /// Standard input as a file, since it is read more than once.
-    _spooled: Option<tempfile::NamedTempFile>,
+    /// Standard input and pipes as files, since text is read more than once.
+    spooled: Vec<tempfile::NamedTempFile>,
 }
 
 impl Text {
@@ -118,27 +124,25 @@ impl Text {
                 bail!("{option} is for data sets that are named; `emberlm datasets` lists them");
             }
         }
-        let mut paths = args.sources.clone();
-        let mut spooled = None;
-        if let Some(place) = paths.iter().position(|path| path == "-") {
-            let file = spool(&args.datasets)?;
-            paths[place] = file.path().display().to_string();
-            spooled = Some(file);
-        }
+        let mut spooled = Vec::new();
+        let mut readable = |paths: &[String]| -> anyhow::Result<Vec<String>> {
+            paths.iter().map(|path| readable_again(path, args, &mut spooled)).collect()
+        };
+        let (paths, validation) = (readable(&args.sources)?, readable(&args.validation)?);
         let options = options(args, None);
         let find = |paths: &[String]| Sources::find(paths, options.clone());
         let first = args.sources.first().map_or("text", String::as_str);
         Ok(Self {
             name: name_of(first),
             sources: find(&paths)?,
-            validation: match args.validation.is_empty() {
+            validation: match validation.is_empty() {
                 true => None,
-                false => Some(find(&args.validation)?),
+                false => Some(find(&validation)?),
             },
             split: None,
             validation_fraction: None,
             tokenizer: "gpt2".into(),
-            _spooled: spooled,
+            spooled,
         })
     }
 
@@ -183,6 +187,12 @@ impl Text {
             let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
             Sources::find(&paths, options.clone())
         };
+        if !validation.is_empty() && (args.split.is_some() || args.validation_fraction.is_some()) {
+            bail!(
+                "{} has validation files; leave out --split and --validation-fraction",
+                manifest.name
+            );
+        }
         let own_fraction = Some(manifest.validation_fraction).filter(|share| *share > 0.0);
         Ok(Self {
             name: manifest.name.clone(),
@@ -195,7 +205,7 @@ impl Text {
             split: Some(manifest.split),
             validation_fraction: own_fraction,
             tokenizer: manifest.tokenizers.first().cloned().unwrap_or("gpt2".into()),
-            _spooled: None,
+            spooled: Vec::new(),
         })
     }
 }
@@ -249,14 +259,30 @@ fn file_name(name: &str) -> String {
     }
 }
 
-fn spool(datasets: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
-    let write = || {
-        fs::create_dir_all(datasets)?;
-        let mut file = tempfile::Builder::new().prefix(".standard-input-").tempfile_in(datasets)?;
-        io::copy(&mut io::stdin().lock(), file.as_file_mut())?;
+/// A path as it is, or that of a file with what comes out of standard input or a pipe.
+fn readable_again(
+    path: &str,
+    args: &PrepareArgs,
+    spooled: &mut Vec<tempfile::NamedTempFile>,
+) -> anyhow::Result<String> {
+    let mut input: Box<dyn io::Read> = if path == "-" {
+        Box::new(io::stdin())
+    } else if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        Box::new(fs::File::open(path).with_context(|| format!("cannot read {path}"))?)
+    } else {
+        return Ok(path.into());
+    };
+    let folder = &args.datasets;
+    let mut write = || {
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::Builder::new().prefix(".standard-input-").tempfile_in(folder)?;
+        io::copy(&mut input, file.as_file_mut())?;
         io::Result::Ok(file)
     };
-    write().with_context(|| format!("cannot keep standard input in {}", datasets.display()))
+    let file = write().with_context(|| format!("cannot keep {path} in {}", folder.display()))?;
+    let path = file.path().display().to_string();
+    spooled.push(file);
+    Ok(path)
 }
 
 /// The stories of the default run, as files.

@@ -224,7 +224,7 @@ pub fn override_value(config: &mut Value, argument: &str) -> Result<(), ConfigEr
 /// value out of range.
 pub fn resolve(mut value: Value) -> Result<RunConfig, ConfigError> {
     // A vocabulary that would be built from the text comes from prepared data instead.
-    let built = matches!(value["tokenizer"]["kind"].as_str(), None | Some("character" | "bpe"));
+    let built = value["tokenizer"].is_null() || value["tokenizer"]["kind"] == "character";
     if built
         && value["data"]["kind"] == "tokens"
         && let Some(path) = value.pointer("/data/path").filter(|path| path.is_string())

@@ -365,6 +365,13 @@ impl RunConfig {
                 "between 0 and 1",
             )?,
             DataConfig::Tokens { packing, .. } => {
+                let trains = matches!(self.tokenizer, TokenizerConfig::Bpe { .. });
+                check(
+                    "tokenizer.kind",
+                    "bpe",
+                    !trains,
+                    "left out where the data is prepared, since it has a tokenizer already",
+                )?;
                 let reads_sources = self.model.architecture == Architecture::EncoderDecoder;
                 check(
                     "data.packing",

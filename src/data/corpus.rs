@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use super::pairs::{TextPair, read_pairs};
 use super::{
-    DataError, DocumentOrder, ExampleOrder, ExamplePlace, Place, Prepared, Stories, Task,
-    TokenStream, WindowOrder, disjoint_windows, read_text, spread_windows,
+    DataError, DocumentOrder, ExampleOrder, ExamplePlace, Place, Prepared, SplitRule, Stories,
+    Task, TokenStream, WindowOrder, disjoint_windows, read_text, spread_windows,
 };
 use crate::config::DataConfig;
 use crate::config::ModelConfig;
@@ -128,7 +128,10 @@ impl Split {
             ("tokens", _) => {
                 let prepared = Prepared::open(path)?;
                 prepared.check_tokenizer(tokenizer)?;
-                return Ok(Self::prepared(&prepared, packing_of(data))?.1);
+                let packing = checked_packing(&prepared, packing_of(data))?;
+                let tokens = SplitTokens::Text(prepared.validation()?);
+                let bytes = prepared.meta().validation.bytes as usize;
+                return Ok(Self { tokens, packing, bytes });
             }
             ("pairs", DataConfig::Pairs { source_field, target_field, .. }) => {
                 Raw::whole(read_pairs(path, source_field, target_field)?)
@@ -144,9 +147,7 @@ impl Split {
     /// The training and the validation split of a folder.
     fn prepared(prepared: &Prepared, packing: Packing) -> Result<(Self, Self), DataError> {
         let meta = prepared.meta();
-        if packing == Packing::Documents && meta.tokenizer.end_of_text.is_none() {
-            return Err(DataError::NoEndOfText { name: meta.tokenizer.name.clone() });
-        }
+        let packing = checked_packing(prepared, packing)?;
         let (train, validation) = prepared.tokens()?;
         let split = |tokens, bytes| Self {
             tokens: SplitTokens::Text(tokens),
@@ -169,6 +170,20 @@ impl Split {
             _ => Ok(()),
         }
     }
+}
+
+/// That there are documents where each is to be a row.
+fn checked_packing(prepared: &Prepared, packing: Packing) -> Result<Packing, DataError> {
+    let meta = prepared.meta();
+    if packing == Packing::Documents {
+        if matches!(meta.split, SplitRule::Characters { .. }) {
+            return Err(DataError::NoDocumentsToPack { path: prepared.folder().into() });
+        }
+        if meta.tokenizer.end_of_text.is_none() {
+            return Err(DataError::NoEndOfText { name: meta.tokenizer.name.clone() });
+        }
+    }
+    Ok(packing)
 }
 
 fn packing_of(data: &DataConfig) -> Packing {

@@ -158,12 +158,9 @@ impl Downloader {
         expected: &Expected,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), DownloadError> {
-        let mut part = Part::open(path, expected)?;
-        // Another process may have finished it between our looking for it and our lock.
-        if path.exists() {
-            drop(part);
+        let Some(mut part) = Part::open(path, expected)? else {
             return expected.check_there(path, progress);
-        }
+        };
         match self.fill(&mut part, path, expected, progress) {
             Ok(()) => part.finish(path, expected, progress),
             Err(error) => {
@@ -445,8 +442,8 @@ struct Part {
 }
 
 impl Part {
-    /// The part that an earlier run left, or an empty one.
-    fn open(path: &Path, expected: &Expected) -> Result<Self, DownloadError> {
+    /// The part that an earlier run left, or an empty one; none where the whole file is there.
+    fn open(path: &Path, expected: &Expected) -> Result<Option<Self>, DownloadError> {
         let part = beside(path, ".part");
         let file = File::options()
             .read(true)
@@ -459,6 +456,11 @@ impl Part {
             // On some network disks files cannot be locked.
             Ok(()) | Err(TryLockError::Error(_)) => {}
             Err(TryLockError::WouldBlock) => return Err(DownloadError::Busy { path: path.into() }),
+        }
+        // Another process may have finished it between our looking for it and our lock, and then the
+        // file that we hold is the whole one.
+        if path.exists() {
+            return Ok(None);
         }
         let length = file.metadata().map_err(files::read_error(&part))?.len();
         let origin: Option<Origin> = files::read_json(&beside(&part, ".json")).ok();
@@ -476,7 +478,7 @@ impl Part {
             }
             None => part.clear()?,
         }
-        Ok(part)
+        Ok(Some(part))
     }
 
     /// Whether an earlier run got all of it and ended before it was checked.

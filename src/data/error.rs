@@ -87,6 +87,18 @@ pub enum DataError {
     EmptySplit { split: &'static str },
     #[error("{} holds something else already; remove it, or choose another folder with --out", .path.display())]
     FolderTaken { path: PathBuf },
+    #[error(
+        "{} is an unfinished preparation of other text or with other settings; go on with those, remove it, or choose another folder with --out", .path.display()
+    )]
+    OtherUnfinished { path: PathBuf },
+    #[error("a source was changed while it was read; run the same command again")]
+    Changed,
+    #[error("standard input and pipes can only be read once; keep them in a file first")]
+    ReadOnce,
+    #[error(
+        "{} is one text and has no documents to put into rows; take data.packing = stream, or prepare it with --split documents", .path.display()
+    )]
+    NoDocumentsToPack { path: PathBuf },
     #[error("another program is preparing {} at this moment", .path.display())]
     Busy { path: PathBuf },
     #[error("{} holds no prepared data; make some with `emberlm prepare`", .path.display())]

@@ -102,6 +102,11 @@ pub fn prepare(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(PrepareProgress),
 ) -> Result<Prepare, DataError> {
+    for sources in preparation.all_sources() {
+        if sources.total_bytes().is_none() {
+            return Err(DataError::ReadOnce);
+        }
+    }
     let job = preparation.job();
     if let Some(meta) = finished(folder, &job)? {
         return Ok(Prepare::There(meta));
@@ -109,8 +114,28 @@ pub fn prepare(
     let part = part_of(folder)?;
     fs::create_dir_all(&part).map_err(write_error(&part))?;
     let _lock = lock(&part)?;
+    // Another program may have come to its end just before.
+    if let Some(meta) = finished(folder, &job)? {
+        discard(folder)?;
+        return Ok(Prepare::There(meta));
+    }
+    // It may have been made beforehand, to be filled; whether it can be taken away has to be known
+    // before the work, not after it.
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(write_error(folder)(error).into());
+        }
+        _ => {}
+    }
+    // Written last, and only when all else was.
+    if let Ok(meta) = files::read_json::<Meta>(&part.join(META))
+        && meta.job == job
+    {
+        return complete(&part, folder, meta);
+    }
     let state = match files::read_json::<State>(&part.join(STATE)) {
         Ok(state) if state.job == job && state.is_kept(&part) => state,
+        Ok(state) if state.job != job => return Err(DataError::OtherUnfinished { path: part }),
         _ => {
             clear(&part)?;
             State::new(job, preparation.token_type())
@@ -121,16 +146,31 @@ pub fn prepare(
         return Ok(Prepare::Stopped);
     }
     let meta = work.finish()?;
-    // The folder itself may have been made beforehand, to be filled.
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(write_error(folder)(error).into());
+    complete(&part, folder, meta)
+}
+
+/// Gives files and folder their names.
+fn complete(part: &Path, folder: &Path, meta: Meta) -> Result<Prepare, DataError> {
+    for (stem, split) in [(TRAIN, &meta.train), (VALIDATION, &meta.validation)] {
+        if let [only] = split.shards.as_slice() {
+            for (long, short) in
+                [(ids_name(stem, 0), &only.file), (index_name(stem, 0), &only.index)]
+            {
+                let (long, short) = (part.join(long), part.join(short));
+                if long.exists() {
+                    fs::rename(&long, &short).map_err(write_error(&short))?;
+                }
+            }
         }
-        _ => {}
     }
-    fs::rename(&part, folder)
-        .and_then(|()| files::sync_folder(part.parent().unwrap_or(&part)))
+    files::sync_folder(part).map_err(write_error(part))?;
+    fs::rename(part, folder)
+        .and_then(|()| files::sync_folder(part.parent().unwrap_or(part)))
         .map_err(write_error(folder))?;
+    for name in [STATE, LOCK] {
+        // Best effort: they are in nobody's way.
+        let _ = fs::remove_file(folder.join(name));
+    }
     Ok(Prepare::Finished(meta))
 }
 
@@ -179,6 +219,14 @@ fn clear(part: &Path) -> Result<(), DataError> {
 }
 
 impl Preparation<'_> {
+    fn all_sources(&self) -> impl Iterator<Item = &Sources> {
+        let own = match self.split {
+            ValidationSplit::Files(sources) => Some(sources),
+            _ => None,
+        };
+        std::iter::once(self.sources).chain(own)
+    }
+
     fn token_type(&self) -> TokenType {
         TokenType::for_vocabulary(self.tokenizer.vocab_size())
     }
@@ -252,10 +300,10 @@ impl State {
     fn is_kept(&self, part: &Path) -> bool {
         let kept = |stem, side: &SplitState| {
             let whole = |name: &str, bytes: u64| {
-                fs::metadata(part.join(name)).is_ok_and(|found| found.len() >= bytes)
+                bytes == 0 || fs::metadata(part.join(name)).is_ok_and(|found| found.len() >= bytes)
             };
             let number = side.meta.shards.len();
-            side.meta.shards.iter().all(|shard| whole(&shard.file, 0) && whole(&shard.index, 0))
+            side.meta.shards.iter().all(|shard| whole(&shard.file, 1) && whole(&shard.index, 1))
                 && whole(&ids_name(stem, number), side.tokens * self.token_type.width() as u64)
                 && whole(&index_name(stem, number), side.documents * INDEX_WIDTH as u64)
         };
@@ -434,19 +482,13 @@ impl SplitWriter {
         Ok(())
     }
 
-    /// The last shard; a single one gets the name that nanoGPT knows.
+    /// The last shard; a single one is to get the name that nanoGPT knows.
     fn finish(mut self) -> Result<SplitMeta, DataError> {
         self.finish_shard()?;
         let mut meta = self.state.meta;
         if let [only] = meta.shards.as_mut_slice() {
-            for (name, short) in [
-                (&mut only.file, format!("{}.bin", self.stem)),
-                (&mut only.index, format!("{}.idx", self.stem)),
-            ] {
-                let path = self.folder.join(&short);
-                fs::rename(self.folder.join(&*name), &path).map_err(write_error(&path))?;
-                *name = short;
-            }
+            only.file = format!("{}.bin", self.stem);
+            only.index = format!("{}.idx", self.stem);
         }
         Ok(meta)
     }
@@ -559,11 +601,10 @@ impl<'a> Work<'a> {
                 Ok(Some(SplitRule::Characters { validation_fraction }))
             }
             ValidationSplit::Documents { validation_fraction, seed } => {
-                let threshold =
-                    match sources.total_bytes().is_none_or(|bytes| bytes > COUNTED_BYTES) {
-                        true => validation_fraction,
-                        false => self.exact_threshold(validation_fraction, seed)?,
-                    };
+                let threshold = match sources.text_bytes() > COUNTED_BYTES {
+                    true => validation_fraction,
+                    false => self.exact_threshold(validation_fraction, seed)?,
+                };
                 Ok(Some(SplitRule::Documents { validation_fraction, threshold, seed }))
             }
             ValidationSplit::Files(_) => Ok(Some(SplitRule::Files {})),
@@ -601,7 +642,7 @@ impl<'a> Work<'a> {
         let (sender, receiver) = sync_channel(WAITING);
         thread::scope(|scope| {
             let reader = scope.spawn(move || read(sources.read(), tokenizer, &sender));
-            let encoded = self.encode(receiver, skipped, before);
+            let encoded = self.encode(receiver, stage, skipped, before);
             // A reader whose receiver is gone ends.
             let read = reader.join().expect("a panic on any thread ends the program");
             let finished = encoded?;
@@ -616,6 +657,7 @@ impl<'a> Work<'a> {
     fn encode(
         &mut self,
         batches: Receiver<Batch>,
+        stage: Stage,
         skipped: u64,
         bytes_before: u64,
     ) -> Result<bool, DataError> {
@@ -627,7 +669,10 @@ impl<'a> Work<'a> {
             number += pieces.len() as u64;
             let (old, new) = pieces.split_at(resumed);
             for piece in old {
-                self.remember(piece, begins);
+                if begins && stage == Stage::Validation {
+                    // That no training document is to have.
+                    self.validation_hashes.insert(document_hash(&piece.text, 0));
+                }
                 begins = piece.ends_document;
             }
             self.progress.resuming = new.is_empty();
@@ -649,14 +694,6 @@ impl<'a> Work<'a> {
             }
         }
         Ok(true)
-    }
-
-    /// The hash of a validation document, which no training document is to have.
-    fn remember(&mut self, piece: &Piece, begins: bool) {
-        let own_files = matches!(self.state.rule, Some(SplitRule::Files {}));
-        if begins && own_files {
-            self.validation_hashes.insert(document_hash(&piece.text, 0));
-        }
     }
 
     fn write(&mut self, pieces: &[Piece]) -> Result<(), DataError> {
@@ -755,12 +792,17 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Meta, DataError> {
+    fn finish(mut self) -> Result<Meta, DataError> {
+        if self.preparation.job() != self.state.job {
+            return Err(DataError::Changed);
+        }
+        self.note()?;
         let Self { preparation, part, state, train, validation, records, .. } = self;
         let tokenizer = preparation.tokenizer;
         let (train, validation) = (train.finish()?, validation.finish()?);
         for (split, meta) in [("training", &train), ("validation", &validation)] {
-            if meta.tokens == 0 {
+            // Of a single one nothing can be predicted.
+            if meta.tokens < 2 {
                 return Err(DataError::EmptySplit { split });
             }
         }
@@ -782,16 +824,6 @@ impl<'a> Work<'a> {
         };
         files::write_json(&part.join(TOKENIZER), &tokenizer.saved())?;
         files::write_json(&part.join(META), &meta)?;
-        for name in [STATE, LOCK] {
-            let path = part.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(write_error(&path)(error).into());
-                }
-                _ => {}
-            }
-        }
-        files::sync_folder(part).map_err(write_error(part))?;
         Ok(meta)
     }
 }

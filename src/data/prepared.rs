@@ -118,12 +118,19 @@ impl Prepared {
         }
         let tokenizer: SavedTokenizer = files::read_json(&folder.join(TOKENIZER))?;
         let prepared = Self { folder: folder.into(), meta, tokenizer };
-        if tokenizer::fingerprint(prepared.tokenizer()?.as_ref())
-            != prepared.meta.tokenizer.fingerprint
+        let tokenizer = prepared.tokenizer()?;
+        let TokenizerMeta { fingerprint, vocab_size, end_of_text, .. } = &prepared.meta.tokenizer;
+        if tokenizer::fingerprint(tokenizer.as_ref()) != *fingerprint
+            || tokenizer.vocab_size() != *vocab_size
+            || tokenizer.end_of_text() != *end_of_text
         {
             return Err(damaged(&folder.join(TOKENIZER), "it is not the tokenizer of these files"));
         }
         Ok(prepared)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub fn meta(&self) -> &Meta {
@@ -159,10 +166,28 @@ impl Prepared {
     /// # Errors
     /// [`FileError::Damaged`], with the file's name.
     pub fn tokens(&self) -> Result<(TokenStream, TokenStream), DataError> {
-        Ok((self.stream(&self.meta.train)?, self.stream(&self.meta.validation)?))
+        Ok((self.stream(&self.meta.train)?, self.validation()?))
+    }
+
+    /// The tokens for validation alone, checked in the same way.
+    ///
+    /// # Errors
+    /// As for [`Prepared::tokens`].
+    pub fn validation(&self) -> Result<TokenStream, DataError> {
+        self.stream(&self.meta.validation)
     }
 
     fn stream(&self, split: &SplitMeta) -> Result<TokenStream, DataError> {
+        let sum = |count: fn(&ShardMeta) -> u64| {
+            split.shards.iter().map(count).fold(0, u64::saturating_add)
+        };
+        let whole = sum(|shard| shard.tokens) == split.tokens
+            && sum(|shard| shard.documents) == split.documents
+            && split.shards.iter().all(|shard| shard.tokens > 0 && shard.documents > 0)
+            && split.tokens > 1;
+        if !whole {
+            return Err(damaged(&self.folder.join(META), "its counts contradict each other"));
+        }
         let shards = split
             .shards
             .par_iter()
@@ -176,14 +201,15 @@ impl Prepared {
         let starts = self.path_of(&shard.index)?;
         let token_type = self.meta.token_type;
         let vocab_size = self.meta.tokenizer.vocab_size;
-        check(&ids, shard.tokens * token_type.width() as u64, &shard.sha256, |bytes| {
+        let length = |count: u64, width: usize| count.saturating_mul(width as u64);
+        check(&ids, length(shard.tokens, token_type.width()), &shard.sha256, |bytes| {
             let largest = token_type.read(bytes).max().unwrap_or(0) as usize;
             (largest >= vocab_size).then(|| {
                 format!("it has the id {largest}, but the vocabulary has {vocab_size} tokens")
             })
         })?;
         let mut before = None;
-        check(&starts, shard.documents * INDEX_WIDTH as u64, &shard.index_sha256, |bytes| {
+        check(&starts, length(shard.documents, INDEX_WIDTH), &shard.index_sha256, |bytes| {
             for place in
                 bytes.as_chunks::<INDEX_WIDTH>().0.iter().map(|place| u64::from_le_bytes(*place))
             {

@@ -71,7 +71,9 @@ impl DocumentOrder {
     fn whole(&self, document: usize) -> Window {
         let places = self.stream.document(document);
         let start = places.start.saturating_sub(1);
-        Window { start, length: places.end - 1 - start }
+        // A first document of one token has nothing before it: it is joined by the next token.
+        let end = places.end.max(2);
+        Window { start, length: end - 1 - start }
     }
 
     /// The `index`-th window of the whole training: every pass takes all documents, in an order of
@@ -93,11 +95,11 @@ impl DocumentOrder {
         (0..self.documents()).flat_map(|document| self.parts(document)).collect()
     }
 
-    /// The first windows of at most `count` documents, spread evenly.
+    /// At most `count` of [`DocumentOrder::disjoint`], spread evenly.
     pub fn spread(&self, count: usize) -> Vec<Window> {
-        let documents = self.documents();
-        let count = count.min(documents);
-        (0..count).filter_map(|index| self.parts(index * documents / count).next()).collect()
+        let all = self.disjoint();
+        let count = count.min(all.len());
+        (0..count).map(|index| all[index * all.len() / count]).collect()
     }
 
     fn parts(&self, document: usize) -> impl Iterator<Item = Window> {

@@ -191,7 +191,8 @@ fn many_documents(folder: &Path) -> PathBuf {
             (0..40 + number % 37).map(|word| format!("word{} ", (number * 31 + word) % 997));
         words.collect()
     };
-    json_lines(folder, &(0..25_000).map(document).collect::<Vec<_>>())
+    // Some of them again and again, in all batches.
+    json_lines(folder, &(0..25_000).map(|number| document(number % 19_000)).collect::<Vec<_>>())
 }
 
 #[test]
@@ -234,9 +235,23 @@ fn a_stopped_preparation_goes_on_as_if_it_had_not_been() {
                 Prepare::There(_) => panic!("it was not there"),
             }
             assert!(!stopped.exists(), "nothing is seen of it before it is whole");
+            // As after a crash: what was written after the last note is there too.
+            let part = folder.path().join(format!(".stopped-{number}.part"));
+            for name in contents_names(&part) {
+                if name.ends_with(".bin") || name.ends_with(".idx") {
+                    let mut file = fs::File::options().append(true).open(part.join(name)).unwrap();
+                    file.write_all(b"written after the last note").unwrap();
+                }
+            }
+            fs::write(part.join("train-00099.bin"), "a shard of later").unwrap();
+            // Other settings do not take what was done for these.
+            let other = prepared(&sources, &ByteTokenizer, by_characters(), 7, &stopped);
+            assert!(matches!(other, Err(DataError::OtherUnfinished { .. })), "{other:?}");
         }
         assert!(stops >= 2, "{stops} stops in case {number}");
-        assert!(contents(&whole) == contents(&stopped), "case {number}");
+        let mut files = contents(&stopped);
+        files.remove("train-00099.bin");
+        assert!(contents(&whole) == files, "case {number}");
         let again = prepare(&preparation, &stopped, &AtomicBool::new(false), &mut |_| {}).unwrap();
         assert!(matches!(again, Prepare::There(_)));
     }
@@ -337,8 +352,25 @@ fn damaged_files_are_refused_by_name() {
     fs::write(out.join("meta.json"), outside).unwrap();
     let error = Prepared::open(&out).and_then(|prepared| prepared.tokens().map(drop));
     assert!(error.unwrap_err().to_string().contains("is no file name"));
+    // What the file says of itself is compared, too.
+    for (from, to) in [
+        ("\"vocab_size\": 257", "\"vocab_size\": 65536"),
+        ("\"end_of_text\": 256", "\"end_of_text\": 255"),
+        ("\"documents\": ", "\"documents\": 1"),
+        ("\"tokens\": ", "\"tokens\": 1"),
+    ] {
+        let changed = meta.replacen(from, to, 1);
+        assert_ne!(changed, meta, "{from}");
+        fs::write(out.join("meta.json"), changed).unwrap();
+        let error = Prepared::open(&out).and_then(|prepared| prepared.tokens().map(drop));
+        let message = error.expect_err(from).to_string();
+        assert!(message.contains("is damaged"), "{from}: {message}");
+    }
     fs::write(out.join("meta.json"), &meta).unwrap();
     Prepared::open(&out).unwrap().tokens().unwrap();
+    // An evaluation does not need the training side.
+    fs::write(out.join("train-00000.bin"), "damaged").unwrap();
+    Prepared::open(&out).unwrap().validation().unwrap();
 }
 
 /// Ids that no tokenizer wrote, with checksums that fit.
@@ -556,6 +588,13 @@ fn bad_preparations_are_one_line() {
     train(&["--eval-data", "text.txt"], "prepared data has its own validation split");
     train(&[], "the training text has");
     train(&["--set", "data.packing=none"], "unknown variant");
+    train(&["--set", r#"tokenizer={"kind":"bpe","vocab_size":300}"#], "it has a tokenizer already");
+    let packing = ["train", "--plain", "--data", "datasets/text/character", "--set"];
+    refused(
+        path,
+        &[&packing[..], &["data.packing=documents"]].concat(),
+        "is one text and has no documents",
+    );
     let bytes = fs::read(path.join("bytes/train.bin")).unwrap();
     fs::write(path.join("bytes/train.bin"), &bytes[1..]).unwrap();
     train(&["--set", "model.context_length=4"], "train.bin is damaged");

@@ -149,6 +149,17 @@ impl Sources {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
+    /// Bytes of text, about: what is compressed is taken for a tenth of its text.
+    #[must_use]
+    pub fn text_bytes(&self) -> u64 {
+        let bytes = |file: &SourceFile| {
+            let compressed =
+                file.compression != Compression::None || file.format == SourceFormat::Parquet;
+            file.bytes.unwrap_or(u64::MAX).saturating_mul(if compressed { 10 } else { 1 })
+        };
+        self.files.iter().map(bytes).fold(0, u64::saturating_add)
+    }
+
     /// Tells these sources from others, and from themselves once they have been changed: paths,
     /// sizes, times of their last change, and how documents are found in them.
     #[must_use]
@@ -156,8 +167,9 @@ impl Sources {
         let changed = |file: &SourceFile| {
             fs::metadata(&file.path).and_then(|metadata| metadata.modified()).ok()
         };
+        let whole = |file: &SourceFile| std::path::absolute(&file.path).ok();
         let files: Vec<_> =
-            self.files.iter().map(|file| (&file.path, file.bytes, changed(file))).collect();
+            self.files.iter().map(|file| (whole(file), file.bytes, changed(file))).collect();
         format!("{files:?} {:?}", self.options)
     }
 
