@@ -602,7 +602,7 @@ impl<'a> Work<'a> {
             }
             ValidationSplit::Documents { validation_fraction, seed } => {
                 let threshold = match sources.text_bytes() > COUNTED_BYTES {
-                    true => validation_fraction,
+                    true => (validation_fraction * 2f64.powi(u64::BITS as i32)) as u64,
                     false => self.exact_threshold(validation_fraction, seed)?,
                 };
                 Ok(Some(SplitRule::Documents { validation_fraction, threshold, seed }))
@@ -612,7 +612,7 @@ impl<'a> Work<'a> {
     }
 
     /// The threshold under which there is a share of the different documents, but at least one.
-    fn exact_threshold(&self, share: f64, seed: u64) -> Result<f64, DataError> {
+    fn exact_threshold(&self, share: f64, seed: u64) -> Result<u64, DataError> {
         let mut hashes = BTreeSet::new();
         let mut documents = self.preparation.sources.read();
         let mut begins = true;
@@ -625,7 +625,7 @@ impl<'a> Work<'a> {
         }
         let kept = ((hashes.len() as f64 * share).round() as usize).max(1);
         match hashes.iter().nth(kept) {
-            Some(first_not_kept) => Ok(share_of(*first_not_kept)),
+            Some(first_not_kept) => Ok(*first_not_kept),
             None => Err(DataError::TooFewDocuments { documents: hashes.len() }),
         }
     }
@@ -727,7 +727,7 @@ impl<'a> Work<'a> {
         let side = match (self.state.open, &self.state.rule) {
             (Some(side), _) => side,
             (None, Some(SplitRule::Documents { threshold, seed, .. })) => {
-                match share_of(document_hash(&piece.text, *seed)) < *threshold {
+                match document_hash(&piece.text, *seed) < *threshold {
                     true => Side::Validation,
                     false => Side::Train,
                 }
@@ -860,11 +860,6 @@ fn document_hash(text: &str, seed: u64) -> u64 {
     hasher.update(text);
     let digest = hasher.finalize();
     digest.iter().take(size_of::<u64>()).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
-}
-
-/// A hash as a number from 0 to 1.
-fn share_of(hash: u64) -> f64 {
-    hash as f64 / 2f64.powi(64)
 }
 
 /// Counting can stop anywhere.

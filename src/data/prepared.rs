@@ -57,9 +57,9 @@ pub struct TokenizerMeta {
 pub enum SplitRule {
     /// All text is one, and its last characters are: nanoGPT's rule.
     Characters { validation_fraction: f64 },
-    /// Those whose hash, a number from 0 to 1, lies below the threshold. A document and its
-    /// copies are always on the same side.
-    Documents { validation_fraction: f64, threshold: f64, seed: u64 },
+    /// Those whose hash lies below the threshold. A document and its copies are always on the same
+    /// side.
+    Documents { validation_fraction: f64, threshold: u64, seed: u64 },
     /// Those of files of their own.
     Files {},
 }

@@ -67,13 +67,12 @@ impl DocumentOrder {
         self.stream.documents()
     }
 
-    /// A document as inputs, however long; the last of its tokens is only a target.
+    /// A document as inputs, however long; the last of its tokens is only a target. Nothing, of a
+    /// first document of one token.
     fn whole(&self, document: usize) -> Window {
         let places = self.stream.document(document);
         let start = places.start.saturating_sub(1);
-        // A first document of one token has nothing before it: it is joined by the next token.
-        let end = places.end.max(2);
-        Window { start, length: end - 1 - start }
+        Window { start, length: places.end - 1 - start }
     }
 
     /// The `index`-th window of the whole training: every pass takes all documents, in an order of
@@ -83,7 +82,10 @@ impl DocumentOrder {
         let (pass, place) = (index / count, index % count);
         let key = mix(self.seed ^ mix(pass));
         let document = Permutation::new(count, key).at(place);
-        let whole = self.whole(document as usize);
+        let whole = match self.whole(document as usize) {
+            Window { length: 0, start } => Window { start, length: 1 },
+            whole => whole,
+        };
         let length = whole.length.min(self.context_length);
         let parts = (whole.length - length + 1) as u64;
         let skipped = mix(key ^ mix(document)) % parts;
