@@ -376,13 +376,12 @@ fn say(
     let tokenizer = &meta.tokenizer;
     writeln!(
         out,
-        "{}: {} training and {} validation tokens of {} ({} different ones)",
+        "{}: {} training and {} validation tokens",
         folder.display(),
         train.tokens,
         validation.tokens,
-        tokenizer.name,
-        tokenizer.vocab_size,
     )?;
+    writeln!(out, "tokenizer: {}, of {} tokens", tokenizer.name, tokenizer.vocab_size)?;
     let bytes = train.bytes + validation.bytes;
     writeln!(
         out,
