@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use super::hash::GOLDEN;
 use super::{Splitter, TokenizerError};
 
 /// No id, no rank.
@@ -16,9 +17,8 @@ const NONE: u32 = u32::MAX;
 /// Words of more bytes are merged with a heap: scanning them for each merge would take a time that
 /// grows with the square of their length.
 const LONG_WORD: usize = 96;
-/// Texts of more bytes are encoded in parallel, in pieces of about a quarter.
+/// Texts of more bytes are encoded in parallel, in pieces.
 const LONG_TEXT: usize = 1 << 20;
-const PIECE: usize = LONG_TEXT / 4;
 
 /// Two tokens that become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,7 @@ impl BytePairEncoder {
             return self.encode_piece(text, ids);
         }
         let encoded: Vec<Vec<u32>> = self
+            .splitter
             .pieces(text)
             .into_par_iter()
             .map(|piece| {
@@ -112,23 +113,6 @@ impl BytePairEncoder {
             ids.extend(piece);
         }
         Ok(())
-    }
-
-    /// A text in pieces of about the same length, cut where that does not change its words.
-    fn pieces<'a>(&self, text: &'a str) -> Vec<&'a str> {
-        let (mut pieces, mut rest, mut length) = (Vec::new(), text, PIECE);
-        while length < rest.len() {
-            match self.splitter.cut(&rest[..rest.floor_char_boundary(length)]) {
-                Some(cut) => {
-                    let (piece, after) = rest.split_at(cut);
-                    pieces.push(piece);
-                    (rest, length) = (after, PIECE);
-                }
-                None => length *= 2,
-            }
-        }
-        pieces.push(rest);
-        pieces
     }
 
     fn encode_piece(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
@@ -185,8 +169,6 @@ struct Pairs {
     count: usize,
 }
 
-/// 2^64 over the golden ratio (Knuth, The Art of Computer Programming, 6.4).
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Both ids are [`NONE`], which no token has.
 const EMPTY: u64 = u64::MAX;
 

@@ -3,6 +3,7 @@
 use fancy_regex::Regex;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
+use tokenizers::NormalizedString;
 
 use super::bpe::{BytePairEncoder, Merge};
 use super::{Splitter, TokenizerError};
@@ -16,7 +17,7 @@ pub(super) struct ByteLevel {
     /// would be normalized.
     added: Vec<AddedTokens>,
     /// Texts are brought to Unicode's NFC, which only ASCII is without looking.
-    ascii_only: bool,
+    nfc: bool,
     /// No added token goes over whitespace.
     can_cut: bool,
 }
@@ -44,7 +45,7 @@ impl ByteLevel {
             && ["dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"]
                 .into_iter()
                 .all(|option| off(&model[option]));
-        let ascii_only = match &description["normalizer"] {
+        let nfc = match &description["normalizer"] {
             Value::Null => false,
             normalizer if normalizer["type"] == "NFC" => true,
             _ => return None,
@@ -70,12 +71,9 @@ impl ByteLevel {
         let merges = model["merges"]
             .as_array()?
             .iter()
-            .filter(|merge| !merge.as_str().is_some_and(|merge| merge.starts_with("#version")))
+            .filter(|merge| !is_version(merge))
             .map(|merge| {
-                let (left, right) = match merge.as_str() {
-                    Some(merge) => merge.split_once(' ')?,
-                    None => (merge[0].as_str()?, merge[1].as_str()?),
-                };
+                let (left, right) = merge_parts(merge)?;
                 let id = |token: &str| vocabulary.get(token).copied();
                 let merged = id(&[left, right].concat())?;
                 Some(Merge { left: id(left)?, right: id(right)?, merged })
@@ -97,7 +95,7 @@ impl ByteLevel {
             let content = token["content"].as_str()?;
             let simple =
                 ["single_word", "lstrip", "rstrip"].into_iter().all(|option| off(&token[option]));
-            if !simple || !contents.insert(content) || ascii_only && !content.is_ascii() {
+            if !simple || !contents.insert(content) || nfc && !content.is_ascii() {
                 return None;
             }
         }
@@ -113,21 +111,22 @@ impl ByteLevel {
                 added.push(AddedTokens::new(ids)?);
             }
         }
-        let can_cut =
-            !ascii_only && !contents.iter().any(|content| content.contains(char::is_whitespace));
+        let can_cut = !contents.iter().any(|content| content.contains(char::is_whitespace));
         let encoder = BytePairEncoder::from_merges(splitter, bytes, &merges, &words);
-        Some(Self { encoder, added, ascii_only, can_cut })
+        Some(Self { encoder, added, nfc, can_cut })
     }
 
     /// The ids of a text; none where only the library can tell.
-    pub(super) fn encode(&self, text: &str) -> Option<Vec<u32>> {
-        if self.ascii_only && !text.is_ascii() {
-            return None;
+    ///
+    /// # Errors
+    /// As for [`Splitter::split`]; the library would take the rest of the text for one word.
+    pub(super) fn encode(&self, text: &str) -> Result<Option<Vec<u32>>, TokenizerError> {
+        if self.nfc && !text.is_ascii() {
+            return Ok(None);
         }
         let mut ids = Vec::with_capacity(text.len() / 3);
-        // Where a pattern gives up, the library has a way to go on.
-        self.encode_between(&self.added, text, &mut ids).ok()?;
-        Some(ids)
+        self.encode_between(&self.added, text, &mut ids)?;
+        Ok(Some(ids))
     }
 
     fn encode_between(
@@ -149,9 +148,18 @@ impl ByteLevel {
         self.encode_between(rest, &text[done..], ids)
     }
 
-    /// As for a tokenizer. A place before whitespace is in no added token that has none.
+    /// As for a tokenizer. A place before whitespace is in no added token that has none. Nothing
+    /// is composed across it, as all whitespace is a starter that is composed with nothing.
     pub(super) fn cut(&self, text: &str) -> Option<usize> {
-        self.encoder.splitter().cut(text).filter(|_| self.can_cut)
+        let mut text = Some(text).filter(|_| self.can_cut)?;
+        loop {
+            let cut = self.encoder.splitter().cut(text)?;
+            let before = &text[..cut];
+            if !self.nfc || !text[cut..].starts_with(['\r', '\n']) || !ends_with_mark(before) {
+                return Some(cut);
+            }
+            text = before;
+        }
     }
 }
 
@@ -162,6 +170,30 @@ impl AddedTokens {
         contents.sort_by_key(|content| std::cmp::Reverse(content.len()));
         let pattern: Vec<_> = contents.into_iter().map(|it| fancy_regex::escape(it)).collect();
         Some(Self { regex: Regex::new(&pattern.join("|")).ok()?, ids })
+    }
+}
+
+/// Whether NFC takes the last letter of a text apart, as some of Hebrew and of India's scripts,
+/// into one and a mark, after which words may go on with the ends of lines.
+fn ends_with_mark(text: &str) -> bool {
+    let Some(last) = text.chars().next_back().filter(|last| !last.is_ascii()) else {
+        return false;
+    };
+    let mut normalized = NormalizedString::from(last.to_string());
+    normalized.nfc();
+    normalized.get().chars().count() > 1
+}
+
+/// The first line of `merges.txt`, which some programs have copied into the list.
+pub(super) fn is_version(merge: &Value) -> bool {
+    merge.as_str().is_some_and(|merge| merge.starts_with("#version"))
+}
+
+/// The two tokens of a merge, in either of the forms that it is written in.
+pub(super) fn merge_parts(merge: &Value) -> Option<(&str, &str)> {
+    match merge {
+        Value::String(merge) => merge.split_once(' '),
+        merge => Some((merge[0].as_str()?, merge[1].as_str()?)),
     }
 }
 

@@ -26,10 +26,12 @@ const NAMED: [(&str, &str); 3] =
     [("bos_token", "<|bos|>"), ("pad_token", "<|pad|>"), ("unk_token", "<|unk|>")];
 
 impl HuggingFaceFiles {
+    /// The id of the token that begins a text.
     pub fn bos(&self) -> Option<u32> {
         self.beginning.as_ref().map(|(_, id)| *id)
     }
 
+    /// The id of the token that ends a text.
     pub fn eos(&self) -> Option<u32> {
         self.end.as_ref().map(|(_, id)| *id)
     }

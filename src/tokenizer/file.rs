@@ -1,5 +1,6 @@
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::HashSet;
 use std::path::Path;
 use std::{fs, io};
 
@@ -46,7 +47,8 @@ pub fn read(path: &Path) -> Result<SavedTokenizer, TokenizerError> {
             let merges = read_text(&folder.join("merges.txt"))?;
             let mut special = special_tokens(folder)?;
             special.push("<|endoftext|>".into());
-            special.dedup();
+            let mut seen = HashSet::new();
+            special.retain(|token| seen.insert(token.clone()));
             let tokenizer =
                 HuggingFaceTokenizer::from_vocabulary_and_merges(&text, &merges, &special, None)?;
             with_end_of_text(tokenizer, folder)

@@ -1,10 +1,14 @@
 //! A byte-level BPE as a `tokenizer.json` that grows.
 
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::TokenizerError;
-use super::huggingface::{byte_level_model, byte_level_text, special_token, tokenizer_description};
+use super::bpe::{BytePairEncoder, Merge};
+use super::byte_level::{is_version, merge_parts};
+use super::huggingface::{
+    byte_level_alphabet, byte_level_model, byte_level_text, special_token, tokenizer_description,
+};
 use super::pairs::Pair;
 use super::split::Splitter;
 use crate::config::SplitPattern;
@@ -26,6 +30,10 @@ pub(super) struct GrowingTokenizer {
 
 fn not_growing(reason: impl Into<String>) -> TokenizerError {
     TokenizerError::NotGrowing { reason: reason.into() }
+}
+
+fn same_id(id: u32, one: &str, other: &str) -> TokenizerError {
+    not_growing(format!("its tokens `{one}` and `{other}` have the same id {id}"))
 }
 
 impl GrowingTokenizer {
@@ -107,7 +115,9 @@ impl GrowingTokenizer {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let id = id.filter(|id| (*id as usize) < MOST_TOKENS);
             let id = id.ok_or_else(|| not_growing(format!("its token `{token}` has no id")))?;
-            tokenizer.tokens.insert(id, token.clone());
+            if let Some(other) = tokenizer.tokens.insert(id, token.clone()) {
+                return Err(same_id(id, &other, token));
+            }
             tokenizer.size = tokenizer.size.max(id as usize + 1);
         }
         // Where the model does not know them, their ids would follow from its size, which grows.
@@ -120,8 +130,14 @@ impl GrowingTokenizer {
             if id as usize >= MOST_TOKENS {
                 return Err(not_growing(format!("its token `{content}` has the id {id}")));
             }
-            tokenizer.vocabulary.entry(content).or_insert(json!(id));
-            tokenizer.tokens.insert(id as u32, content.into());
+            if *tokenizer.vocabulary.entry(content).or_insert(json!(id)) != id {
+                return Err(not_growing(format!("its token `{content}` has two ids")));
+            }
+            if let Some(other) = tokenizer.tokens.insert(id as u32, content.into())
+                && other != content
+            {
+                return Err(same_id(id as u32, &other, content));
+            }
             tokenizer.size = tokenizer.size.max(id as usize + 1);
         }
         Ok(tokenizer)
@@ -156,19 +172,46 @@ impl GrowingTokenizer {
         Ok(ids)
     }
 
-    /// Pairs and the tokens that they become, in order.
-    pub(super) fn known_merges(&self) -> Result<Vec<(Pair, u32)>, TokenizerError> {
+    /// What encodes words with the merges so far.
+    pub(super) fn encoder(&self) -> Result<BytePairEncoder, TokenizerError> {
         let read = |merge: &Value| {
-            let (left, right) = match merge {
-                Value::String(pair) => pair.split_once(' ')?,
-                pair => (pair[0].as_str()?, pair[1].as_str()?),
-            };
-            Some(((self.id(left)?, self.id(right)?), self.id(&format!("{left}{right}"))?))
+            let (left, right) = merge_parts(merge)?;
+            let merged = self.id(&format!("{left}{right}"))?;
+            Some(Merge { left: self.id(left)?, right: self.id(right)?, merged })
         };
         let read = |merge| {
             read(merge).ok_or_else(|| not_growing(format!("its merge {merge} is of no tokens")))
         };
-        self.merges.iter().map(read).collect()
+        let merges: Vec<Merge> = self
+            .merges
+            .iter()
+            .filter(|merge| !is_version(merge))
+            .map(read)
+            .collect::<Result<_, _>>()?;
+        let mut words = Vec::new();
+        if self.description["model"]["ignore_merges"] == true {
+            let added = self.description["added_tokens"].as_array().into_iter().flatten();
+            let added: HashSet<&str> =
+                added.filter_map(|token| token["content"].as_str()).collect();
+            let byte_of = byte_level_alphabet();
+            let plain = self.tokens.iter().filter(|(_, token)| !added.contains(token.as_str()));
+            words.extend(plain.filter_map(|(id, token)| {
+                let bytes: Option<_> = token.chars().map(|it| byte_of.get(&it).copied()).collect();
+                Some((bytes?, *id))
+            }));
+        }
+        let whole = Splitter::new(&SplitPattern::None)?;
+        Ok(BytePairEncoder::from_merges(whole, self.byte_ids()?.map(Some), &merges, &words))
+    }
+
+    /// Bytes of the token of each id, as far as it stands for any.
+    pub(super) fn lengths(&self) -> Vec<u32> {
+        let mut lengths = vec![0; self.size];
+        for (id, token) in &self.tokens {
+            // A character a byte.
+            lengths[*id as usize] = token.chars().count() as u32;
+        }
+        lengths
     }
 
     /// Special tokens with the next ids.

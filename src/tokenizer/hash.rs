@@ -10,8 +10,8 @@ pub(super) type QuickHash = BuildHasherDefault<QuickHasher>;
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct QuickHasher(u64);
 
-/// 2^64 over the golden ratio, as an odd number.
-const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+/// 2^64 over the golden ratio, as an odd number (Knuth, The Art of Computer Programming, 6.4).
+pub(super) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Hasher for QuickHasher {
     fn write(&mut self, bytes: &[u8]) {
@@ -35,7 +35,7 @@ impl Hasher for QuickHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(26) ^ value).wrapping_mul(FACTOR);
+        self.0 = (self.0.rotate_left(26) ^ value).wrapping_mul(GOLDEN);
     }
 
     /// The upper bits are the good ones; maps take the lower ones first.

@@ -266,7 +266,7 @@ pub fn byte_level_text(bytes: &[u8]) -> String {
     bytes.iter().filter_map(|byte| CHARACTERS.get(usize::from(*byte))).collect()
 }
 
-fn byte_level_alphabet() -> HashMap<char, u8> {
+pub(super) fn byte_level_alphabet() -> HashMap<char, u8> {
     byte_level_characters().into_iter().zip(0..=u8::MAX).collect()
 }
 
@@ -276,7 +276,9 @@ impl Tokenizer for HuggingFaceTokenizer {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        if let Some(ids) = self.own.as_ref().and_then(|own| own.encode(text)) {
+        if let Some(own) = &self.own
+            && let Some(ids) = own.encode(text)?
+        {
             return Ok(ids);
         }
         let encoding = self.inner.encode_fast(text, false).map_err(foreign)?;

@@ -21,23 +21,29 @@ pub struct MergesTokenizer {
 }
 
 /// Bytes of a token at most.
-const LONGEST_TOKEN: usize = 1 << 16;
+pub(super) const LONGEST_TOKEN: usize = 1 << 16;
+/// Bytes of all tokens together at most.
+const ALL_TOKENS: usize = 64 << 20;
 
 impl MergesTokenizer {
     /// # Errors
-    /// A merge of ids that come after it, one that is there twice, or one that is too long.
+    /// A merge of ids that come after it, one that is there twice, or one that makes a token of
+    /// more than 64 KiB, or all tokens together of more than 64 MiB.
     pub fn new(merges: Vec<(u32, u32)>) -> Result<Self, TokenizerError> {
         let mut bytes: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).collect();
         let mut pairs = HashSet::with_capacity(merges.len());
         let mut joined = Vec::with_capacity(merges.len());
+        let mut size = bytes.len();
         for (rank, &(left, right)) in (0..).zip(&merges) {
             let known = |id: u32| bytes.get(id as usize);
             let (Some(first), Some(second)) = (known(left), known(right)) else {
                 return Err(TokenizerError::Merge { number: rank as usize, left, right });
             };
             // Merges of merges double, and a few dozen of them would not fit into any memory.
-            if first.len() + second.len() > LONGEST_TOKEN {
-                return Err(TokenizerError::Merge { number: rank as usize, left, right });
+            let length = first.len() + second.len();
+            size += length;
+            if length > LONGEST_TOKEN || size > ALL_TOKENS {
+                return Err(TokenizerError::LongMerge { number: rank as usize, length, size });
             }
             let whole = [first.as_slice(), second].concat();
             bytes.push(whole);

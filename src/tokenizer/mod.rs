@@ -61,6 +61,10 @@ pub enum TokenizerError {
         "the tokenizer's merge {number} of {left} and {right} repeats another or is of tokens that come after it"
     )]
     Merge { number: usize, left: u32, right: u32 },
+    #[error(
+        "the tokenizer's merge {number} makes a token of {length} bytes, and {size} bytes of tokens so far; 64 KiB and 64 MiB are the most"
+    )]
+    LongMerge { number: usize, length: usize, size: usize },
     #[error("it cannot be used as a tokenizer of Hugging Face's: {reason}")]
     HuggingFace { reason: String },
     #[error(
@@ -81,7 +85,9 @@ pub enum TokenizerError {
     TooManyWords,
     #[error("the split pattern `{pattern}` is not a regular expression: {reason}")]
     SplitPattern { pattern: String, reason: String },
-    #[error("the split pattern gave up on a text: {reason}; a simpler pattern is needed")]
+    #[error(
+        "the split pattern gave up on a text: {reason}; a simpler pattern is needed, or a text without very long runs of one kind of characters"
+    )]
     Split { reason: String },
     #[error("cannot read {path}: {reason}")]
     Unreadable { path: String, reason: String },
@@ -89,10 +95,13 @@ pub enum TokenizerError {
 
 /// A reversible mapping between text and ids in `0..vocab_size`.
 pub trait Tokenizer: Send + Sync + std::fmt::Debug {
+    /// The number of ids, those that stand for nothing included.
     fn vocab_size(&self) -> usize;
 
+    /// The ids of a text.
+    ///
     /// # Errors
-    /// Text that the vocabulary cannot express.
+    /// Text that the vocabulary cannot express, or that its split pattern gives up on.
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError>;
 
     /// The ids of several texts, in their order, computed in parallel.
@@ -103,8 +112,7 @@ pub trait Tokenizer: Send + Sync + std::fmt::Debug {
     /// The last place inside a text where it may be cut: the ids of both parts are the ids of the
     /// whole, whatever text stands before and after it. None where there is no such place, or none
     /// is known.
-    fn cut(&self, text: &str) -> Option<usize> {
-        let _ = text;
+    fn cut(&self, _text: &str) -> Option<usize> {
         None
     }
 

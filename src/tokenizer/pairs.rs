@@ -44,18 +44,17 @@ pub(super) struct WordPairs {
 }
 
 impl WordPairs {
-    /// Different words and how often each occurs, a token a byte; `bytes` are their ids.
+    /// Different words and how often each occurs. `encode` appends the ids of a word, and `lengths`
+    /// are the bytes of each token, together those of the word.
     ///
     /// # Errors
-    /// Words of 4 GiB or more together.
+    /// Words of 4 GiB or more together, and what `encode` refuses.
     pub(super) fn new<'a>(
         words: impl Iterator<Item = (&'a str, u64)>,
-        bytes: &[u32; 256],
+        lengths: Vec<u32>,
+        mut encode: impl FnMut(&str, &mut Vec<u32>) -> Result<(), TokenizerError>,
     ) -> Result<Self, TokenizerError> {
-        let mut lengths = Vec::new();
-        for id in bytes {
-            set_length(&mut lengths, *id, 1);
-        }
+        let mut ids = Vec::new();
         let mut all = Self {
             slots: Vec::new(),
             words: Vec::new(),
@@ -66,23 +65,31 @@ impl WordPairs {
             queue: BinaryHeap::new(),
         };
         for ((word, count), number) in words.zip(0..) {
-            let start = all.slots.len();
-            all.slots.extend(word.bytes().map(|byte| bytes[usize::from(byte)]));
-            all.words.resize(all.slots.len(), number);
-            all.counts.push(count);
-            all.tokens += count * word.len() as u64;
-            if all.slots.len() >= GONE as usize {
+            if all.slots.len() + word.len() >= GONE as usize {
                 return Err(TokenizerError::TooManyWords);
             }
-            for place in start..all.slots.len().saturating_sub(1).max(start) {
-                all.add((all.slots[place], all.slots[place + 1]), place, count);
+            ids.clear();
+            encode(word, &mut ids)?;
+            let mut before: Option<(u32, usize)> = None;
+            for id in &ids {
+                let place = all.slots.len();
+                let end = place + all.lengths[*id as usize] as usize;
+                all.slots.resize(end, GONE);
+                all.slots[place] = *id;
+                all.slots[end - 1] = *id;
+                if let Some((left, place)) = before {
+                    all.add((left, *id), place, count);
+                }
+                before = Some((*id, place));
             }
+            all.words.resize(all.slots.len(), number);
+            all.counts.push(count);
+            all.tokens += count * ids.len() as u64;
         }
         Ok(all)
     }
 
-    /// Puts all pairs in order; to be called once, after merges that are known already and before
-    /// [`Self::most_frequent`].
+    /// Puts all pairs in order; to be called once, before [`Self::most_frequent`].
     pub(super) fn sort(&mut self) {
         let entry = |(pair, found): (&Pair, &Occurrences)| (found.count, Reverse(*pair));
         self.queue = self.pairs.iter().map(entry).filter(|(count, _)| *count > 0).collect();
@@ -121,7 +128,6 @@ impl WordPairs {
         let Some(Occurrences { mut places, .. }) = self.pairs.remove(&pair) else {
             return;
         };
-        // They are, unless tokenizers of others make one token of different pairs.
         places.sort_unstable();
         let (left, right) = pair;
         let mut new = Vec::new();

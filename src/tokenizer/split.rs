@@ -1,8 +1,9 @@
 //! A text as the words within which byte pairs are merged.
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use regex_syntax::hir::{Class as Set, HirKind};
 use std::sync::LazyLock;
+use tiktoken_rs::O200K_BASE_PAT_STR;
 
 use super::TokenizerError;
 use crate::config::SplitPattern;
@@ -19,6 +20,9 @@ pub(super) const TIKTOKEN_CL100K: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Bytes of the pieces in which long texts are split in parallel.
+const PIECE: usize = 1 << 18;
+
 /// Splits texts into words.
 #[derive(Debug, Clone)]
 pub struct Splitter {
@@ -31,6 +35,9 @@ enum Rule {
     Gpt2,
     Gpt4(Gpt4),
     Whole,
+    /// A regular expression but for whitespace: it would look back from the end of a run, and
+    /// gives up on long ones.
+    O200k(Box<Regex>),
     Regex(Box<Regex>),
 }
 
@@ -60,12 +67,8 @@ impl Splitter {
             GPT4 | LLAMA3 => gpt4(3, false),
             QWEN2 => gpt4(1, false),
             TIKTOKEN_CL100K => gpt4(3, true),
-            _ => Rule::Regex(Box::new(Regex::new(pattern).map_err(|error| {
-                TokenizerError::SplitPattern {
-                    pattern: pattern.into(),
-                    reason: error.to_string().replace('\n', " "),
-                }
-            })?)),
+            O200K_BASE_PAT_STR => Rule::O200k(Box::new(regex(pattern)?)),
+            _ => Rule::Regex(Box::new(regex(pattern)?)),
         };
         Ok(Self { rule, pattern: Some(pattern.into()) })
     }
@@ -73,6 +76,24 @@ impl Splitter {
     /// The pattern as Hugging Face's `tokenizers` understands it; none where a text is one word.
     pub fn regex(&self) -> Option<&str> {
         self.pattern.as_deref()
+    }
+
+    /// A text in pieces of about the same length, cut where that does not change its words.
+    pub(super) fn pieces<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        let (mut pieces, mut rest, mut length) = (Vec::new(), text, PIECE);
+        while length < rest.len() {
+            // A word may be longer than a piece.
+            match self.cut(&rest[..rest.floor_char_boundary(length)]) {
+                Some(cut) => {
+                    let (piece, after) = rest.split_at(cut);
+                    pieces.push(piece);
+                    (rest, length) = (after, PIECE);
+                }
+                None => length *= 2,
+            }
+        }
+        pieces.push(rest);
+        pieces
     }
 
     /// Calls `each` with every word in order. Words are not empty, and together they are the text.
@@ -104,6 +125,22 @@ impl Splitter {
             }
             Rule::Whole if text.is_empty() => {}
             Rule::Whole => each(0, text.len()),
+            Rule::O200k(regex) => {
+                let scanner = Scanner::new(text);
+                let mut start = 0;
+                while start < text.len() {
+                    let end = match scanner.blank(start) {
+                        Some(end) => end,
+                        // Every text begins with a word, which is not empty.
+                        None => regex
+                            .find_from_pos(text, start)
+                            .map_err(gave_up)?
+                            .map_or(text.len(), |found| found.end()),
+                    };
+                    each(start, end);
+                    start = end;
+                }
+            }
             Rule::Regex(regex) => {
                 let mut word = |start, end| {
                     if start < end {
@@ -112,8 +149,7 @@ impl Splitter {
                 };
                 let mut done = 0;
                 for found in regex.find_iter(text) {
-                    let found =
-                        found.map_err(|e| TokenizerError::Split { reason: e.to_string() })?;
+                    let found = found.map_err(gave_up)?;
                     word(done, found.start());
                     word(found.start(), found.end());
                     done = found.end();
@@ -129,14 +165,14 @@ impl Splitter {
     /// none is known for the pattern.
     ///
     /// That is between a character that is not whitespace and one that is; but before the end of
-    /// a line only after letters and digits, since GPT-4's words of other characters go on there.
+    /// a line only after letters and digits, since words of other characters go on there, in all but GPT-2's.
     /// Such a place is always between two words: whitespace stands in words of whitespace alone,
     /// at the beginning of others, and in these ends of lines. What is after it does not change
     /// the words before it, since all that these look ahead for is where a run of letters, digits
     /// or others ends, which is there in any case, or whether whitespace comes before something
     /// else, and before the place comes no whitespace. And nothing looks behind.
     pub fn cut(&self, text: &str) -> Option<usize> {
-        if !matches!(self.rule, Rule::Gpt2 | Rule::Gpt4(_)) {
+        if !matches!(self.rule, Rule::Gpt2 | Rule::Gpt4(_) | Rule::O200k(_)) {
             return None;
         }
         let scanner = Scanner::new(text);
@@ -157,6 +193,20 @@ impl Splitter {
         }
         None
     }
+}
+
+/// `^` and `$` are at the ends of lines, as always in the Python package `tokenizers`.
+fn regex(pattern: &str) -> Result<Regex, TokenizerError> {
+    RegexBuilder::new(pattern).multi_line(true).build().map_err(|error| {
+        TokenizerError::SplitPattern {
+            pattern: pattern.into(),
+            reason: error.to_string().replace('\n', " "),
+        }
+    })
+}
+
+fn gave_up(error: fancy_regex::Error) -> TokenizerError {
+    TokenizerError::Split { reason: error.to_string().replace('\n', " ") }
 }
 
 /// What patterns tell apart: `\p{L}`, `\p{N}`, `\s`.
@@ -345,6 +395,17 @@ impl<'a> Scanner<'a> {
         let end = self.run(at, Class::Other);
         let lines = self.bytes[end..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
         end + lines.count()
+    }
+
+    /// The end of the first word of two or more whitespace characters, in the pattern of o200k.
+    fn blank(&self, start: usize) -> Option<usize> {
+        let (first, next) = self.class(start)?;
+        let (second, _) = self.class(next)?;
+        if [first, second] != [Class::Whitespace; 2] {
+            return None;
+        }
+        let (end, line_end) = self.whitespace(start);
+        Some(line_end.unwrap_or(end))
     }
 
     /// The end of `\s+(?!\S)|\s+`, which leaves the last whitespace of several to what comes after

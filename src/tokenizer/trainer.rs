@@ -7,9 +7,9 @@
 //!
 //! Ids: the special tokens in their order; the 256 bytes in the order of the characters that GPT-2
 //! writes for them (`!` to `~`, `¡` to `¬`, `®` to `ÿ`, then the others); the merges in theirs. All
-//! of that is as in Hugging Face's `BpeTrainer`, with two exceptions: a pair that would spell a
-//! token that there is already, such as a special one, is never merged, and counts do not wrap at
-//! 2^31.
+//! of that is as in Hugging Face's `BpeTrainer`, with three exceptions: a pair that would spell a
+//! token that there is already, such as a special one, is never merged; nor is one that would be
+//! longer than 64 KiB; and counts do not wrap at 2^31.
 
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -17,16 +17,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::growing::{GrowingTokenizer, MOST_TOKENS};
 use super::hash::QuickHash;
+use super::merges::LONGEST_TOKEN;
 use super::pairs::WordPairs;
 use super::split::Splitter;
 use super::{SavedTokenizer, TokenizerError, to_hugging_face};
 use crate::config::SplitPattern;
-
-/// Bytes of a token at most: tokens of tokens double.
-const LONGEST_TOKEN: usize = 1 << 16;
-
-/// Bytes that a thread splits at a time, where a text may be cut.
-const PIECE: usize = 1 << 18;
 
 /// What stands between documents.
 const END_OF_TEXT: &str = "<|eos|>";
@@ -60,13 +55,12 @@ impl Trainer {
     pub fn new(split: &SplitPattern, special_tokens: &[String]) -> Result<Self, TokenizerError> {
         let splitter = Splitter::new(split)?;
         let start = GrowingTokenizer::new(split, &splitter, special_tokens)?;
-        let end_of_text = special_tokens.iter().any(|token| token == END_OF_TEXT);
-        let end_of_text = start.id(END_OF_TEXT).filter(|_| end_of_text);
+        let end_of_text = start.id(END_OF_TEXT);
         Ok(Self::with(start, splitter, end_of_text))
     }
 
     /// Of more merges for a tokenizer that there is: its ids stay as they are, and new special
-    /// tokens and new merges get the next free ones.
+    /// tokens and new merges get the next free ones. `<|eos|>` ends a text where nothing does yet.
     ///
     /// # Errors
     /// A tokenizer that is no byte-level BPE, and special tokens as for [`Self::new`].
@@ -86,6 +80,7 @@ impl Trainer {
         start.byte_ids()?;
         start.add_special(special_tokens)?;
         let splitter = Splitter::new(start.split())?;
+        let end_of_text = end_of_text.or_else(|| start.id(END_OF_TEXT));
         Ok(Self::with(start, splitter, end_of_text))
     }
 
@@ -129,8 +124,7 @@ impl Trainer {
     /// # Errors
     /// A pattern that fails on a text.
     pub fn feed(&mut self, texts: &[&str]) -> Result<(), TokenizerError> {
-        let pieces: Vec<&str> =
-            texts.iter().flat_map(|text| Pieces { splitter: &self.splitter, rest: text }).collect();
+        let pieces: Vec<&str> = texts.iter().flat_map(|text| self.splitter.pieces(text)).collect();
         let next = AtomicUsize::new(0);
         let splitter = &self.splitter;
         self.words.par_iter_mut().try_for_each(|words| {
@@ -165,12 +159,18 @@ impl Trainer {
         }
         let different_words = words.len();
         let counted = words.iter().map(|(word, count)| (word.as_ref(), *count));
-        let mut pairs = WordPairs::new(counted, &tokenizer.byte_ids()?)?;
-        drop(words);
+        let bytes = tokenizer.byte_ids()?;
+        let encoder = tokenizer.has_merges().then(|| tokenizer.encoder()).transpose()?;
+        let encode = |word: &str, ids: &mut Vec<u32>| match &encoder {
+            Some(encoder) => encoder.encode(word, ids),
+            None => {
+                ids.extend(word.bytes().map(|byte| bytes[usize::from(byte)]));
+                Ok(())
+            }
+        };
+        let mut pairs = WordPairs::new(counted, tokenizer.lengths(), encode)?;
+        drop((words, encoder));
 
-        for (pair, id) in tokenizer.known_merges()? {
-            pairs.merge(pair, id);
-        }
         pairs.sort();
         while tokenizer.size() < vocab_size {
             let Some(pair) = pairs.most_frequent() else { break };
@@ -185,33 +185,5 @@ impl Trainer {
         let vocab_size = tokenizer.size();
         let saved = SavedTokenizer::HuggingFace { json: tokenizer.json(), end_of_text };
         Ok(TrainedTokenizer { saved, vocab_size, different_words, tokens: pairs.tokens() })
-    }
-}
-
-/// A text in parts that have the same words.
-struct Pieces<'a> {
-    splitter: &'a Splitter,
-    rest: &'a str,
-}
-
-impl<'a> Iterator for Pieces<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        let mut length = PIECE;
-        let at = loop {
-            if length >= self.rest.len() {
-                break self.rest.len();
-            }
-            let candidate = &self.rest[..self.rest.floor_char_boundary(length)];
-            // A word may be longer than a piece.
-            match self.splitter.cut(candidate).filter(|at| *at > 0) {
-                Some(at) => break at,
-                None => length *= 2,
-            }
-        };
-        let (piece, rest) = self.rest.split_at(at);
-        self.rest = rest;
-        (!piece.is_empty()).then_some(piece)
     }
 }

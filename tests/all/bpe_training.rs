@@ -352,6 +352,46 @@ fn progress_counts_tokens() {
 }
 
 #[test]
+fn an_end_of_text_that_growing_adds_ends_texts() {
+    let start = train(&SplitPattern::Gpt4, &[], &["ab ab"], 258);
+    assert_eq!(start.saved.restore().unwrap().end_of_text(), None);
+    let mut trainer = Trainer::grow(&start.saved, &strings(&["<|eos|>"])).unwrap();
+    trainer.feed(&["cd cd"]).unwrap();
+    let grown = trainer.train(260, |_| ()).unwrap().saved.restore().unwrap();
+    assert_eq!(grown.end_of_text(), Some(258));
+}
+
+/// Merges whose parts later merges make, two merges to one token, and words that are tokens without
+/// any merges: pairs are counted in words as the tokenizer writes them.
+#[test]
+fn growing_counts_tokens_as_the_tokenizer_writes_them() {
+    let start = train(&SplitPattern::None, &[], &["x"], 256);
+    let mut description: Value = serde_json::from_str(json_of(&start.saved)).unwrap();
+    for (id, token) in (256..).zip(["ab", "bc", "abc", "whole"]) {
+        description["model"]["vocab"][token] = json!(id);
+    }
+    description["model"]["merges"] = json!([["a", "bc"], ["ab", "c"], ["b", "c"], ["a", "b"]]);
+    for ignore_merges in [false, true] {
+        description["model"]["ignore_merges"] = json!(ignore_merges);
+        let json = description.to_string();
+        let library: HuggingFace = json.parse().unwrap();
+        let texts = ["abcabcab", "whole", "abcabc", "aabcbc"];
+        let ids = texts.map(|text| library.encode_fast(text, false).unwrap().get_ids().to_vec());
+        let mut words = ids.to_vec();
+        let expected = recounted(&mut words, &[], 260, 2);
+        let saved = SavedTokenizer::HuggingFace { json, end_of_text: None };
+        let mut trainer = Trainer::grow(&saved, &[]).unwrap();
+        trainer.feed(&texts).unwrap();
+        let grown = trainer.train(262, |_| ()).unwrap();
+        let all = merge_ids(&grown.saved);
+        let found: Vec<(u32, u32)> = all[4..].iter().map(|(pair, _)| *pair).collect();
+        assert_eq!(found, expected);
+        assert_eq!(expected[0], (258, 258), "abc twice");
+        assert_eq!(grown.tokens, words.iter().map(Vec::len).sum::<usize>() as u64);
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused() {
     let special = |tokens: &[&str]| {
         Trainer::new(&SplitPattern::Gpt4, &strings(tokens)).err().unwrap().to_string()
@@ -392,6 +432,8 @@ fn what_cannot_be_trained_is_refused() {
         ("/pre_tokenizer/pretokenizers/0/behavior", json!("Removed"), "another way than Isolated"),
         ("/pre_tokenizer/pretokenizers/1/add_prefix_space", json!(true), "a space before a text"),
         ("/model/end_of_word_suffix", json!("</w>"), "it has a end_of_word_suffix"),
+        ("/model/vocab/ab", json!(100), "have the same id 100"),
+        ("/added_tokens/1/id", json!(7), "its token `<|eos|>` has two ids"),
     ] {
         let mut other = description.clone();
         *other.pointer_mut(path).unwrap() = value;

@@ -13,9 +13,10 @@ use tiktoken_rs::CoreBPE;
 
 type Load = fn() -> &'static CoreBPE;
 
-const ENCODINGS: [(&str, Load); 5] = [
+const ENCODINGS: [(&str, Load); 6] = [
     ("gpt2", tiktoken_rs::r50k_base_singleton),
     ("p50k_base", tiktoken_rs::p50k_base_singleton),
+    ("p50k_edit", tiktoken_rs::p50k_edit_singleton),
     ("cl100k_base", tiktoken_rs::cl100k_base_singleton),
     ("o200k_base", tiktoken_rs::o200k_base_singleton),
     ("o200k_harmony", tiktoken_rs::o200k_harmony_singleton),
@@ -29,6 +30,7 @@ fn texts() -> impl Strategy<Value = String> {
         "ing",
         "tion",
         "Zürich",
+        "\u{958}\n",
         " Über",
         "字",
         "漢字仮名",
@@ -168,7 +170,7 @@ static HUGGING_FACE: LazyLock<Vec<(HuggingFaceTokenizer, tokenizers::Tokenizer, 
             (llama3, true),
             (with("/pre_tokenizer", byte_level(false)), false),
             (with("/pre_tokenizer", split(r"\w+|[^\w\s]")), false),
-            (nfc, false),
+            (nfc, true),
             (blank, false),
             (strip, false),
             (holes, true),
@@ -317,6 +319,56 @@ fn a_word_of_a_megabyte_is_no_trouble() {
     }
 }
 
+/// Nothing else is an answer: the library takes what is left of the text for one word.
+#[test]
+fn a_pattern_that_gives_up_is_an_error() {
+    let json = with("/pre_tokenizer", split(r"\s+(?!\S)|\S+")).to_string();
+    let tokenizer = HuggingFaceTokenizer::new(&json, None).unwrap();
+    let text = format!("{}a b c", " ".repeat(1_100_000));
+    let error = tokenizer.encode(&text).unwrap_err();
+    assert!(matches!(error, TokenizerError::Split { .. }), "{error}");
+    assert!(!error.to_string().contains('\n'), "{error}");
+}
+
+#[test]
+fn merges_that_are_too_long_are_refused() {
+    let doubled =
+        |times: u32| (0..times).map(|n| if n == 0 { (97, 97) } else { (255 + n, 255 + n) });
+    assert!(MergesTokenizer::new(doubled(16).collect()).is_ok());
+    let long = MergesTokenizer::new(doubled(17).collect()).unwrap_err();
+    assert!(
+        matches!(long, TokenizerError::LongMerge { number: 16, length: 131_072, .. }),
+        "{long}"
+    );
+    // 2^14 bytes and one more, of 50 kinds, and all pairs of these.
+    let kinds = (0..50).map(|byte| (269, byte));
+    let pairs = (270..320).flat_map(|left| (270..320).map(move |right| (left, right)));
+    let many = MergesTokenizer::new(doubled(14).chain(kinds).chain(pairs).collect()).unwrap_err();
+    assert!(matches!(many, TokenizerError::LongMerge { length: 32_770, .. }), "{many}");
+}
+
+/// A token that two files name is there once, so that the library need not be asked.
+#[test]
+fn special_tokens_may_be_named_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vocabulary: serde_json::Map<String, Value> =
+        (0..=u8::MAX).map(|byte| (tokenizer::byte_level_text(&[byte]), json!(byte))).collect();
+    vocabulary.insert("<|endoftext|>".into(), json!(256));
+    vocabulary.insert("<unk>".into(), json!(257));
+    let special =
+        json!({"bos_token": "<|endoftext|>", "unk_token": "<unk>", "pad_token": "<|endoftext|>"});
+    for (name, text) in [
+        ("vocab.json", Value::Object(vocabulary).to_string()),
+        ("merges.txt", "#version: 0.2\n".into()),
+        ("special_tokens_map.json", special.to_string()),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let tokenizer = tokenizer::read(folder.path()).unwrap().restore().unwrap();
+    assert_eq!(tokenizer.encode("a<unk>").unwrap(), [97, 257]);
+    assert_eq!(tokenizer.cut("two words"), Some(3));
+}
+
 #[test]
 fn bytes_are_their_own_ids() {
     let text = "Grüße 🦀";
@@ -342,7 +394,7 @@ fn fingerprints_tell_vocabularies_apart() {
         &CharacterTokenizer::train(["ab"]),
         &CharacterTokenizer::train(["ac"]),
         &PUBLISHED[0],
-        &PUBLISHED[1],
+        &PUBLISHED[3],
         &MergesTokenizer::new(vec![(97, 98)]).unwrap(),
         &MergesTokenizer::new(vec![(98, 97)]).unwrap(),
     ]

@@ -16,7 +16,8 @@ fn matches(regex: &Regex, text: &str) -> Vec<String> {
 }
 
 /// As published in tiktoken, and in the `tokenizer.json` of Llama 3 and Qwen 2.
-const PUBLISHED: [&str; 4] = [
+const PUBLISHED: [&str; 5] = [
+    tiktoken_rs::O200K_BASE_PAT_STR,
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -31,6 +32,8 @@ fn scanners() -> Vec<(Splitter, Regex)> {
         .chain(published)
         .map(|pattern| {
             let splitter = Splitter::new(&pattern).unwrap();
+            // Other patterns are left to the regular expression, and are not cut.
+            assert_eq!(splitter.cut("two words"), Some(3), "{pattern:?} is not scanned");
             let regex = Regex::new(splitter.regex().unwrap()).unwrap();
             (splitter, regex)
         })
@@ -98,6 +101,8 @@ fn tricky() -> impl Strategy<Value = String> {
         "!",
         "?!",
         "/",
+        "!\n/",
+        "\u{958}",
         "<|endoftext|>",
         "_",
         "-",
@@ -203,6 +208,24 @@ fn what_a_pattern_leaves_out_is_a_word_too() {
     assert_eq!(words(&splitter("[0-9]+"), "ab12 cd3"), ["ab", "12", " cd", "3"]);
     // An empty match separates.
     assert_eq!(words(&splitter("(?=b)"), "abcb"), ["a", "bc", "b"]);
+}
+
+/// As in Oniguruma, which the Python package `tokenizers` has.
+#[test]
+fn anchors_are_at_the_ends_of_lines() {
+    let splitter = |pattern: &str| Splitter::new(&SplitPattern::Custom(pattern.into())).unwrap();
+    assert_eq!(words(&splitter("[a-z]+$|."), "ab\ncd e"), ["ab", "\n", "c", "d", " ", "e"]);
+    assert_eq!(words(&splitter("^[a-z]+|."), "ab\ncd e"), ["ab", "\n", "cd", " ", "e"]);
+}
+
+/// The regular expression gives up on more than a million.
+#[test]
+fn long_whitespace_is_split() {
+    let text = format!("{}a", " ".repeat(1_100_000));
+    for (splitter, _) in SCANNERS.iter() {
+        let lengths: Vec<usize> = words(splitter, &text).iter().map(String::len).collect();
+        assert_eq!(lengths, [1_099_999, 2], "{:?}", splitter.regex());
+    }
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::command_line::{SHORT, TINY, emberlm, refused, stdout};
+use emberlm::config::SplitPattern;
 use emberlm::data::Stories;
-use emberlm::tokenizer::{TiktokenTokenizer, Tokenizer};
+use emberlm::tokenizer::{TiktokenTokenizer, Tokenizer, Trainer, to_hugging_face};
 
 fn tokenizer(folder: &Path, args: &[&str]) -> Output {
     emberlm(folder, &[&["tokenizer"], args].concat())
@@ -108,17 +109,14 @@ fn training_does_not_depend_on_where_the_text_comes_from() {
     let mine = std::fs::read(path.join("mine/tokenizer.json")).unwrap();
     assert_eq!(train(&["-"], "from-stdin", &stories), mine);
     assert_eq!(train(&["stor*.txt"], "from-pattern", b""), mine);
-    // A line is a document, so that line breaks are no tokens between others; the rest is the same.
+    // A line is a document, and its end is no part of it.
     let lines = train(&["stories.jsonl", "--field", "story"], "from-lines", b"");
-    let text = "Once there was a dog";
-    assert!(!lines.is_empty());
-    assert_eq!(
-        ok(&tokenizer(
-            path,
-            &["decode", "from-lines", &ok(&tokenizer(path, &["encode", "from-lines", text]))]
-        )),
-        text
-    );
+    let special = ["<|bos|>", "<|eos|>", "<|pad|>", "<|unk|>", "<|user|>"].map(String::from);
+    let mut trainer = Trainer::new(&SplitPattern::Gpt4, &special).unwrap();
+    let stories = String::from_utf8(stories).unwrap();
+    trainer.feed(&stories.lines().collect::<Vec<_>>()).unwrap();
+    let expected = to_hugging_face(&trainer.train(400, |_| ()).unwrap().saved).unwrap();
+    assert_eq!(String::from_utf8(lines).unwrap(), expected.json);
 }
 
 #[test]
@@ -151,6 +149,40 @@ fn text_comes_back_from_its_ids() {
     let half = tokenizer(path, &["decode", "byte", "--bytes", "228"]);
     assert_eq!(half.stdout, [228]);
     assert_eq!(ok(&tokenizer(path, &["decode", "byte", "228"])), "\u{FFFD}");
+}
+
+/// Quotes, and names that are no text.
+#[test]
+fn folders_may_have_any_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.txt"), "ab ab").unwrap();
+    let train = ["train", "a.txt", "--vocab-size", "261", "--out"];
+    let printed = ok(&tokenizer(folder.path(), &[&train[..], &["it's"]].concat()));
+    assert!(printed.contains(r#"tokenizer show 'it'\''s' "Some"#), "{printed}");
+    assert!(printed.contains(r#"tokenizer='{"kind":"file","path":"it'\''s"}'"#), "{printed}");
+    let name = std::ffi::OsStr::from_bytes(b"t\xFF");
+    let output = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .arg("tokenizer")
+        .args(train)
+        .arg(name)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(ok(&output).contains("folder: t\u{FFFD}"));
+    assert!(folder.path().join(name).join("tokenizer.json").is_file());
+}
+
+#[test]
+fn bytes_that_cannot_be_written_are_an_error() {
+    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else { return };
+    let status = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(["tokenizer", "decode", "byte", "--bytes", "65"])
+        .stdout(full)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(!status.success());
 }
 
 #[test]

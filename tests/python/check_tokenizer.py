@@ -46,6 +46,10 @@ def random_text(generator):
     return "".join(generator.choice([piece, piece, " ", "\n", "'"]) for piece in pieces)
 
 
+# Anchors are those of lines.
+PATTERNS = {"gpt4": GPT4, "lines": r"[a-z]+$|^[A-Z]+| ?\w+|\s+|[^\w\s]+"}
+
+
 def emberlm_ids(program, folder, texts):
     """The ids of many texts, each in a call of its own."""
     for text in texts:
@@ -57,8 +61,8 @@ def emberlm_ids(program, folder, texts):
 def peer(split, paragraphs, vocab_size):
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split == "gpt2")
-    if split == "gpt4":
-        isolated = pre_tokenizers.Split(Regex(GPT4), "isolated")
+    if split in PATTERNS:
+        isolated = pre_tokenizers.Split(Regex(PATTERNS[split]), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([isolated, byte_level])
     else:
         tokenizer.pre_tokenizer = byte_level
@@ -75,7 +79,8 @@ def peer(split, paragraphs, vocab_size):
 
 
 def check(split, arguments, paragraphs, texts, folder):
-    command = [arguments.emberlm, "tokenizer", "train", arguments.text, "--split", split]
+    command = [arguments.emberlm, "tokenizer", "train", arguments.text]
+    command += ["--split-regex", PATTERNS[split]] if split == "lines" else ["--split", split]
     command += ["--vocab-size", str(arguments.vocab_size), "--special", "<|user|>"]
     subprocess.run(command + ["--out", str(folder)], check=True, capture_output=True)
     path = str(folder / "tokenizer.json")
@@ -122,7 +127,7 @@ def main():
     texts += [generator.choice(paragraphs) for _ in range(100)]
     with tempfile.TemporaryDirectory() as folder:
         # A whole text is one word with `none`; that takes the package long on more than a little.
-        for split in ["gpt4", "gpt2"]:
+        for split in ["gpt4", "gpt2", "lines"]:
             check(split, arguments, [text], texts, Path(folder) / split)
 
 

@@ -57,6 +57,7 @@ fn decode(args: DecodeArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if args.bytes {
         out.write_all(&tokenizer.decode_bytes(&ids))?;
+        out.flush()?;
         return Ok(());
     }
     let text = tokenizer.decode(&ids);

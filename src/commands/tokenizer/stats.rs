@@ -25,6 +25,9 @@ struct Stats {
     longest_token_bytes: usize,
     longest_token: String,
     round_trip: bool,
+    /// Long documents were encoded in pieces, and it is not known whether its tokens go over the
+    /// cuts.
+    cut_anywhere: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_difference: Option<Difference>,
     /// Of encoding, on one thread.
@@ -46,6 +49,7 @@ struct Tally {
     used: Vec<bool>,
     tokens: u64,
     difference: Option<Difference>,
+    cut_anywhere: bool,
     seconds: Duration,
 }
 
@@ -57,7 +61,8 @@ pub(super) fn run(args: StatsArgs) -> anyhow::Result<()> {
             let tokenizer = open(name, &args.runs)?;
             let used = vec![false; tokenizer.vocab_size()];
             let (tokens, difference, seconds) = (0, None, Duration::ZERO);
-            Ok(Tally { tokenizer, name: name.clone(), used, tokens, difference, seconds })
+            let (name, cut_anywhere) = (name.clone(), false);
+            Ok(Tally { tokenizer, name, used, tokens, difference, cut_anywhere, seconds })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let sources = sources(&args.data, args.sources)?;
@@ -69,6 +74,9 @@ pub(super) fn run(args: StatsArgs) -> anyhow::Result<()> {
     while let Some(piece) = reading.next(&|text| splitter.cut(text))? {
         for tally in &mut tallies {
             tally.add(&piece.text, document, offset)?;
+            // One that can be cut can be before whitespace.
+            tally.cut_anywhere |=
+                !piece.ends_document && tally.tokenizer.cut(&piece.text).is_none();
         }
         bytes += piece.text.len() as u64;
         characters += piece.text.chars().count() as u64;
@@ -135,6 +143,7 @@ impl Tally {
             longest_token_bytes: longest.map_or(0, Vec::len),
             longest_token: String::from_utf8_lossy(longest.map_or(&[], Vec::as_slice)).into(),
             round_trip: self.difference.is_none(),
+            cut_anywhere: self.cut_anywhere,
             first_difference: self.difference,
             megabytes_per_second: bytes as f64 / 1e6 / self.seconds.as_secs_f64().max(1e-9),
             tokenizer: self.name,
@@ -176,6 +185,13 @@ fn write_table(out: &mut impl Write, all: &[Stats]) -> anyhow::Result<()> {
         let token: String = stats.longest_token.chars().take(SHOWN).collect();
         let more = if stats.longest_token.chars().count() > SHOWN { ".." } else { "" };
         writeln!(out, "{}: the longest token is {token:?}{more}", stats.tokenizer)?;
+        if stats.cut_anywhere {
+            writeln!(
+                out,
+                "{}: long documents were encoded in pieces, which may make other tokens",
+                stats.tokenizer
+            )?;
+        }
         if let Some(Difference { document, byte }) = stats.first_difference {
             writeln!(
                 out,

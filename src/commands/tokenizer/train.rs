@@ -42,7 +42,7 @@ pub(super) fn run(args: TrainTokenizerArgs) -> anyhow::Result<()> {
     write_folder(&args.out, &to_hugging_face(&trained.saved)?)?;
 
     let mut out = std::io::stdout().lock();
-    let folder = args.out.display();
+    let folder = args.out.display().to_string();
     writeln!(
         out,
         "text: {documents} documents, {bytes} bytes, {} different words",
@@ -59,15 +59,24 @@ pub(super) fn run(args: TrainTokenizerArgs) -> anyhow::Result<()> {
     if trained.vocab_size < args.vocab_size {
         writeln!(
             out,
-            "note: {} tokens were asked for, but every word of the text is one token already; more text has more",
+            "note: {} tokens were asked for, but no pair is left that could be merged; more text has more",
             args.vocab_size
         )?;
     }
     writeln!(out, "folder: {folder}")?;
-    writeln!(out, "look at it: emberlm tokenizer show {folder} \"Some text of yours\"")?;
-    let config = json!({"kind": "file", "path": args.out});
-    writeln!(out, "train with it: emberlm train --data my.txt \\\n  --set tokenizer='{config}'")?;
+    let shown = quoted(&folder);
+    writeln!(out, "look at it: emberlm tokenizer show {shown} \"Some text of yours\"")?;
+    let config = quoted(&json!({"kind": "file", "path": folder}).to_string());
+    writeln!(out, "train with it: emberlm train --data my.txt \\\n  --set tokenizer={config}")?;
     Ok(())
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    match text.chars().all(|it| it.is_alphanumeric() || ['/', '.', '_', '-'].contains(&it)) {
+        true => text.into(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// Feeds all documents; the number of them and of their bytes.
