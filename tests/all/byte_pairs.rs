@@ -89,6 +89,8 @@ proptest! {
             for _ in 0..2 {
                 prop_assert_eq!(&tokenizer.encode(&text).unwrap(), &expected, "{}", name);
             }
+            let part = &expected[expected.len() / 3..];
+            prop_assert_eq!(tokenizer.decode_bytes(part), load().decode_bytes(part).unwrap());
         }
     }
 }

@@ -268,6 +268,22 @@ fn stats_say_where_a_round_trip_fails() {
     assert_eq!(all[0]["first_difference"], serde_json::json!({"document": 2, "byte": 4}));
 }
 
+/// Its words go over every place where it could be cut.
+#[test]
+fn stats_say_where_pieces_may_change_the_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::write(path.join("short.txt"), "ab ab").unwrap();
+    std::fs::write(path.join("long.txt"), "ab ".repeat(500_000)).unwrap();
+    let train = ["train", "short.txt", "--split", "none", "--vocab-size", "262", "--out", "whole"];
+    ok(&tokenizer(path, &train));
+    let stats = |data: &str| ok(&tokenizer(path, &["stats", "whole", "byte", "--data", data]));
+    let note = ": long documents were encoded in pieces";
+    let (long, short) = (stats("long.txt"), stats("short.txt"));
+    assert!(long.contains(&format!("whole{note}")), "{long}");
+    assert!(!long.contains(&format!("byte{note}")) && !short.contains(note), "{long}{short}");
+}
+
 #[test]
 fn growing_and_exporting_keep_the_ids() {
     let folder = trained();

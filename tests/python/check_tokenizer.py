@@ -47,7 +47,7 @@ def random_text(generator):
 
 
 # Anchors are those of lines.
-PATTERNS = {"gpt4": GPT4, "lines": r"[a-z]+$|^[A-Z]+| ?\w+|\s+|[^\w\s]+"}
+PATTERNS = {"gpt4": GPT4, "lines": r" ?\w+(?=\w$)|^[A-Z]+| ?\w+|\s+|[^\w\s]+"}
 
 
 def emberlm_ids(program, folder, texts):
