@@ -307,7 +307,8 @@ pub struct TrainTokenizerArgs {
     /// How a text is split into words, which tokens do not cross [default: gpt4]
     #[arg(long, value_name = "PATTERN", value_parser = ["gpt4", "gpt2", "none"])]
     pub split: Option<String>,
-    /// A regular expression that matches words, instead
+    /// A regular expression that matches words, instead; each document is then held whole, and has
+    /// 256 MiB at most
     #[arg(long, value_name = "REGEX", conflicts_with = "split")]
     pub split_regex: Option<String>,
     /// A special token besides <|bos|>, <|eos|>, <|pad|> and <|unk|>; may be repeated
