@@ -145,8 +145,12 @@ pub fn prepare(
     if !work.run()? {
         return Ok(Prepare::Stopped);
     }
-    let meta = work.finish()?;
-    complete(&part, folder, meta)
+    let finished = work.finish();
+    if let Err(DataError::EmptySplit { .. } | DataError::Changed) = finished {
+        // What was done is of no use to the next attempt, which has other settings or sources.
+        discard(folder)?;
+    }
+    complete(&part, folder, finished?)
 }
 
 /// Gives files and folder their names.

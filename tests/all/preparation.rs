@@ -584,6 +584,9 @@ fn bad_preparations_are_one_line() {
         &["text.txt", "--validation-fraction", "0.9999", "--tokenizer", "byte"],
         "nothing is left for the training split",
     );
+    // The advice can be followed.
+    let again = ["prepare", "text.txt", "--tokenizer", "byte", "--validation-fraction", "0.5"];
+    assert!(emberlm(path, &again).status.success());
     fs::create_dir_all(path.join("full/of")).unwrap();
     prepare(&["text.txt", "--out", "full"], "full holds something else already");
     fs::write(path.join("file"), "").unwrap();
