@@ -10,7 +10,7 @@ use super::run::Best;
 use super::{ArtifactError, stream_tensors};
 use crate::files::{self, read_error, write_error};
 use crate::model;
-use crate::train::{AdamW, Checkpoint, CheckpointSink, LanguageModel};
+use crate::train::{Checkpoint, CheckpointSink, LanguageModel, ModelOptimizer};
 
 pub(super) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -137,7 +137,7 @@ fn write_model<B: AutodiffBackend>(
 fn write_moments<B: AutodiffBackend>(
     path: &Path,
     model: &LanguageModel<B>,
-    optimizer: &AdamW<B>,
+    optimizer: &ModelOptimizer<B>,
 ) -> Result<(), ArtifactError> {
     let (mut shapes, mut moments, mut updates) = (Vec::new(), Vec::new(), HashMap::new());
     for parameter in model::parameters(&model.model) {
@@ -146,8 +146,10 @@ fn write_moments<B: AutodiffBackend>(
         };
         let name = parameter.name;
         for (moment, tensor) in [("first", found.first), ("second", found.second)] {
-            shapes.push((format!("{moment}.{name}"), tensor.dims().to_vec()));
-            moments.push(tensor);
+            if let Some(tensor) = tensor {
+                shapes.push((format!("{moment}.{name}"), tensor.dims().to_vec()));
+                moments.push(tensor);
+            }
         }
         updates.insert(name, found.step.to_string());
     }

@@ -206,6 +206,7 @@ impl Train<'_> {
     ) -> anyhow::Result<()> {
         let (config, corpus) = (&self.config, self.corpus);
         let Outcome { model, progress, best } = outcome;
+        let stopped = false;
         let Some((best_step, best)) = best else {
             if progress.step > 0 {
                 bail!(
@@ -243,7 +244,7 @@ impl Train<'_> {
         let seconds = Duration::from_secs(progress.seconds.round() as u64);
         say(format_args!(
             "{} {} steps, {} tokens in {}",
-            if progress.step < config.train.steps { "stopped after" } else { "finished" },
+            if stopped { "stopped after" } else { "finished" },
             progress.step,
             progress.tokens,
             humantime::format_duration(seconds),

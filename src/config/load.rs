@@ -2,6 +2,7 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 use super::depth::expand_depth;
+use super::train::LENGTHS;
 use super::{ConfigError, RunConfig};
 
 /// The configurations that are compiled in, so that the program works outside its repository.
@@ -167,6 +168,10 @@ fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigEr
 pub(super) fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) if !other_kind(base, &over) => {
+            // One length takes the place of another.
+            if LENGTHS.iter().any(|key| over.contains_key(*key)) {
+                base.retain(|key, _| !LENGTHS.contains(&key.as_str()));
+            }
             for (key, value) in over {
                 merge(base.entry(key).or_insert(Value::Null), value);
             }

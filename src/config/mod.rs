@@ -8,7 +8,11 @@ mod depth;
 mod error;
 mod load;
 mod model;
+mod optimizer;
+mod schedule;
 mod schema;
+mod span;
+mod train;
 
 pub use error::ConfigError;
 pub use load::{
@@ -18,7 +22,11 @@ pub use model::{
     Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,
     NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,
 };
+pub use optimizer::OptimizerConfig;
+pub use schedule::ScheduleConfig;
 pub use schema::{
-    DataConfig, OptimizerConfig, Packing, RunConfig, SOURCE_FIELD, SPECIAL_TOKENS, SampleConfig,
-    ScheduleConfig, SplitPattern, TARGET_FIELD, TokenizerConfig, TrainConfig,
+    DataConfig, Packing, RunConfig, SOURCE_FIELD, SPECIAL_TOKENS, SampleConfig, SplitPattern,
+    TARGET_FIELD, TokenizerConfig,
 };
+pub use span::Span;
+pub use train::{BatchWarmup, DEFAULT_STEPS, EarlyStopping, NonFinite, SkipSpikes, TrainConfig};

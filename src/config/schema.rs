@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 use super::model::MOST_TOKENS;
-use super::{Architecture, ConfigError, ModelConfig};
+use super::{Architecture, ConfigError, ModelConfig, TrainConfig};
 
 /// A whole recipe: what to train, on what, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,86 +200,6 @@ impl Default for DataConfig {
     }
 }
 
-/// How the model is trained. Intervals are in optimizer steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainConfig {
-    pub steps: usize,
-    /// Windows a micro-batch.
-    pub batch_size: usize,
-    /// Micro-batches an optimizer step.
-    pub accumulation: usize,
-    /// Global gradient norm above which gradients are scaled down; absent for no clipping.
-    pub clip_norm: Option<f64>,
-    pub evaluate_every: usize,
-    /// Windows in the fixed sample of the validation split that evaluations during training use.
-    pub evaluation_windows: usize,
-    pub checkpoint_every: usize,
-    /// Checkpoints kept, the newest first; the best one is kept as well.
-    pub keep_checkpoints: usize,
-    /// A line is printed this often where there is no dashboard.
-    pub log_every: usize,
-    pub optimizer: OptimizerConfig,
-    pub schedule: ScheduleConfig,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            steps: 2000,
-            batch_size: 12,
-            accumulation: 1,
-            clip_norm: Some(1.0),
-            evaluate_every: 250,
-            evaluation_windows: 240,
-            checkpoint_every: 250,
-            keep_checkpoints: 1,
-            log_every: 20,
-            optimizer: OptimizerConfig::default(),
-            schedule: ScheduleConfig::default(),
-        }
-    }
-}
-
-/// AdamW (Loshchilov and Hutter 2019), with decay on parameters of two or more dimensions only.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    pub beta1: f64,
-    pub beta2: f64,
-    pub epsilon: f64,
-    pub weight_decay: f64,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 }
-    }
-}
-
-/// Linear warmup from zero, then a cosine down to the final learning rate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScheduleConfig {
-    /// The peak.
-    pub learning_rate: f64,
-    pub final_learning_rate: f64,
-    pub warmup_steps: usize,
-    /// The step at which the final learning rate is reached; `train.steps` where absent.
-    pub decay_steps: Option<usize>,
-}
-
-impl Default for ScheduleConfig {
-    fn default() -> Self {
-        Self {
-            learning_rate: 1e-3,
-            final_learning_rate: 1e-4,
-            warmup_steps: 100,
-            decay_steps: None,
-        }
-    }
-}
-
 /// The text that is sampled when training ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -303,41 +223,10 @@ impl RunConfig {
     /// The first key whose value cannot work, with the values it accepts.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.model.validate()?;
-        for (path, value) in [
-            ("train.steps", self.train.steps),
-            ("train.batch_size", self.train.batch_size),
-            ("train.accumulation", self.train.accumulation),
-            ("train.evaluate_every", self.train.evaluate_every),
-            ("train.evaluation_windows", self.train.evaluation_windows),
-            ("train.checkpoint_every", self.train.checkpoint_every),
-            ("train.keep_checkpoints", self.train.keep_checkpoints),
-            ("train.log_every", self.train.log_every),
-        ] {
-            check(path, value, value >= 1, "at least 1")?;
-        }
-        let optimizer = &self.train.optimizer;
-        let schedule = &self.train.schedule;
-        for (path, value) in
-            [("train.optimizer.beta1", optimizer.beta1), ("train.optimizer.beta2", optimizer.beta2)]
-        {
-            check(path, value, (0.0..1.0).contains(&value), "at least 0 and below 1")?;
-        }
-        for (path, value) in [
-            ("train.optimizer.epsilon", optimizer.epsilon),
-            ("train.schedule.learning_rate", schedule.learning_rate),
-            ("train.clip_norm", self.train.clip_norm.unwrap_or(1.0)),
-        ] {
-            let positive = value.is_finite() && value > 0.0;
-            check(path, value, positive, "a positive number")?;
-        }
-        for (path, value) in [
-            ("train.optimizer.weight_decay", optimizer.weight_decay),
-            ("train.schedule.final_learning_rate", schedule.final_learning_rate),
-            ("sample.temperature", self.sample.temperature),
-        ] {
-            let valid = value.is_finite() && value >= 0.0;
-            check(path, value, valid, "zero or a positive number")?;
-        }
+        self.train.validate()?;
+        let temperature = self.sample.temperature;
+        let valid = temperature.is_finite() && temperature >= 0.0;
+        check("sample.temperature", temperature, valid, "zero or a positive number")?;
         if let TokenizerConfig::Ids { vocab_size } = &self.tokenizer {
             let (found, valid) = (*vocab_size, (1..=MOST_TOKENS).contains(vocab_size));
             check("tokenizer.vocab_size", found, valid, "at least 1 and at most 2^30")?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use super::{Corpus, Example, ExampleOrder, ExamplePlace, Split, Task, TokenBatch};
+use super::{BatchPlan, Corpus, Example, ExampleOrder, ExamplePlace, Split, Task, TokenBatch};
 use crate::config::RunConfig;
 
 /// Micro-batches that are read ahead.
@@ -21,12 +21,19 @@ pub struct TrainLoader {
     split: Split,
     task: Task,
     order: ExampleOrder,
-    batch_size: usize,
-    accumulation: usize,
-    /// Examples that were consumed before, by all ranks.
-    cursor: u64,
+    plan: BatchPlan,
+    start: LoaderPosition,
     rank: u64,
     ranks: u64,
+}
+
+/// How far a training has come in its data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoaderPosition {
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Examples that were consumed of this order, by all ranks.
+    pub cursor: u64,
 }
 
 impl TrainLoader {
@@ -34,18 +41,17 @@ impl TrainLoader {
         split: Split,
         task: Task,
         order: ExampleOrder,
-        batch_size: usize,
-        accumulation: usize,
-        cursor: u64,
+        plan: BatchPlan,
+        start: LoaderPosition,
     ) -> Self {
-        Self { split, task, order, batch_size, accumulation, cursor, rank: 0, ranks: 1 }
+        Self { split, task, order, plan, start, rank: 0, ranks: 1 }
     }
 
-    /// The batches that a configuration trains on, after so many examples.
-    pub fn of_run(config: &RunConfig, corpus: &Corpus, cursor: u64) -> Self {
+    /// The batches that a configuration trains on.
+    pub fn of_run(config: &RunConfig, corpus: &Corpus, start: LoaderPosition) -> Self {
         let order = corpus.train.order(config.model.context_length, config.seed);
-        let (batch_size, accumulation) = (config.train.batch_size, config.train.accumulation);
-        Self::new(corpus.train.clone(), corpus.task, order, batch_size, accumulation, cursor)
+        let plan = BatchPlan::of_run(&config.train);
+        Self::new(corpus.train.clone(), corpus.task, order, plan, start)
     }
 
     /// The part of one of several programs that train together: of every `ranks` batches in the
@@ -56,29 +62,35 @@ impl TrainLoader {
         Self { rank, ranks, ..self }
     }
 
-    /// Examples that all ranks read together for a micro-batch each.
-    fn stride(&self) -> u64 {
-        self.batch_size as u64 * self.ranks
+    /// Examples in one pass over the data.
+    pub fn examples_per_pass(&self) -> usize {
+        self.order.examples_per_pass()
     }
 
-    /// The micro-batches of the optimizer step at a cursor, each weighed by its share of the
-    /// targets.
-    pub fn read_step(&self, cursor: u64) -> Vec<TokenBatch> {
-        let batch_size = self.batch_size as u64;
-        let mut batches: Vec<TokenBatch> = (0..self.accumulation as u64)
-            .map(|micro_batch| {
-                let start = cursor + micro_batch * self.stride() + self.rank * batch_size;
-                let examples: Vec<Example> = (start..start + batch_size)
-                    .map(|index| Example::read(&self.split, self.task, self.order.at(index)))
-                    .collect();
-                TokenBatch::new(&examples, 1.0)
-            })
-            .collect();
+    /// The micro-batches of an optimizer step, each weighed by its share of the targets.
+    pub fn read_step(&self, at: LoaderPosition) -> Vec<TokenBatch> {
+        let mut cursor = at.cursor;
+        let mut batches = Vec::with_capacity(self.plan.accumulation);
+        for size in self.plan.micro_batches(at.step) {
+            let size = size as u64;
+            let start = cursor + self.rank * size;
+            let examples: Vec<Example> = (start..start + size)
+                .map(|index| Example::read(&self.split, self.task, self.order.at(index)))
+                .collect();
+            batches.push(TokenBatch::new(&examples, 1.0));
+            cursor += size * self.ranks;
+        }
         let targets: usize = batches.iter().map(TokenBatch::tokens).sum();
         for batch in &mut batches {
             batch.share = batch.tokens() as f64 / targets as f64;
         }
         batches
+    }
+
+    /// Where the step after this one begins.
+    fn after(&self, at: LoaderPosition) -> LoaderPosition {
+        let examples = self.plan.examples(at.step) as u64 * self.ranks;
+        LoaderPosition { step: at.step + 1, cursor: at.cursor + examples }
     }
 }
 
@@ -87,17 +99,17 @@ impl<B: Backend> DataLoader<B, TokenBatch> for TrainLoader {
         let (sender, receiver) = sync_channel(READ_AHEAD);
         let loader = self.clone();
         thread::spawn(move || {
-            let mut cursor = loader.cursor;
+            let mut at = loader.start;
             loop {
-                for batch in loader.read_step(cursor) {
+                for batch in loader.read_step(at) {
                     if sender.send(batch).is_err() {
                         return; // nobody wants more
                     }
                 }
-                cursor += loader.accumulation as u64 * loader.stride();
+                at = loader.after(at);
             }
         });
-        Box::new(TrainIterator { loader: self, batches: receiver, cursor: self.cursor })
+        Box::new(TrainIterator { loader: self, batches: receiver, cursor: self.start.cursor })
     }
 
     fn num_items(&self) -> usize {
@@ -111,7 +123,7 @@ impl<B: Backend> DataLoader<B, TokenBatch> for TrainLoader {
     /// The order has no end, so a part of it is the same order from `start` on.
     fn slice(&self, start: usize, _end: usize) -> Arc<dyn DataLoader<B, TokenBatch>> {
         let mut part = self.clone();
-        part.cursor += start as u64;
+        part.start.cursor += start as u64;
         Arc::new(part)
     }
 }
@@ -127,7 +139,7 @@ impl Iterator for TrainIterator<'_> {
 
     fn next(&mut self) -> Option<TokenBatch> {
         let batch = self.batches.recv().ok()?;
-        self.cursor += self.loader.stride();
+        self.cursor += batch.examples() as u64 * self.loader.ranks;
         Some(batch)
     }
 }

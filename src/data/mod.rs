@@ -1,6 +1,7 @@
 //! From text to batches of examples.
 
 mod batch;
+mod batch_plan;
 mod corpus;
 mod download;
 mod error;
@@ -19,12 +20,13 @@ mod token_stream;
 mod windows;
 
 pub use batch::TokenBatch;
+pub use batch_plan::BatchPlan;
 pub use corpus::{Corpus, Pair, Split, SplitText, SplitTokens};
 pub use download::{DownloadError, Downloader, Progress, fetch};
 pub use error::DataError;
 pub use example::{Example, ExamplePlace, Place, Task};
 pub use grammar::{Grammar, GrammarError};
-pub use loader::{EvaluationLoader, TrainLoader};
+pub use loader::{EvaluationLoader, LoaderPosition, TrainLoader};
 pub use manifest::{FileSplit, Manifest, ManifestError, ManifestFile, SplitBy};
 pub use permutation::Permutation;
 pub use prepare::{Preparation, Prepare, PrepareProgress, ValidationSplit, discard, prepare};

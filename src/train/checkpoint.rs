@@ -1,27 +1,12 @@
 use burn::tensor::backend::AutodiffBackend;
-use serde::{Deserialize, Serialize};
 use std::error::Error;
 
-use super::{AdamW, LanguageModel};
-
-/// How far a run has come.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Progress {
-    /// Optimizer steps taken.
-    pub step: usize,
-    /// Tokens learned from.
-    pub tokens: u64,
-    /// Examples consumed: the position in the data.
-    pub examples: u64,
-    /// Seconds spent training and evaluating.
-    pub seconds: f64,
-}
+use super::{LanguageModel, ModelOptimizer, Progress};
 
 /// All that a run needs to go on from here.
 pub struct Checkpoint<'a, B: AutodiffBackend> {
     pub model: &'a LanguageModel<B>,
-    pub optimizer: &'a AdamW<B>,
+    pub optimizer: &'a ModelOptimizer<B>,
     pub progress: &'a Progress,
 }
 

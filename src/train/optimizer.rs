@@ -15,7 +15,7 @@ use crate::config::OptimizerConfig;
 /// burn's `Learner` keeps its optimizer to itself; clones share their state, so that a
 /// checkpoint can read it through a second handle.
 #[derive(Debug, Clone)]
-pub struct AdamW<B: AutodiffBackend> {
+pub struct ModelOptimizer<B: AutodiffBackend> {
     config: OptimizerConfig,
     state: Arc<Mutex<HashMap<ParamId, Moments<B::InnerBackend>>>>,
 }
@@ -24,9 +24,9 @@ pub struct AdamW<B: AutodiffBackend> {
 #[derive(Debug, Clone)]
 pub struct Moments<B: Backend> {
     /// Mean of the gradient, `[N]`.
-    pub first: Tensor<B, 1>,
+    pub first: Option<Tensor<B, 1>>,
     /// Mean of its square, `[N]`.
-    pub second: Tensor<B, 1>,
+    pub second: Option<Tensor<B, 1>>,
     /// Updates so far.
     pub step: usize,
 }
@@ -35,12 +35,12 @@ pub struct Moments<B: Backend> {
 #[derive(Record, Debug, Clone)]
 pub struct MomentsRecord<B: Backend> {
     id: String,
-    first: Tensor<B, 1>,
-    second: Tensor<B, 1>,
+    first: Option<Tensor<B, 1>>,
+    second: Option<Tensor<B, 1>>,
     step: usize,
 }
 
-impl<B: AutodiffBackend> AdamW<B> {
+impl<B: AutodiffBackend> ModelOptimizer<B> {
     pub fn new(config: OptimizerConfig) -> Self {
         Self { config, state: Arc::default() }
     }
@@ -48,6 +48,11 @@ impl<B: AutodiffBackend> AdamW<B> {
     /// The moments of a parameter, once it has been updated.
     pub fn moments(&self, id: ParamId) -> Option<Moments<B::InnerBackend>> {
         self.state().get(&id).cloned()
+    }
+
+    /// Goes on from moments that were kept.
+    pub fn restore(&self, id: ParamId, moments: Moments<B::InnerBackend>) {
+        self.state().insert(id, moments);
     }
 
     fn update<M: AutodiffModule<B>>(&self, lr: f64, module: M, gradients: GradAdaptor) -> M {
@@ -65,7 +70,7 @@ impl<B: AutodiffBackend> AdamW<B> {
     }
 }
 
-impl<B: AutodiffBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
+impl<B: AutodiffBackend, M: AutodiffModule<B>> Optimizer<M, B> for ModelOptimizer<B> {
     type Record = Vec<MomentsRecord<B>>;
 
     fn step(&mut self, lr: LearningRate, module: M, gradients: GradientsParams) -> M {
@@ -79,8 +84,8 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
     fn to_record(&self) -> Self::Record {
         let record = |(id, moments): (&ParamId, &Moments<B::InnerBackend>)| MomentsRecord {
             id: id.serialize(),
-            first: Tensor::from_inner(moments.first.clone()),
-            second: Tensor::from_inner(moments.second.clone()),
+            first: moments.first.clone().map(Tensor::from_inner),
+            second: moments.second.clone().map(Tensor::from_inner),
             step: moments.step,
         };
         self.state().iter().map(record).collect()
@@ -89,8 +94,8 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Optimizer<M, B> for AdamW<B> {
     fn load_record(self, record: Self::Record) -> Self {
         let entry = |record: MomentsRecord<B>| {
             let moments = Moments {
-                first: record.first.inner(),
-                second: record.second.inner(),
+                first: record.first.map(Tensor::inner),
+                second: record.second.map(Tensor::inner),
                 step: record.step,
             };
             (ParamId::deserialize(&record.id), moments)
@@ -144,21 +149,17 @@ fn adamw<B: Backend>(
     weight_decay: f64,
 ) -> (Tensor<B, 1>, Moments<B>) {
     let (beta1, beta2) = (config.beta1, config.beta2);
-    let new_first = gradient.clone() * (1.0 - beta1);
-    let new_second = gradient.clone() * gradient * (1.0 - beta2);
-    let moments = match moments {
-        Some(old) => Moments {
-            first: old.first * beta1 + new_first,
-            second: old.second * beta2 + new_second,
-            step: old.step + 1,
-        },
-        None => Moments { first: new_first, second: new_second, step: 1 },
+    let mean = |old: Option<Tensor<B, 1>>, new: Tensor<B, 1>, beta: f64| match old {
+        Some(old) => old * beta + new * (1.0 - beta),
+        None => new * (1.0 - beta),
     };
-    let step = moments.step as f64;
-    let correction1 = 1.0 - beta1.powf(step);
-    let correction2 = 1.0 - beta2.powf(step);
-    let denominator = moments.second.clone().sqrt() / correction2.sqrt() + config.epsilon;
-    let update = moments.first.clone() / denominator * (learning_rate / correction1);
+    let old = moments.unwrap_or(Moments { first: None, second: None, step: 0 });
+    let first = mean(old.first, gradient.clone(), beta1);
+    let second = mean(old.second, gradient.clone() * gradient, beta2);
+    let step = old.step + 1;
+    let (correction1, correction2) = (1.0 - beta1.powf(step as f64), 1.0 - beta2.powf(step as f64));
+    let denominator = second.clone().sqrt() / correction2.sqrt() + config.epsilon;
+    let update = first.clone() / denominator * (learning_rate / correction1);
     let value = value * (1.0 - learning_rate * weight_decay) - update;
-    (value, moments)
+    (value, Moments { first: Some(first), second: Some(second), step })
 }

@@ -7,12 +7,12 @@ use super::metrics::{ExpertTokens, StepMetric};
 use super::step::Components;
 use super::strategy::{State, StepStrategy};
 use super::{
-    AdamW, CheckpointSink, Evaluation, JsonLinesLogger, LanguageModel, PlainRenderer, Progress,
-    WarmupCosine,
+    CheckpointSink, Evaluation, JsonLinesLogger, LanguageModel, ModelOptimizer, PlainRenderer,
+    Progress, Schedule, total_steps,
 };
 use crate::backend::TrainBackend;
 use crate::config::RunConfig;
-use crate::data::{Corpus, EvaluationLoader, TrainLoader};
+use crate::data::{Corpus, EvaluationLoader, LoaderPosition, TrainLoader};
 
 /// What stops a training.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +62,14 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let Training { config, corpus, model, device, sink, metrics, display, interrupter } = training;
     let context_length = config.model.context_length;
     let batch_size = config.train.batch_size;
-    let train_loader = TrainLoader::of_run(config, corpus, 0);
+    let train_loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
+    let steps = total_steps(&config.train, context_length, train_loader.examples_per_pass());
     let sample = corpus.validation.spread(context_length, config.train.evaluation_windows);
     let valid_loader =
         EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
 
-    let optimizer = AdamW::new(config.train.optimizer.clone());
-    let schedule = WarmupCosine::new(&config.train.schedule, config.train.steps, 0);
+    let optimizer = ModelOptimizer::new(config.train.optimizer.clone());
+    let schedule = Schedule::new(&config.train.schedule, steps, 0);
     let state = Arc::new(Mutex::new(State {
         sink,
         progress: Progress::default(),
@@ -77,13 +78,13 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     }));
     let strategy = StepStrategy {
         config: config.train.clone(),
+        steps,
         seed: config.seed,
         device,
         optimizer: optimizer.clone(),
         state: state.clone(),
     };
-    let lines =
-        PlainRenderer::new(config.train.steps, 0, config.train.log_every, corpus.source_entropy);
+    let lines = PlainRenderer::new(steps.unwrap_or(0), 0, 20, corpus.source_entropy);
     // The folder is where burn would put its own logs and checkpoints; ours go to the sink.
     let supervised = SupervisedTraining::<Components<B>>::new(
         std::env::temp_dir(),
@@ -118,10 +119,8 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     match state.error.take() {
         Some(error) => Err(error),
-        None => Ok(Outcome {
-            model: result.model,
-            progress: state.progress.clone(),
-            best: state.best.clone(),
-        }),
+        None => {
+            Ok(Outcome { model: result.model, progress: state.progress, best: state.best.clone() })
+        }
     }
 }

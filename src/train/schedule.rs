@@ -7,7 +7,7 @@ use crate::config::ScheduleConfig;
 /// Linear warmup, then half a cosine (Loshchilov and Hutter 2017) down to a final learning rate,
 /// which stays. It moves once an optimizer step.
 #[derive(Debug, Clone, PartialEq)]
-pub struct WarmupCosine {
+pub struct Schedule {
     peak: f64,
     last: f64,
     warmup_steps: usize,
@@ -16,14 +16,14 @@ pub struct WarmupCosine {
     step: usize,
 }
 
-impl WarmupCosine {
-    /// A schedule for a run of `steps`, of which `taken` are behind it.
-    pub fn new(config: &ScheduleConfig, steps: usize, taken: usize) -> Self {
+impl Schedule {
+    /// A schedule for a run of `steps`, where that is known, of which `taken` are behind it.
+    pub fn new(config: &ScheduleConfig, steps: Option<usize>, taken: usize) -> Self {
         Self {
             peak: config.learning_rate,
             last: config.final_learning_rate,
             warmup_steps: config.warmup_steps,
-            decay_steps: config.decay_steps.unwrap_or(steps),
+            decay_steps: config.decay_steps.or(steps).unwrap_or(usize::MAX),
             step: taken,
         }
     }
@@ -43,7 +43,7 @@ impl WarmupCosine {
     }
 }
 
-impl LrScheduler for WarmupCosine {
+impl LrScheduler for Schedule {
     type Record<B: Backend> = usize;
 
     fn step(&mut self) -> f64 {

@@ -3,13 +3,14 @@ use burn_train::{Learner, LearningComponentsMarker};
 use std::time::Instant;
 
 use super::evaluate::add_counts;
-use super::{AdamW, LanguageModel, Progress, StepOutput, WarmupCosine, clip_gradients};
+use super::{LanguageModel, ModelOptimizer, Progress, Schedule, StepOutput, clip_gradients};
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
+use crate::data::BatchPlan;
 use crate::data::TokenBatch;
 
 pub(super) type Components<B> =
-    LearningComponentsMarker<B, WarmupCosine, LanguageModel<B>, AdamW<B>>;
+    LearningComponentsMarker<B, Schedule, LanguageModel<B>, ModelOptimizer<B>>;
 
 /// Takes optimizer steps with a model, and does nothing else: whoever calls it decides when to
 /// evaluate, to save and to stop.
@@ -24,8 +25,8 @@ impl<B: TrainBackend> Stepper<B> {
     /// Before the first step of a configuration.
     pub fn new(model: LanguageModel<B>, config: &RunConfig, device: B::Device) -> Self {
         let train = &config.train;
-        let optimizer = AdamW::new(train.optimizer.clone());
-        let schedule = WarmupCosine::new(&train.schedule, train.steps, 0);
+        let optimizer = ModelOptimizer::new(train.optimizer.clone());
+        let schedule = Schedule::new(&train.schedule, None, 0);
         Self::of_learner(Learner::new(model, optimizer, schedule), train, config.seed, device)
     }
 
@@ -59,10 +60,13 @@ impl<B: TrainBackend> Stepper<B> {
         // same numbers as one that was never stopped.
         B::seed(&self.device, self.seed.wrapping_add(progress.step as u64));
         learner.lr_step();
+        let plan = BatchPlan::of_run(&self.config);
+        let micro_batches = plan.micro_batches(progress.step as u64).count();
+        let examples = plan.examples(progress.step as u64) as u64;
         let (mut loss, mut tokens) = (0.0, 0);
         let mut expert_tokens = Vec::new();
         let mut accumulator = GradientsAccumulator::new();
-        for batch in batches.take(self.config.accumulation) {
+        for batch in batches.take(micro_batches) {
             let share = batch.share;
             let output = learner.train_step(batch);
             accumulator.accumulate(&learner.model(), output.grads);
@@ -75,7 +79,8 @@ impl<B: TrainBackend> Stepper<B> {
         learner.optimizer_step(gradients);
         progress.step += 1;
         progress.tokens += tokens as u64;
-        progress.examples += (self.config.batch_size * self.config.accumulation) as u64;
+        progress.examples += examples;
+        progress.cursor += examples;
         StepOutput {
             gradient_norm,
             tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use super::step::Components;
 use super::{
-    AdamW, Checkpoint, CheckpointSink, Evaluation, LanguageModel, Progress, StepOutput, Stepper,
-    TrainError, evaluate,
+    Checkpoint, CheckpointSink, Evaluation, LanguageModel, ModelOptimizer, Progress, StepOutput,
+    Stepper, TrainError, evaluate,
 };
 use crate::backend::TrainBackend;
 use crate::config::TrainConfig;
@@ -23,10 +23,12 @@ type EventProcessor<B> = SupervisedTrainingEventProcessor<Components<B>>;
 /// incomplete accumulation, and clips each tensor by itself.
 pub(super) struct StepStrategy<B: TrainBackend> {
     pub(super) config: TrainConfig,
+    /// Of the whole run, where that is known.
+    pub(super) steps: Option<usize>,
     pub(super) seed: u64,
     pub(super) device: B::Device,
     /// The second handle on the learner's optimizer.
-    pub(super) optimizer: AdamW<B>,
+    pub(super) optimizer: ModelOptimizer<B>,
     pub(super) state: Arc<Mutex<State<B>>>,
 }
 
@@ -51,14 +53,16 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut events = components.event_processor;
         let interrupter = components.interrupter;
-        let steps = self.config.steps;
+        let pass = train_loader.num_items();
+        let length = self.config.length();
         let mut stepper =
             Stepper::of_learner(learner, &self.config, self.seed, self.device.clone());
         let mut batches = train_loader.iter();
         let started = Instant::now();
         let seconds_before = state.progress.seconds;
         let mut stopping = interrupter.should_stop();
-        while state.progress.step < steps && !stopping {
+        while !state.progress.has_reached(length, pass) && !stopping {
+            let before = state.progress;
             let output = stepper.step(&mut batches, &mut state.progress);
             state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
             let step = state.progress.step;
@@ -67,9 +71,10 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
 
             // Asked once a step, so that no stop slips past the last checkpoint.
             stopping = interrupter.should_stop();
-            let last = step == steps || stopping;
-            let evaluation_due = step.is_multiple_of(self.config.evaluate_every) || last;
-            let checkpoint_due = step.is_multiple_of(self.config.checkpoint_every);
+            let last = state.progress.has_reached(length, pass) || stopping;
+            let due = |interval| state.progress.has_passed(&before, interval, pass);
+            let evaluation_due = due(self.config.evaluate_every) || last;
+            let checkpoint_due = due(self.config.checkpoint_every);
             if !evaluation_due && !checkpoint_due {
                 continue;
             }
@@ -87,7 +92,7 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
             output.expert_tokens.clone_from(&evaluation.expert_tokens);
             let item = self.item(output, step, None);
             events.process_valid(LearnerEvent::ProcessedItem(item));
-            let interval = step.div_ceil(self.config.evaluate_every);
+            let interval = step;
             events.process_train(LearnerEvent::EndEpoch(interval));
             events.process_valid(LearnerEvent::EndEpoch(interval));
             if let Err(error) = self.note_best(&mut state, evaluation) {
@@ -100,15 +105,9 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
 }
 
 impl<B: TrainBackend> StepStrategy<B> {
-    /// burn's dashboard counts epochs: ours is the stretch between two evaluations.
     fn item(&self, output: StepOutput, step: usize, lr: Option<f64>) -> TrainingItem<StepOutput> {
-        let interval = self.config.evaluate_every;
-        let within = Items { items_processed: (step - 1) % interval + 1, items_total: interval };
-        let intervals = Items {
-            items_processed: step.div_ceil(interval),
-            items_total: self.config.steps.div_ceil(interval),
-        };
-        TrainingItem::new(output, within, intervals, Some(step), lr)
+        let all = Items { items_processed: step, items_total: self.steps.unwrap_or(step) };
+        TrainingItem::new(output, all.clone(), all, Some(step), lr)
     }
 
     fn save(&self, state: &mut State<B>, model: &LanguageModel<B>) -> Result<(), TrainError> {

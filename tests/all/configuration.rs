@@ -50,14 +50,17 @@ fn shipped_recipes_are_nanogpts() {
     let cpu = load("shakespeare-char-cpu", &[]).unwrap();
     assert_eq!((cpu.model.n_layers, cpu.model.n_heads, cpu.model.d_model), (4, 4, 128));
     assert_eq!((cpu.model.context_length, cpu.train.batch_size), (64, 12));
-    assert_eq!((cpu.train.steps, cpu.model.dropout, cpu.model.bias), (2000, 0.0, false));
+    assert_eq!((cpu.train.steps.unwrap(), cpu.model.dropout, cpu.model.bias), (2000, 0.0, false));
     assert_eq!((cpu.train.optimizer.beta1, cpu.train.optimizer.beta2), (0.9, 0.99));
     assert_eq!((cpu.train.optimizer.weight_decay, cpu.train.clip_norm), (0.1, Some(1.0)));
     let schedule = &cpu.train.schedule;
     assert_eq!((schedule.learning_rate, schedule.final_learning_rate), (1e-3, 1e-4));
     assert_eq!((schedule.warmup_steps, schedule.decay_steps), (100, None));
     let gpu = load("shakespeare-char", &[]).unwrap();
-    assert_eq!((gpu.train.steps, gpu.train.batch_size, gpu.model.dropout), (5000, 64, 0.2));
+    assert_eq!(
+        (gpu.train.steps.unwrap(), gpu.train.batch_size, gpu.model.dropout),
+        (5000, 64, 0.2)
+    );
 }
 
 #[test]
@@ -72,7 +75,7 @@ fn a_resolved_configuration_resolves_to_itself() {
 #[test]
 fn assignments_change_what_they_name_and_nothing_else() {
     let mut expected = load("stories", &[]).unwrap();
-    expected.train.steps = 7;
+    expected.train.steps = Some(7);
     expected.model.dropout = 0.25;
     expected.sample.prompt = "Once".into();
     expected.train.clip_norm = None;
@@ -103,7 +106,7 @@ fn a_file_extends_files_and_names() {
     let file = write("own.json", json!({"extends": "base.json", "train": {"steps": 4}}));
     let config = load(&file, &[]).unwrap();
     let stories = load("stories", &[]).unwrap();
-    assert_eq!((config.train.steps, config.train.batch_size), (4, 2));
+    assert_eq!((config.train.steps.unwrap(), config.train.batch_size), (4, 2));
     assert_eq!(config.model, stories.model);
 
     write("a.json", json!({"extends": "b.json"}));
@@ -229,7 +232,7 @@ fn depth_is_a_dial() {
     assert_eq!((modern.model.n_layers, modern.model.d_model, modern.model.n_heads), (4, 256, 4));
     assert_eq!(modern.model.context_length, 256);
     // 20 tokens for each of the 12 L D^2 parameters of the layers.
-    assert_eq!(modern.train.steps, 20 * 12 * 4 * 256 * 256 / (16 * 256));
+    assert_eq!(modern.train.steps.unwrap(), 20 * 12 * 4 * 256 * 256 / (16 * 256));
     let deeper = load("modern", &["model.depth=12"]).unwrap();
     assert_eq!((deeper.model.n_layers, deeper.model.d_model), (12, 768));
     assert!((deeper.train.schedule.learning_rate - 6e-4).abs() < 1e-12);
@@ -239,10 +242,10 @@ fn depth_is_a_dial() {
     assert!((layers as f64 / formula as f64 - 1.0).abs() < 0.01, "{layers}, about {formula}");
     // What is said beside it stays, and what is said after it counts.
     let own = load("modern", &["model.depth=6", "model.n_heads=3", "train.steps=5"]).unwrap();
-    assert_eq!((own.model.d_model, own.model.n_heads, own.train.steps), (384, 3, 5));
+    assert_eq!((own.model.d_model, own.model.n_heads, own.train.steps.unwrap()), (384, 3, 5));
     // Whichever comes first.
     let own = load("modern", &["train.steps=5", "model.n_heads=3", "model.depth=6"]).unwrap();
-    assert_eq!((own.model.d_model, own.model.n_heads, own.train.steps), (384, 3, 5));
+    assert_eq!((own.model.d_model, own.model.n_heads, own.train.steps.unwrap()), (384, 3, 5));
     // From any other decoder too, whatever that was.
     let plain = load("grok", &["model.depth=2", "model.vocab_size=null"]).unwrap().model;
     assert_eq!(plain.feed_forward.experts, None);

@@ -1,8 +1,9 @@
 use burn::data::dataloader::DataLoader;
 use emberlm::config::{DataConfig, ModelConfig, TokenizerConfig};
 use emberlm::data::{
-    Corpus, DataError, EvaluationLoader, Permutation, Split, SplitText, SplitTokens, Task,
-    TokenBatch, TrainLoader, Window, WindowOrder, disjoint_windows, read_text, spread_windows,
+    BatchPlan, Corpus, DataError, EvaluationLoader, LoaderPosition, Permutation, Split, SplitText,
+    SplitTokens, Task, TokenBatch, TrainLoader, Window, WindowOrder, disjoint_windows, read_text,
+    spread_windows,
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -124,7 +125,13 @@ fn loaders_go_on_from_a_cursor_and_end_with_an_uneven_batch() {
         let take = |cursor, skip| -> Vec<TokenBatch> {
             let split = counting(1000);
             let order = split.order(10, 1);
-            let loader = TrainLoader::new(split, Task::NextToken, order, 4, 2, cursor);
+            let loader = TrainLoader::new(
+                split,
+                Task::NextToken,
+                order,
+                BatchPlan::new(4, 2),
+                LoaderPosition { step: 0, cursor },
+            );
             DataLoader::<B, _>::iter(&loader).skip(skip).take(30).collect()
         };
         assert_eq!(take(8, 0), take(0, 2));
@@ -145,7 +152,13 @@ fn ranks_share_the_order_among_them() {
         let take = |rank, ranks, count| -> Vec<TokenBatch> {
             let split = counting(1000);
             let order = split.order(10, 1);
-            let loader = TrainLoader::new(split, Task::NextToken, order, 4, 2, 0);
+            let loader = TrainLoader::new(
+                split,
+                Task::NextToken,
+                order,
+                BatchPlan::new(4, 2),
+                LoaderPosition::default(),
+            );
             DataLoader::<B, _>::iter(&loader.for_rank(rank, ranks)).take(count).collect()
         };
         let whole = take(0, 1, 24);

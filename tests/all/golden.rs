@@ -15,7 +15,7 @@ use emberlm::interop::Family;
 use emberlm::model::{
     Gpt, Initializer, Model, load_parameters, parameter_shapes, parameters, tensors,
 };
-use emberlm::train::{AdamW, LanguageModel, clip_gradients};
+use emberlm::train::{LanguageModel, ModelOptimizer, clip_gradients};
 
 use crate::on_each_backend;
 use crate::support::{assert_close, floats, golden, golden_batch, relative_error};
@@ -132,7 +132,7 @@ fn ten_optimizer_steps_follow_pytorch() {
         for golden in MODELS.map(Golden::open) {
             let batch = golden_batch(&golden.reference);
             let mut model = golden.trained::<B>(&device);
-            let mut optimizer = AdamW::<B>::new(OptimizerConfig {
+            let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig {
                 beta1: 0.9,
                 beta2: 0.95,
                 epsilon: 1e-8,

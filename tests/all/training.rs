@@ -5,7 +5,9 @@ use burn_train::TrainStep;
 use emberlm::config::{self, OptimizerConfig, RunConfig, ScheduleConfig};
 use emberlm::data::{TokenBatch, Window};
 use emberlm::model::{Initializer, Model, parameters, tensors};
-use emberlm::train::{AdamW, LanguageModel, WarmupCosine, clip_gradients, evaluate, gradient_norm};
+use emberlm::train::{
+    LanguageModel, ModelOptimizer, Schedule, clip_gradients, evaluate, gradient_norm,
+};
 
 use crate::on_each_backend;
 use crate::support::{floats, relative_error, window_batch};
@@ -48,7 +50,7 @@ fn the_schedule_is_warmup_and_cosine() {
         warmup_steps: 4,
         decay_steps: Some(14),
     };
-    let mut schedule = WarmupCosine::new(&config, 20, 0);
+    let mut schedule = Schedule::new(&config, Some(20), 0);
     let rates: Vec<f64> = (0..20).map(|_| schedule.step()).collect();
     for (step, rate) in rates.iter().enumerate() {
         let expected = match step {
@@ -62,12 +64,12 @@ fn the_schedule_is_warmup_and_cosine() {
         assert!((rate - expected).abs() < 1e-12, "step {step}: {rate}, expected {expected}");
     }
     assert_eq!(rates[4], 1.0);
-    let mut later = WarmupCosine::new(&config, 20, 7);
+    let mut later = Schedule::new(&config, Some(20), 7);
     assert_eq!(later.step(), rates[7]);
     // Without a decay of its own it ends with the run, and a run may be all warmup.
     let whole = ScheduleConfig { decay_steps: None, ..config.clone() };
-    assert!((WarmupCosine::new(&whole, 24, 0).learning_rate(14) - 0.55).abs() < 1e-12);
-    let short = WarmupCosine::new(&whole, 3, 0);
+    assert!((Schedule::new(&whole, Some(24), 0).learning_rate(14) - 0.55).abs() < 1e-12);
+    let short = Schedule::new(&whole, Some(3), 0);
     assert_eq!((short.learning_rate(2), short.learning_rate(9)), (0.6, 0.1));
 }
 
@@ -132,8 +134,10 @@ fn only_matrices_decay() {
                 gradients.register(id, gradient.zeros_like());
             }
         }
-        let mut optimizer =
-            AdamW::<B>::new(OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() });
+        let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig {
+            weight_decay: 0.5,
+            ..OptimizerConfig::default()
+        });
         let model = optimizer.step(0.1, model, gradients);
         for ((name, before), (_, after)) in before.into_iter().zip(tensors(&model)) {
             let factor = if before.shape.len() == 1 { 1.0 } else { 0.95 };
@@ -147,8 +151,8 @@ fn only_matrices_decay() {
 #[test]
 fn an_optimizer_goes_on_from_its_record() {
     on_each_backend!(|device: B| {
-        let optimizer = || AdamW::<B>::new(OptimizerConfig::default());
-        let step = |optimizer: &mut AdamW<B>, model: LanguageModel<B>| {
+        let optimizer = || ModelOptimizer::<B>::new(OptimizerConfig::default());
+        let step = |optimizer: &mut ModelOptimizer<B>, model: LanguageModel<B>| {
             let output = TrainStep::step(&model, batch(&[0, 30], 1.0));
             optimizer.step(1e-2, model, output.grads)
         };
@@ -166,7 +170,7 @@ fn an_optimizer_goes_on_from_its_record() {
 fn a_model_learns_a_sequence_by_heart() {
     on_each_backend!(|device: B| {
         let mut model = model::<B>(&device);
-        let mut optimizer = AdamW::<B>::new(OptimizerConfig::default());
+        let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig::default());
         let starts = [0, 8, 16, 24];
         let first = TrainStep::step(&model, batch(&starts, 1.0)).item.loss;
         // An untrained model knows nothing: its loss is that of a uniform guess.

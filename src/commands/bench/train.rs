@@ -14,8 +14,8 @@ use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::BenchTrainArgs;
 use crate::config::{self, DataConfig, Packing, RunConfig, Source, TokenizerConfig};
 use crate::data::{
-    Corpus, Preparation, SourceOptions, Sources, Task, TokenBatch, TrainLoader, ValidationSplit,
-    prepare,
+    Corpus, LoaderPosition, Preparation, SourceOptions, Sources, Task, TokenBatch, TrainLoader,
+    ValidationSplit, prepare,
 };
 use crate::files;
 use crate::model::{Initializer, Model};
@@ -156,7 +156,7 @@ impl Job for Bench<'_> {
         let model = Model::<B>::new(&config.name, &config.model, vocab_size, initializer, &device);
         let params = model.num_params();
         let mut stepper = Stepper::new(LanguageModel::new(model, &config.model), config, device);
-        let loader = TrainLoader::of_run(config, corpus, 0);
+        let loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
         let mut batches =
             Timed { batches: DataLoader::<B, TokenBatch>::iter(&loader), waited: Duration::ZERO };
         let mut progress = Progress::default();
@@ -208,7 +208,10 @@ fn batch_costs(loader: &TrainLoader, config: &RunConfig) -> f64 {
     let examples = (config.train.batch_size * config.train.accumulation) as u64;
     let read = |step: u32| {
         let started = Instant::now();
-        let batches = loader.read_step(u64::from(step) * examples);
+        let batches = loader.read_step(LoaderPosition {
+            step: u64::from(step),
+            cursor: u64::from(step) * examples,
+        });
         let time = started.elapsed();
         drop(std::hint::black_box(batches));
         milliseconds(time)

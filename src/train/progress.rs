@@ -1,0 +1,65 @@
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Span, TrainConfig};
+use crate::data::{BatchPlan, LoaderPosition};
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Optimizer steps taken.
+    pub step: usize,
+    /// Tokens learned from.
+    pub tokens: u64,
+    /// Examples consumed.
+    pub examples: u64,
+    /// Examples consumed of the data that is read now: the position in it.
+    pub cursor: u64,
+    /// Seconds spent training and evaluating.
+    pub seconds: f64,
+}
+
+impl Progress {
+    pub fn position(&self) -> LoaderPosition {
+        LoaderPosition { step: self.step as u64, cursor: self.cursor }
+    }
+
+    /// Whole spans that lie behind, where a pass over the data has so many examples.
+    fn spans(&self, span: Span, examples_per_pass: usize) -> u64 {
+        match span {
+            Span::Steps(steps) => self.step as u64 / steps,
+            Span::Tokens(tokens) => self.tokens / tokens,
+            Span::Epochs(epochs) => {
+                (self.examples as f64 / (examples_per_pass as f64 * epochs)) as u64
+            }
+            Span::Minutes(minutes) => (self.seconds / (minutes * 60.0)) as u64,
+        }
+    }
+
+    /// Whether a run of this length is at its end.
+    pub fn has_reached(&self, length: Span, examples_per_pass: usize) -> bool {
+        self.spans(length, examples_per_pass) >= 1
+    }
+
+    /// Whether the end of an interval lies between some earlier progress and this one.
+    pub fn has_passed(&self, before: &Self, interval: Span, examples_per_pass: usize) -> bool {
+        self.spans(interval, examples_per_pass) > before.spans(interval, examples_per_pass)
+    }
+}
+
+/// The optimizer steps of a whole run, where that is known beforehand. A run of tokens is taken to
+/// have full windows.
+pub fn total_steps(
+    config: &TrainConfig,
+    context_length: usize,
+    examples_per_pass: usize,
+) -> Option<usize> {
+    let plan = BatchPlan::of_run(config);
+    let steps = match config.length() {
+        Span::Steps(steps) => steps,
+        Span::Epochs(epochs) => plan.steps_for((examples_per_pass as f64 * epochs).ceil() as u64),
+        Span::Tokens(tokens) => plan.steps_for(tokens.div_ceil(context_length as u64)),
+        Span::Minutes(_) => return None,
+    };
+    Some(steps as usize)
+}
