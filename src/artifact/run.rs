@@ -5,8 +5,9 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::checkpoints::{MODEL, PROGRESS};
 use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
@@ -281,6 +282,31 @@ impl Run {
         let path = self.path.join("metrics.jsonl");
         let file = File::options().create(true).append(true).open(&path);
         Ok(file.map_err(write_error(&path))?)
+    }
+
+    /// Where the metrics go as a table, and the columns that it has already.
+    ///
+    /// # Errors
+    /// A disk that cannot be read or written.
+    pub fn metrics_table(&self) -> Result<(File, Option<Vec<String>>), ArtifactError> {
+        let path = self.path.join("metrics.csv");
+        let file = File::options().create(true).append(true).read(true).open(&path);
+        let file = file.map_err(write_error(&path))?;
+        let mut columns = String::new();
+        BufReader::new(&file).read_line(&mut columns).map_err(read_error(&path))?;
+        let columns = columns.strip_suffix('\n').map(|line| line.split(',').map(String::from));
+        Ok((file, columns.map(Iterator::collect)))
+    }
+
+    /// A new event file of TensorBoard's, which reads them in the order of their names.
+    ///
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn event_file(&self) -> Result<File, ArtifactError> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("events.out.tfevents.{:016}.emberlm", since.as_micros());
+        let path = self.path.join(name);
+        Ok(File::create_new(&path).map_err(write_error(&path))?)
     }
 
     /// # Errors

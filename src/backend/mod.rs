@@ -5,8 +5,10 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+mod device;
 mod ops;
 
+pub use device::{NVIDIA_DEVICES, nvidia_model};
 pub use ops::{AttentionOptions, Documents, GptBackend, Rotation, TrainBackend};
 
 use burn::backend::Autodiff;
@@ -188,7 +190,11 @@ fn one_line(message: &str) -> String {
 }
 
 #[cfg(feature = "cuda")]
-impl GptBackend for burn_cuda::Cuda {}
+impl GptBackend for burn_cuda::Cuda {
+    fn device_model() -> Option<String> {
+        nvidia_model(std::path::Path::new(NVIDIA_DEVICES))
+    }
+}
 
 #[cfg(feature = "wgpu")]
 impl GptBackend for burn_wgpu::Wgpu {}

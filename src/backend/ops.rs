@@ -111,6 +111,11 @@ pub struct Rotation<B: Backend> {
 
 /// A backend that can run the models of this crate.
 pub trait GptBackend: Backend {
+    /// The model of the device that it runs on, as its maker names it, where that is known.
+    fn device_model() -> Option<String> {
+        None
+    }
+
     /// `input weight + bias`.
     ///
     /// # Shapes

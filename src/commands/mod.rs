@@ -8,6 +8,7 @@ mod export;
 mod fill_mask;
 mod generate;
 mod import;
+mod loggers;
 mod logits;
 mod params;
 mod prepare;

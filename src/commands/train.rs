@@ -5,6 +5,7 @@ use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use super::loggers;
 use super::sample::{gaps, stream, translation};
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
@@ -121,7 +122,7 @@ impl Job for Train<'_> {
             model,
             device,
             sink: Box::new(run.checkpoints()),
-            metrics: Box::new(run.metrics_file()?),
+            loggers: loggers::open(&run, config, 0)?,
             display: self.display(),
             interrupter,
         })

@@ -7,6 +7,7 @@
 mod depth;
 mod error;
 mod load;
+mod loggers;
 mod model;
 mod optimizer;
 mod schedule;
@@ -18,6 +19,7 @@ pub use error::ConfigError;
 pub use load::{
     Source, builtin_names, inherit, load, load_value, override_value, override_values, resolve,
 };
+pub use loggers::LoggersConfig;
 pub use model::{
     Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,
     NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::schema::check;
-use super::{ConfigError, OptimizerConfig, ScheduleConfig, Span};
+use super::{ConfigError, LoggersConfig, OptimizerConfig, ScheduleConfig, Span};
 
 /// How the model is trained. Its length is given in one of four units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,12 @@ pub struct TrainConfig {
     pub sample_every: Option<Span>,
     /// A line is printed this often where there is no dashboard.
     pub log_every: Span,
+    /// Where metrics go besides the screen and `metrics.jsonl`.
+    pub loggers: LoggersConfig,
+    /// What the device can do at most, in 10^12 operations a second, to tell how well it is used;
+    /// known of some devices where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_tflops: Option<f64>,
     pub optimizer: OptimizerConfig,
     pub schedule: ScheduleConfig,
 }
@@ -125,6 +131,8 @@ impl Default for TrainConfig {
             keep_every: None,
             sample_every: None,
             log_every: Span::Steps(20),
+            loggers: LoggersConfig::default(),
+            peak_tflops: None,
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
         }
@@ -209,6 +217,9 @@ impl TrainConfig {
             let path = "train.early_stopping.min_improvement";
             check(path, least, valid, "zero or a positive number")?;
         }
+        let peak = self.peak_tflops.unwrap_or(1.0);
+        let positive = peak.is_finite() && peak > 0.0;
+        check("train.peak_tflops", peak, positive, "a positive number")?;
         self.optimizer.validate()?;
         self.schedule.validate()
     }

@@ -6,8 +6,9 @@ mod checkpoint;
 mod clip;
 #[cfg(feature = "tui")]
 mod dashboard;
+mod data_wait;
 mod evaluate;
-mod logger;
+mod loggers;
 mod metrics;
 mod objective;
 mod optimizer;
@@ -17,11 +18,15 @@ mod run;
 mod schedule;
 mod step;
 mod strategy;
+mod utilisation;
 
 pub use checkpoint::{Checkpoint, CheckpointSink};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
-pub use logger::JsonLinesLogger;
+use loggers::Recorded;
+pub use loggers::{
+    CsvLogger, JsonLinesLogger, Logged, Loggers, Row, RowLogger, TensorBoardLogger, Written,
+};
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments};
 pub use progress::{Progress, total_steps};
@@ -29,3 +34,4 @@ pub use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};
 pub use schedule::Schedule;
 pub use step::Stepper;
+pub use utilisation::{flops_per_token, peak_tflops};

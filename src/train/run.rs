@@ -1,14 +1,13 @@
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use std::error::Error;
-use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::metrics::{ExpertTokens, StepMetric};
+use super::metrics;
 use super::step::Components;
 use super::strategy::{State, StepStrategy};
 use super::{
-    CheckpointSink, Evaluation, JsonLinesLogger, LanguageModel, ModelOptimizer, PlainRenderer,
-    Progress, Schedule, total_steps,
+    CheckpointSink, Evaluation, LanguageModel, Loggers, ModelOptimizer, PlainRenderer, Progress,
+    Schedule, total_steps,
 };
 use crate::backend::TrainBackend;
 use crate::config::RunConfig;
@@ -38,8 +37,8 @@ pub struct Training<'a, B: TrainBackend> {
     pub model: LanguageModel<B>,
     pub device: B::Device,
     pub sink: Box<dyn CheckpointSink<B>>,
-    /// Where metrics go as JSON lines.
-    pub metrics: Box<dyn Write + Send>,
+    /// Where metrics go besides the display.
+    pub loggers: Loggers,
     pub display: Display,
     /// Stops the run after the step that it is in.
     pub interrupter: Interrupter,
@@ -59,7 +58,7 @@ pub struct Outcome<B: TrainBackend> {
 /// # Errors
 /// [`TrainError::Save`] where a checkpoint cannot be kept.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
-    let Training { config, corpus, model, device, sink, metrics, display, interrupter } = training;
+    let Training { config, corpus, model, device, sink, loggers, display, interrupter } = training;
     let context_length = config.model.context_length;
     let batch_size = config.train.batch_size;
     let train_loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
@@ -91,23 +90,11 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         Arc::new(train_loader),
         Arc::new(valid_loader),
     )
-    .metric_train_numeric(StepMetric::loss())
-    .metric_valid_numeric(StepMetric::loss())
-    .metric_train_numeric(StepMetric::perplexity())
-    .metric_valid_numeric(StepMetric::perplexity())
-    .metric_train_numeric(StepMetric::learning_rate())
-    .metric_train_numeric(StepMetric::gradient_norm())
-    .metric_train_numeric(StepMetric::tokens_per_second())
-    .with_metric_logger(JsonLinesLogger::new(metrics, 0))
+    .with_metric_logger(loggers)
     .with_application_logger(None)
     .with_interrupter(interrupter.clone())
     .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)));
-    let supervised = match config.model.feed_forward.experts {
-        Some(_) => supervised
-            .metric_train_numeric(ExpertTokens::new())
-            .metric_valid_numeric(ExpertTokens::new()),
-        None => supervised,
-    };
+    let supervised = metrics::register(supervised, config, corpus);
     let supervised = match display {
         #[cfg(feature = "tui")]
         Display::Dashboard => supervised.renderer(super::dashboard::open(interrupter)),

@@ -2,6 +2,7 @@ use burn::optim::GradientsAccumulator;
 use burn_train::{Learner, LearningComponentsMarker};
 use std::time::Instant;
 
+use super::data_wait::DataWait;
 use super::evaluate::add_counts;
 use super::{LanguageModel, ModelOptimizer, Progress, Schedule, StepOutput, clip_gradients};
 use crate::backend::TrainBackend;
@@ -66,7 +67,8 @@ impl<B: TrainBackend> Stepper<B> {
         let (mut loss, mut tokens) = (0.0, 0);
         let mut expert_tokens = Vec::new();
         let mut accumulator = GradientsAccumulator::new();
-        for batch in batches.take(micro_batches) {
+        let mut batches = DataWait::new(batches);
+        for batch in batches.by_ref().take(micro_batches) {
             let share = batch.share;
             let output = learner.train_step(batch);
             accumulator.accumulate(&learner.model(), output.grads);
@@ -82,8 +84,10 @@ impl<B: TrainBackend> Stepper<B> {
         progress.examples += examples;
         progress.cursor += examples;
         StepOutput {
+            tokens_so_far: progress.tokens,
             gradient_norm,
-            tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),
+            seconds: started.elapsed().as_secs_f64(),
+            data_seconds: batches.waited().as_secs_f64(),
             expert_tokens,
             ..StepOutput::of_loss(loss, tokens)
         }

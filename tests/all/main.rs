@@ -12,6 +12,7 @@ mod generation;
 mod gguf;
 mod golden;
 mod interop;
+mod loggers;
 mod model;
 mod operations;
 mod options;
