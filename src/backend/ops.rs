@@ -19,8 +19,10 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Bool, Distribution, Int, Tensor, TensorData, TensorPrimitive};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
+use super::precision::{factor, product};
 use crate::config::Activation;
 use crate::config::NormKind;
+use crate::config::Precision;
 use crate::config::RotaryPairing;
 
 /// Added to the scores of keys that are padding: far below any score, and finite, since a query
@@ -46,6 +48,8 @@ pub struct AttentionOptions<'a, B: Backend> {
     pub documents: Option<&'a Documents<B>>,
     /// Probability of dropping an attention weight, after the softmax, in training only.
     pub dropout: f64,
+    /// Of the two matrix products.
+    pub precision: Precision,
 }
 
 impl<B: Backend> AttentionOptions<'_, B> {
@@ -60,6 +64,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             key_lengths: None,
             documents: None,
             dropout: 0.0,
+            precision: Precision::F32,
         }
     }
 
@@ -111,7 +116,8 @@ pub struct Rotation<B: Backend> {
 
 /// A backend that can run the models of this crate.
 pub trait GptBackend: Backend {
-    /// `input weight + bias`.
+    /// `input weight + bias`, the sum in f32; the product is in the precision that both factors
+    /// have.
     ///
     /// # Shapes
     /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]`, `bias` `[d_output]` ->
@@ -126,7 +132,7 @@ pub trait GptBackend: Backend {
         let rows = dims.iter().take(D - 1).product();
         dims[D - 1] = d_output;
         // One product over all rows: a batched one would build a weight gradient a batch entry.
-        let output = input.reshape([rows, d_input]).matmul(weight);
+        let output = product(input.reshape([rows, d_input]), weight);
         let output = match bias {
             Some(bias) => output + bias.unsqueeze(),
             None => output,
@@ -259,7 +265,8 @@ pub trait GptBackend: Backend {
         // The query heads of a group stand one below the other, so that nothing is repeated.
         // Groups of one are left alone: to reshape heads that lie apart is to copy them.
         let query = if g == h { query } else { query.reshape([b, g, h / g * t, k]) };
-        let mut scores = query.matmul(key.swap_dims(2, 3)); // [B, G, H/G T, S]
+        let factor = |tensor| factor(tensor, options.precision);
+        let mut scores = product(factor(query), factor(key).swap_dims(2, 3)); // [B, G, H/G T, S]
         if let Some(cap) = options.soft_cap {
             scores = Self::soft_cap(scores, cap);
         }
@@ -284,7 +291,7 @@ pub trait GptBackend: Backend {
         }
         let weights = Self::dropout(softmax(scores, 3), options.dropout);
         let width = value.dims()[3];
-        weights.matmul(value).reshape([b, h, t, width])
+        product(factor(weights), factor(value)).reshape([b, h, t, width])
     }
 
     /// Keeps numbers within ± `cap`: `cap * tanh(x / cap)` (Gemma 2).

@@ -95,6 +95,7 @@ impl Job for Train<'_> {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
         let (config, corpus) = (&self.config, self.corpus);
+        backend::check_precision::<B>(self.backend, &device, config.train.precision)?;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let model: Model<B> = match &self.initial {
             Some(initial) => initial

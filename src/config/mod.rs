@@ -9,6 +9,7 @@ mod error;
 mod load;
 mod model;
 mod optimizer;
+mod precision;
 mod schedule;
 mod schema;
 mod span;
@@ -23,6 +24,7 @@ pub use model::{
     NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,
 };
 pub use optimizer::OptimizerConfig;
+pub use precision::Precision;
 pub use schedule::ScheduleConfig;
 pub use schema::{
     DataConfig, Packing, RunConfig, SOURCE_FIELD, SPECIAL_TOKENS, SampleConfig, SplitPattern,

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::schema::check;
-use super::{ConfigError, OptimizerConfig, ScheduleConfig, Span};
+use super::{ConfigError, OptimizerConfig, Precision, ScheduleConfig, Span};
 
 /// How the model is trained. Its length is given in one of four units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,11 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Micro-batches an optimizer step.
     pub accumulation: usize,
+    /// Of matrix products, in evaluations during training too.
+    pub precision: Precision,
+    /// Keeps no more of each layer than its input, and computes it again for its gradient: less
+    /// memory for a third more arithmetic.
+    pub gradient_checkpointing: bool,
     /// Steps begin small and grow; absent for equal steps.
     pub batch_warmup: Option<BatchWarmup>,
     /// Global gradient norm above which gradients are scaled down; absent for no clipping.
@@ -113,6 +118,8 @@ impl Default for TrainConfig {
             minutes: None,
             batch_size: 12,
             accumulation: 1,
+            precision: Precision::default(),
+            gradient_checkpointing: false,
             batch_warmup: None,
             clip_norm: Some(1.0),
             non_finite: NonFinite::default(),

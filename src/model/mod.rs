@@ -22,6 +22,7 @@ mod position;
 mod seq2seq;
 mod shapes;
 mod stack;
+mod tape;
 
 pub use architecture::Model;
 pub use attention::{CrossAttention, SelfAttention};
@@ -42,3 +43,4 @@ pub use position::frequencies;
 pub use seq2seq::Seq2Seq;
 pub use shapes::{parameter_count, parameter_shapes};
 pub use stack::Stack;
+pub use tape::Tape;

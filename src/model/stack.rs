@@ -7,6 +7,7 @@ use super::pass::Pass;
 use super::{Initializer, Norm};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
+use crate::config::Precision;
 
 /// Layers, one after the other, and the norm that follows them.
 #[derive(Module, Debug)]
@@ -39,15 +40,29 @@ impl<B: Backend> Stack<B> {
                 .then(|| Norm::new(config.d_model, &config.norm, config, device)),
         }
     }
+
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.blocks.iter_mut().for_each(|block| block.set_precision(precision));
+    }
 }
 
 impl<B: GptBackend> Stack<B> {
     /// # Shapes
     /// - `stream` `[B, T, D]` -> `[B, T, D]`
     pub(super) fn forward(&self, mut stream: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
-        for (layer, block) in self.blocks.iter().enumerate() {
-            stream = block.forward(stream, layer, pass);
+        if let Some(tape) = pass.tape {
+            stream = tape.cut(stream);
         }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            stream = match pass.tape {
+                Some(tape) => tape.run(block, stream, layer, pass),
+                None => {
+                    pass.seed_layer(layer);
+                    block.forward(stream, layer, pass)
+                }
+            };
+        }
+        pass.seed_layer(self.blocks.len());
         match &self.final_norm {
             Some(norm) => norm.forward(stream),
             None => stream,

@@ -60,6 +60,7 @@ pub struct Outcome<B: TrainBackend> {
 /// [`TrainError::Save`] where a checkpoint cannot be kept.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
     let Training { config, corpus, model, device, sink, metrics, display, interrupter } = training;
+    let model = model.trained_as(&config.train);
     let context_length = config.model.context_length;
     let batch_size = config.train.batch_size;
     let train_loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());

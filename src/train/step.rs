@@ -25,6 +25,7 @@ impl<B: TrainBackend> Stepper<B> {
     /// Before the first step of a configuration.
     pub fn new(model: LanguageModel<B>, config: &RunConfig, device: B::Device) -> Self {
         let train = &config.train;
+        let model = model.trained_as(train);
         let optimizer = ModelOptimizer::new(train.optimizer.clone());
         let schedule = Schedule::new(&train.schedule, None, 0);
         Self::of_learner(Learner::new(model, optimizer, schedule), train, config.seed, device)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::{median, rounded, say};
+use super::{median, peak_mib, rounded, say};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::BenchTrainArgs;
 use crate::config::{self, DataConfig, Packing, RunConfig, Source, TokenizerConfig};
@@ -81,7 +81,7 @@ pub(super) fn run(args: BenchTrainArgs) -> anyhow::Result<()> {
     write_tokens(&config, vocab_size, folder.path()).context("the data cannot be written")?;
     let corpus = Corpus::load(&config, None)?;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
-    let result = backend::dispatch(backend, job)?;
+    let result = backend::dispatch(backend, job)??;
     Ok(say(args.json, &result)?)
 }
 
@@ -147,10 +147,11 @@ struct Bench<'a> {
 }
 
 impl Job for Bench<'_> {
-    type Output = Value;
+    type Output = Result<Value, backend::BackendError>;
 
-    fn run<B: TrainBackend>(self, device: B::Device) -> Value {
+    fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
         let Self { args, backend, config, corpus } = self;
+        backend::check_precision::<B>(backend, &device, config.train.precision)?;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let initializer = Initializer::seeded(config.seed);
         let model = Model::<B>::new(&config.name, &config.model, vocab_size, initializer, &device);
@@ -179,7 +180,7 @@ impl Job for Bench<'_> {
 
         let (step, wait) = (median(steps.clone()), median(waits.clone()));
         let (all_steps, all_waits): (f64, f64) = (steps.iter().sum(), waits.iter().sum());
-        json!({
+        let mut result = json!({
             "bench": "train",
             "shape": args.shape,
             "backend": backend.name(),
@@ -199,7 +200,11 @@ impl Job for Bench<'_> {
             "wait_percent": rounded(100.0 * all_waits / all_steps),
             "read_ms": rounded(read),
             "read_percent": rounded(100.0 * read / step),
-        })
+        });
+        if let Some(peak) = peak_mib() {
+            result["peak_mib"] = peak;
+        }
+        Ok(result)
     }
 }
 
