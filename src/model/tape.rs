@@ -115,6 +115,9 @@ impl<B: TrainBackend> Tape<B> {
             let part = segment.backward(&mut parts);
             parts.extend(part);
         }
+        // One graph would sum them in this order, where there are three: of an embedding that source,
+        // target and head share.
+        parts[1..].reverse();
         // Whatever is drawn next is what would have been drawn without this.
         if let Some(seed) = after {
             B::seed(&device, seed);
