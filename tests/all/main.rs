@@ -18,6 +18,7 @@ mod options;
 mod packing;
 mod preparation;
 mod reference;
+mod resume;
 mod runs;
 mod sources;
 mod split;
