@@ -74,6 +74,9 @@ pub struct TrainArgs {
     /// Name of the run [default: the configuration's name, numbered where it is taken]
     #[arg(long, value_name = "NAME")]
     pub run: Option<String>,
+    /// Go on with a run from its newest checkpoint; --set and --data change what it goes on with
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "run"])]
+    pub resume: Option<String>,
     /// Print lines instead of opening the dashboard
     #[arg(long)]
     pub plain: bool,

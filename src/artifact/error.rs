@@ -11,8 +11,10 @@ use crate::tokenizer::TokenizerError;
 pub enum ArtifactError {
     #[error("there is no run `{name}` in {}{}", .root.display(), known_runs(.known))]
     UnknownRun { name: String, root: PathBuf, known: Vec<String> },
-    #[error("the run {} exists already; choose another name with --run", .path.display())]
+    #[error("the run {} exists already; choose another name with --run, or go on with it by --resume", .path.display())]
     Exists { path: PathBuf },
+    #[error("another program is training the run {} at this moment", .path.display())]
+    Busy { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
     #[error(transparent)]

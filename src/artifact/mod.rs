@@ -7,7 +7,7 @@ mod error;
 mod run;
 mod tensors;
 
-pub use checkpoints::Checkpoints;
+pub use checkpoints::{Checkpoints, Resumable};
 pub use error::ArtifactError;
-pub use run::{Best, Run, Summary};
+pub use run::{Change, Run, RunLock, Segment, Summary};
 pub use tensors::{TensorError, TensorFile, read_tensors, stream_tensors, write_tensors};

@@ -3,31 +3,27 @@ use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::checkpoints::{MODEL, PROGRESS};
+use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
 use crate::files::{self, FileError, read_error, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
-use crate::train::Progress;
+use crate::train::RunState;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const SUMMARY: &str = "summary.json";
-
-/// The best evaluation of a run on the fixed sample of its validation split.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Best {
-    pub step: usize,
-    /// Nats a token.
-    pub loss: f64,
-}
+const METRICS: &str = "metrics.jsonl";
+const SEGMENTS: &str = "segments";
+const SEGMENT: &str = "segment.json";
+const SAMPLES: &str = "samples";
+const LOCK: &str = "lock";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,21 +34,61 @@ pub struct Summary {
     pub tokens: u64,
     pub params: usize,
     /// The lowest loss on the fixed sample of the validation split, in nats a token.
-    pub best_val_loss: f64,
-    pub best_step: usize,
-    /// The last model's loss on the whole validation split, in nats a token.
-    pub final_val_loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_val_loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_step: Option<usize>,
+    /// The last model's loss on the whole validation split, in nats a token. Absent of a run that
+    /// was stopped, and can be resumed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_val_loss: Option<f64>,
     /// The same in bits a byte, where the model predicts every byte.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bits_per_byte: Option<f64>,
     /// What the loss cannot fall below in the long run, in nats a token, where it is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source_entropy: Option<f64>,
+    /// Steps whose gradients were not used.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub skipped_steps: u64,
     /// From the first step to the last evaluation.
     pub seconds: f64,
     /// Over the whole of `seconds`, evaluations and checkpoints included.
     pub tokens_per_s: f64,
     pub backend: String,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A part of a run's history that has settings of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// The step after which it begins.
+    pub step: usize,
+    /// When it was begun, as RFC 3339 has it.
+    pub started: String,
+    pub backend: String,
+    /// Of this program.
+    pub version: String,
+    /// What is otherwise than before, by the path in the configuration.
+    pub changes: BTreeMap<String, Change>,
+}
+
+/// A setting that was changed; null where it was, or is, not there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    pub from: Value,
+    pub to: Value,
+}
+
+/// Keeps other programs from training a run, for as long as it lives.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
 }
 
 /// A run directory.
@@ -134,8 +170,8 @@ impl Run {
         let folder = Checkpoints::new(part.path(), 1).path(0);
         fs::create_dir_all(&folder).map_err(write_error(&folder))?;
         stream_tensors(&folder.join(MODEL), shapes, HashMap::new(), values)?;
-        files::write_json(&folder.join(PROGRESS), &Progress::default())?;
-        files::write_checksums(&folder, &[MODEL, PROGRESS])?;
+        files::write_json(&folder.join(STATE), &RunState::default())?;
+        files::write_checksums(&folder, &[MODEL, STATE])?;
         // Last, since it makes the folder a run.
         files::write_json(&part.path().join(TOKENIZER), &self.tokenizer)?;
         files::write_json(&part.path().join(CONFIG), &self.config)?;
@@ -171,9 +207,12 @@ impl Run {
             })?;
         files::verify(&path, CONFIG)?;
         files::verify(&path, TOKENIZER)?;
-        let value: Value = files::read_json(&path.join(CONFIG))?;
+        // That of the last segment is the one that counts.
+        let folder = segments(&path)?.pop().unwrap_or_else(|| path.clone());
+        files::verify(&folder, CONFIG)?;
+        let value: Value = files::read_json(&folder.join(CONFIG))?;
         let config = config::resolve(value)
-            .map_err(|source| ArtifactError::Config { path: path.join(CONFIG), source })?;
+            .map_err(|source| ArtifactError::Config { path: folder.join(CONFIG), source })?;
         Ok(Self {
             name: config.name.clone(),
             config,
@@ -227,29 +266,20 @@ impl Run {
     ) -> Result<Model<B>, ArtifactError> {
         let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
-        let path = folder.join(MODEL);
-        let mut file = TensorFile::open(&path)?;
-        let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
-        let vocab_size = config.vocab_size.unwrap_or_default();
-        let model = Model::new(name, config, vocab_size, Initializer::Zeros, device);
-        // One tensor at a time, so that loading needs little more memory than the model.
-        let mut unread = None;
-        let loaded = model::load_parameters(model, |name| {
-            let data = left_over.remove(name).then(|| file.read(name))?;
-            let data = data.map_err(|error| unread = Some(error)).ok()?;
-            let positions = name == "embedding.position";
-            Some(if positions { first_rows(data, config.context_length) } else { data })
-        });
-        if let Some(error) = unread {
-            return Err(error.into());
-        }
-        match (loaded, left_over.pop_first()) {
-            (Ok(model), None) => Ok(model),
-            (Ok(_), Some(name)) => {
-                Err(ArtifactError::Model { path, source: ModelError::LeftOver { name } })
-            }
-            (Err(source), _) => Err(ArtifactError::Model { path, source }),
-        }
+        load_model(&folder.join(MODEL), name, config, device)
+    }
+
+    /// The model of a checkpoint that [`Checkpoints::resume`] has found and checked.
+    ///
+    /// # Errors
+    /// A checkpoint that does not fit the configuration.
+    pub fn load_model_of<B: Backend>(
+        &self,
+        step: usize,
+        config: &ModelConfig,
+        device: &B::Device,
+    ) -> Result<Model<B>, ArtifactError> {
+        load_model(&self.checkpoints().path(step).join(MODEL), &self.name, config, device)
     }
 
     /// The tensors of the model that [`Run::load_model`] loads.
@@ -266,6 +296,7 @@ impl Run {
     fn best_checkpoint(&self) -> Result<PathBuf, ArtifactError> {
         let checkpoints = self.checkpoints();
         let best = checkpoints.best()?.map(|best| best.step);
+        let best = best.filter(|step| checkpoints.path(*step).exists());
         let newest = checkpoints.steps()?.last().copied();
         let step = best
             .or(newest)
@@ -278,9 +309,121 @@ impl Run {
     /// # Errors
     /// A disk that cannot be written.
     pub fn metrics_file(&self) -> Result<File, ArtifactError> {
-        let path = self.path.join("metrics.jsonl");
+        let path = self.path.join(METRICS);
         let file = File::options().create(true).append(true).open(&path);
         Ok(file.map_err(write_error(&path))?)
+    }
+
+    /// Makes sure that no other program trains this run.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Busy`], or a folder that cannot be written.
+    pub fn lock(&self) -> Result<RunLock, ArtifactError> {
+        let path = self.path.join(LOCK);
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.map_err(write_error(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(RunLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(ArtifactError::Busy { path: self.path.clone() }),
+            Err(TryLockError::Error(source)) => Err(FileError::Write { path, source }.into()),
+        }
+    }
+
+    /// Goes on with other settings. They are written before anything is trained with them, and
+    /// those before them stay where they are.
+    ///
+    /// # Errors
+    /// A folder that cannot be written; then the run is as it was.
+    pub fn begin_segment(
+        &mut self,
+        config: RunConfig,
+        segment: &Segment,
+    ) -> Result<(), ArtifactError> {
+        let folder = self.path.join(SEGMENTS);
+        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+        let number = segments(&self.path)?.len() + 2; // the run began with the first
+        let path = folder.join(format!("{number:04}"));
+        let part = tempfile::Builder::new()
+            .prefix(".part-")
+            .tempdir_in(&folder)
+            .map_err(write_error(&folder))?;
+        files::write_json(&part.path().join(CONFIG), &config)?;
+        files::write_json(&part.path().join(SEGMENT), segment)?;
+        files::write_checksums(part.path(), &[CONFIG, SEGMENT])?;
+        fs::rename(part.path(), &path)
+            .and_then(|()| files::sync_folder(&folder))
+            .map_err(write_error(&path))?;
+        let _renamed = part.keep();
+        self.config = config;
+        Ok(())
+    }
+
+    /// The segments after the first.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    pub fn segments(&self) -> Result<Vec<Segment>, ArtifactError> {
+        let read = |folder: PathBuf| {
+            files::verify(&folder, SEGMENT)?;
+            Ok(files::read_json(&folder.join(SEGMENT))?)
+        };
+        segments(&self.path)?.into_iter().map(read).collect()
+    }
+
+    /// Where the sample of a step is, or would be.
+    pub fn sample_path(&self, step: usize) -> PathBuf {
+        self.path.join(SAMPLES).join(format!("step-{step:08}.txt"))
+    }
+
+    /// Keeps what the model of a step wrote.
+    ///
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn write_sample(&self, step: usize, text: &[u8]) -> Result<(), ArtifactError> {
+        let folder = self.path.join(SAMPLES);
+        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+        Ok(files::write_whole(&self.sample_path(step), |file| file.write_all(text))?)
+    }
+
+    /// Forgets what came after a step: the run goes on from there.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
+        let folder = self.path.join(SAMPLES);
+        for name in entries(&folder)? {
+            let of = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".txt"));
+            if of.and_then(|of| of.parse::<usize>().ok()).is_some_and(|of| of > step) {
+                let path = folder.join(&name);
+                fs::remove_file(&path).map_err(write_error(&path))?;
+            }
+        }
+        self.cut_metrics(step)?;
+        let path = self.path.join(SUMMARY);
+        if path.exists() {
+            fs::remove_file(&path).map_err(write_error(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the metrics of what is going to be computed again: of later steps, and the evaluation
+    /// of this one.
+    fn cut_metrics(&self, step: usize) -> Result<(), ArtifactError> {
+        let path = self.path.join(METRICS);
+        if !path.exists() {
+            return Ok(());
+        }
+        let text = fs::read(&path).map_err(read_error(&path))?;
+        let stays = |line: &&[u8]| {
+            let line: Value = serde_json::from_slice(line).unwrap_or_default();
+            let of = line["step"].as_u64().unwrap_or(u64::MAX) as usize;
+            of < step || (of == step && line["split"] == "train")
+        };
+        Ok(files::write_whole(&path, |file| {
+            text.split_inclusive(|byte| *byte == b'\n')
+                .filter(stays)
+                .try_for_each(|line| file.write_all(line))
+        })?)
     }
 
     /// # Errors
@@ -296,6 +439,37 @@ impl Run {
     }
 }
 
+/// Reads a model's weights, one tensor at a time, so that loading needs little more memory than the
+/// model.
+fn load_model<B: Backend>(
+    path: &Path,
+    name: &str,
+    config: &ModelConfig,
+    device: &B::Device,
+) -> Result<Model<B>, ArtifactError> {
+    let mut file = TensorFile::open(path)?;
+    let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
+    let vocab_size = config.vocab_size.unwrap_or_default();
+    let model = Model::new(name, config, vocab_size, Initializer::Zeros, device);
+    let mut unread = None;
+    let loaded = model::load_parameters(model, |name| {
+        let data = left_over.remove(name).then(|| file.read(name))?;
+        let data = data.map_err(|error| unread = Some(error)).ok()?;
+        let positions = name == "embedding.position";
+        Some(if positions { first_rows(data, config.context_length) } else { data })
+    });
+    if let Some(error) = unread {
+        return Err(error.into());
+    }
+    match (loaded, left_over.pop_first()) {
+        (Ok(model), None) => Ok(model),
+        (Ok(_), Some(name)) => {
+            Err(ArtifactError::Model { path: path.into(), source: ModelError::LeftOver { name } })
+        }
+        (Err(source), _) => Err(ArtifactError::Model { path: path.into(), source }),
+    }
+}
+
 /// At most so many rows of a matrix.
 fn first_rows(data: TensorData, count: usize) -> TensorData {
     match data.shape.to_vec()[..] {
@@ -305,6 +479,29 @@ fn first_rows(data: TensorData, count: usize) -> TensorData {
         }
         _ => data,
     }
+}
+
+/// The names in a folder; none where there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<String>, ArtifactError> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(folder).map_err(read_error(folder))?;
+    entries
+        .map(|entry| {
+            let name = entry.map_err(read_error(folder))?.file_name();
+            Ok(name.to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+/// The folders of the segments after the first, in their order.
+fn segments(run: &Path) -> Result<Vec<PathBuf>, ArtifactError> {
+    let folder = run.join(SEGMENTS);
+    let mut names = entries(&folder)?;
+    names.retain(|name| name.parse::<u32>().is_ok());
+    names.sort_unstable();
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// The runs under a folder, by name; none where it cannot be read.

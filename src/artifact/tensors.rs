@@ -44,6 +44,8 @@ pub struct TensorFile {
     shards: Vec<Shard>,
     /// Which shard has a tensor, and where.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
+    /// Texts that are kept beside the tensors.
+    metadata: HashMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,8 @@ impl TensorFile {
     pub fn open_shards(
         paths: impl IntoIterator<Item = impl AsRef<Path>>,
     ) -> Result<Self, TensorError> {
-        let mut whole = Self { shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut whole =
+            Self { shards: Vec::new(), tensors: BTreeMap::new(), metadata: HashMap::new() };
         for path in paths {
             let (shard, metadata) = Shard::open(path.as_ref())?;
             for (name, info) in metadata.tensors() {
@@ -76,6 +79,7 @@ impl TensorFile {
                     return Err(TensorError::Twice { name, first, second: shard.path });
                 }
             }
+            whole.metadata.extend(metadata.metadata().clone().unwrap_or_default());
             whole.shards.push(shard);
         }
         Ok(whole)
@@ -84,6 +88,11 @@ impl TensorFile {
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// A text that is kept beside the tensors.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     pub fn shape(&self, name: &str) -> Option<&[usize]> {

@@ -7,6 +7,7 @@ mod clip;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod evaluate;
+mod guard;
 mod logger;
 mod metrics;
 mod objective;
@@ -18,14 +19,16 @@ mod schedule;
 mod step;
 mod strategy;
 
-pub use checkpoint::{Checkpoint, CheckpointSink};
+pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
+pub use guard::{Guard, Objection, Verdict, Watched};
 pub use logger::JsonLinesLogger;
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments};
 pub use progress::{Progress, total_steps};
-pub use renderer::PlainRenderer;
+use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};
 pub use schedule::Schedule;
-pub use step::Stepper;
+pub use step::{NoStep, Step, Stepper};
+pub use strategy::Ended;

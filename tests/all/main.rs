@@ -20,6 +20,7 @@ mod packing;
 mod precision;
 mod preparation;
 mod reference;
+mod resume;
 mod runs;
 mod sources;
 mod split;

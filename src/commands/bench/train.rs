@@ -1,4 +1,4 @@
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use rand::rngs::ChaCha8Rng;
@@ -20,7 +20,7 @@ use crate::data::{
 use crate::files;
 use crate::model::{Initializer, Model};
 use crate::tokenizer::{self, IdTokenizer};
-use crate::train::{LanguageModel, Progress, Stepper};
+use crate::train::{Guard, LanguageModel, Progress, Stepper};
 
 /// Steps before those that are measured: threads start, memory is taken, kernels are compiled.
 const WARMUP_STEPS: u32 = 5;
@@ -147,31 +147,31 @@ struct Bench<'a> {
 }
 
 impl Job for Bench<'_> {
-    type Output = Result<Value, backend::BackendError>;
+    type Output = anyhow::Result<Value>;
 
-    fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<Value> {
         let Self { args, backend, config, corpus } = self;
         backend::check_precision::<B>(backend, &device, config.train.precision)?;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let initializer = Initializer::seeded(config.seed);
         let model = Model::<B>::new(&config.name, &config.model, vocab_size, initializer, &device);
         let params = model.num_params();
-        let mut stepper = Stepper::new(LanguageModel::new(model, &config.model), config, device);
+        let mut stepper = Stepper::of_run(LanguageModel::new(model, &config.model), config, device);
         let loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
         let mut batches =
             Timed { batches: DataLoader::<B, TokenBatch>::iter(&loader), waited: Duration::ZERO };
-        let mut progress = Progress::default();
+        let (mut progress, mut guard) = (Progress::default(), Guard::default());
         let (mut steps, mut waits) = (Vec::new(), Vec::new());
         let mut tokens = 0;
         for number in 0..WARMUP_STEPS + args.steps {
             batches.waited = Duration::ZERO;
             let started = Instant::now();
-            let output = stepper.step(&mut batches, &mut progress);
+            let step = stepper.step(&mut batches, &mut progress, &mut guard);
             let time = started.elapsed();
             if number >= WARMUP_STEPS {
                 steps.push(milliseconds(time));
                 waits.push(milliseconds(batches.waited));
-                tokens = output.tokens;
+                tokens = step.map_err(|reason| anyhow!("{reason:?}"))?.output.tokens;
             }
         }
         // Nothing is read ahead any more while the batches are made once again.
