@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoints::{MODEL, PROGRESS};
 use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
-use crate::config::{self, ModelConfig, RunConfig};
+use crate::config::{self, RunConfig};
 use crate::files::{self, FileError, read_error, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
@@ -211,20 +211,27 @@ impl Run {
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged or does not fit.
     pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Model<B>, ArtifactError> {
-        self.load_model_as(&self.name, &self.config.model, device)
+        self.load_model_as(&self.config, device)
     }
 
     /// The weights of [`Run::load_model`] in a model of another configuration, to train it
-    /// further: the shapes must be the same, but for a context that may be shorter.
+    /// further: the shapes must be the same, but for a context that may be shorter. Adapters that
+    /// the run does not have begin as new ones.
     ///
     /// # Errors
-    /// As for [`Run::load_model`].
+    /// As for [`Run::load_model`], and [`ArtifactError::Adapters`].
     pub fn load_model_as<B: Backend>(
         &self,
-        name: &str,
-        config: &ModelConfig,
+        config: &RunConfig,
         device: &B::Device,
     ) -> Result<Model<B>, ArtifactError> {
+        let (name, seed, config) = (&config.name, config.seed, &config.model);
+        let added = match (&self.config.model.lora, &config.lora) {
+            (Some(_), None) => return Err(ArtifactError::Adapters { run: self.name.clone() }),
+            (None, Some(lora)) => Some(lora),
+            _ => None,
+        };
+        let config = &if added.is_some() { config.without_adapters() } else { config.clone() };
         let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
         let path = folder.join(MODEL);
@@ -244,7 +251,10 @@ impl Run {
             return Err(error.into());
         }
         match (loaded, left_over.pop_first()) {
-            (Ok(model), None) => Ok(model),
+            (Ok(model), None) => Ok(match added {
+                Some(lora) => model.with_adapters(lora, seed),
+                None => model,
+            }),
             (Ok(_), Some(name)) => {
                 Err(ArtifactError::Model { path, source: ModelError::LeftOver { name } })
             }
@@ -252,14 +262,19 @@ impl Run {
         }
     }
 
-    /// The tensors of the model that [`Run::load_model`] loads.
+    /// The tensors of the model that [`Run::load_model`] loads; adapters are part of the weights
+    /// that they are beside, as in a model without them.
     ///
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged.
     pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
         let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
-        Ok(TensorFile::open(&folder.join(MODEL))?)
+        let file = TensorFile::open(&folder.join(MODEL))?;
+        Ok(match &self.config.model.lora {
+            Some(lora) => file.merging(lora.scale()),
+            None => file,
+        })
     }
 
     /// The folder of the best checkpoint, or where none was evaluated of the newest.

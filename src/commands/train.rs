@@ -98,17 +98,20 @@ impl Job for Train<'_> {
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let model: Model<B> = match &self.initial {
             Some(initial) => initial
-                .load_model_as(&config.name, &config.model, &device)
+                .load_model_as(config, &device)
                 .context("init_from names a run that cannot be trained further like this")?,
             None => {
                 let initializer = Initializer::seeded(config.seed);
                 Model::new(&config.name, &config.model, vocab_size, initializer, &device)
             }
         };
-        let run = Run::create(&self.args.common.artifacts, config, corpus.tokenizer.saved())?;
         let params = model.num_params();
+        let model = LanguageModel::for_training(model, config)?;
+        let run = Run::create(&self.args.common.artifacts, config, corpus.tokenizer.saved())?;
         self.announce(&run, params);
-        let model = LanguageModel::new(model, &config.model);
+        if model.trained_params() < params {
+            say(format_args!("trained: {} of them", model.trained_params()));
+        }
         if self.initial.is_some() {
             self.announce_loss(&model.valid());
         }

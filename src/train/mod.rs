@@ -7,6 +7,7 @@ mod clip;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod evaluate;
+mod freeze;
 mod logger;
 mod metrics;
 mod objective;
@@ -21,6 +22,7 @@ mod strategy;
 pub use checkpoint::{Checkpoint, CheckpointSink};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
+pub use freeze::trained;
 pub use logger::JsonLinesLogger;
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments};
