@@ -7,7 +7,7 @@
 mod cpu;
 mod ops;
 
-pub use ops::{AttentionOptions, Documents, GptBackend, Rotation, TrainBackend};
+pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
 
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;

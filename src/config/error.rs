@@ -35,6 +35,12 @@ pub enum ConfigError {
     Inherited { run: String },
     #[error("`{first}` and `{second}` do not go together: {reason}")]
     Conflict { first: &'static str, second: &'static str, reason: &'static str },
+    #[error("`{key}`: `{pattern}` matches nothing; there are {known}")]
+    NoMatch { key: &'static str, pattern: String, known: String },
+    #[error(
+        "`train.freeze` leaves no parameter to train; take patterns out of it or name some in `train.unfreeze`"
+    )]
+    AllFrozen,
     #[error("`{path}` = {found} is out of range: it must be {expected}")]
     Range { path: &'static str, found: String, expected: &'static str },
     #[error(

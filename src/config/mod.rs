@@ -7,8 +7,10 @@
 mod depth;
 mod error;
 mod load;
+mod lora;
 mod model;
 mod optimizer;
+mod pattern;
 mod schedule;
 mod schema;
 mod span;
@@ -18,11 +20,13 @@ pub use error::ConfigError;
 pub use load::{
     Source, builtin_names, inherit, load, load_value, override_value, override_values, resolve,
 };
+pub use lora::LoraConfig;
 pub use model::{
     Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,
     NormConfig, NormKind, NormPlacement, PositionConfig, Residual, RotaryPairing, RotaryScaling,
 };
 pub use optimizer::OptimizerConfig;
+pub use pattern::{NamePattern, select_names, without_numbers};
 pub use schedule::ScheduleConfig;
 pub use schema::{
     DataConfig, Packing, RunConfig, SOURCE_FIELD, SPECIAL_TOKENS, SampleConfig, SplitPattern,

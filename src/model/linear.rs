@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::Initializer;
+use super::{Initializer, Lora};
 use crate::backend::GptBackend;
 
 /// A projection of the last dimension.
@@ -12,6 +12,8 @@ pub struct Linear<B: Backend> {
     pub weight: Param<Tensor<B, 2>>,
     /// `[d_output]`
     pub bias: Option<Param<Tensor<B, 1>>>,
+    /// Added to the output, where the configuration has adapters for this layer.
+    pub lora: Option<Lora<B>>,
 }
 
 impl<B: Backend> Linear<B> {
@@ -26,7 +28,13 @@ impl<B: Backend> Linear<B> {
         Self {
             weight: initializer.normal([d_input, d_output], deviation, device),
             bias: bias.then(|| Initializer::constant([d_output], 0.0, device)),
+            lora: None,
         }
+    }
+
+    /// `[d_input, d_output]`
+    pub(super) fn shape(&self) -> [usize; 2] {
+        self.weight.lazy_shape().dims()
     }
 }
 
@@ -34,6 +42,11 @@ impl<B: GptBackend> Linear<B> {
     /// # Shapes
     /// - `input` `[.., d_input]` -> `[.., d_output]`
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
-        B::dense(input, self.weight.val(), self.bias.as_ref().map(Param::val))
+        let adapted = self.lora.as_ref().map(|lora| lora.forward(input.clone()));
+        let output = B::dense(input, self.weight.val(), self.bias.as_ref().map(Param::val));
+        match adapted {
+            Some(adapted) => output + adapted,
+            None => output,
+        }
     }
 }

@@ -12,6 +12,8 @@ mod generation;
 mod gguf;
 mod golden;
 mod interop;
+mod lora;
+mod losses;
 mod model;
 mod operations;
 mod options;

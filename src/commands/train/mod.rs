@@ -40,7 +40,7 @@ impl Job for Train<'_> {
         let Self { backend, plan, args } = self;
         let model = plan.model::<B>(&device)?;
         let params = model.num_params();
-        let model = LanguageModel::new(model, &plan.config.model);
+        let model = LanguageModel::for_training(model, &plan.config)?;
         let optimizer = ModelOptimizer::new(plan.config.train.optimizer.clone());
         let (finetuning, checkpoint) = (plan.is_finetuning(), plan.checkpoint());
         let (config, state) = (plan.config.clone(), plan.state.clone());
@@ -50,6 +50,9 @@ impl Job for Train<'_> {
         }
         let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
         report.announce();
+        if model.trained_params() < params {
+            say(format_args!("trained: {} of them", model.trained_params()));
+        }
         if finetuning {
             report.announce_loss(&model.valid());
         }

@@ -169,7 +169,7 @@ impl Plan {
         }
         if let Some(initial) = &self.initial {
             return initial
-                .load_model_as(&config.name, &config.model, device)
+                .load_model_as(config, device)
                 .context("init_from names a run that cannot be trained further like this");
         }
         let vocab_size = config.model.vocab_size.unwrap_or_default();
