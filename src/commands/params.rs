@@ -19,7 +19,7 @@ pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
     // One row for all layers of a stack: what differs between them is their number only.
     let mut rows: Vec<Row> = Vec::new();
     for (name, shape) in shapes {
-        let component = without_numbers(&name);
+        let component = model::component(&name);
         let count = shape.iter().product();
         match rows.iter_mut().find(|row| row.component == component) {
             Some(row) => {
@@ -76,13 +76,4 @@ struct Row {
     shape: Vec<usize>,
     copies: usize,
     total: usize,
-}
-
-/// `decoder.blocks.3.attention.qkv.weight` -> `decoder.blocks.*.attention.qkv.weight`
-fn without_numbers(name: &str) -> String {
-    let part = |part: &'_ str| match part.parse::<usize>() {
-        Ok(_) => "*".to_string(),
-        Err(_) => part.to_string(),
-    };
-    name.split('.').map(part).collect::<Vec<_>>().join(".")
 }

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::schema::check;
-use super::{ConfigError, OptimizerConfig, ScheduleConfig, Span};
+use super::{AverageConfig, ConfigError, OptimizerConfig, ScheduleConfig, Span};
 
 /// How the model is trained. Its length is given in one of four units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,8 @@ pub struct TrainConfig {
     pub log_every: Span,
     pub optimizer: OptimizerConfig,
     pub schedule: ScheduleConfig,
+    /// Averages the weights; absent for the weights alone.
+    pub average: Option<AverageConfig>,
 }
 
 /// Of a run whose length is not given.
@@ -127,6 +129,7 @@ impl Default for TrainConfig {
             log_every: Span::Steps(20),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
+            average: None,
         }
     }
 }
@@ -210,6 +213,10 @@ impl TrainConfig {
             check(path, least, valid, "zero or a positive number")?;
         }
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate()?;
+        if matches!(length, Span::Minutes(_)) && self.schedule.ends_with_run() {
+            return Err(ConfigError::ScheduleEnd);
+        }
+        self.average.map_or(Ok(()), |average| average.validate())
     }
 }

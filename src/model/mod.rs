@@ -36,7 +36,9 @@ pub use head::Head;
 pub use init::Initializer;
 pub use linear::Linear;
 pub use norm::Norm;
-pub use parameters::{ModelError, Parameter, load_parameters, parameters, tensor, tensors};
+pub use parameters::{
+    ModelError, Parameter, component, load_parameters, parameters, tensor, tensors,
+};
 pub use pass::{Memory, Rows};
 pub use position::frequencies;
 pub use seq2seq::Seq2Seq;

@@ -2,6 +2,7 @@
 //! our own objective, optimizer, schedule and strategy, since burn's loop counts in epochs where
 //! language models count in optimizer steps.
 
+mod average;
 mod checkpoint;
 mod clip;
 #[cfg(feature = "tui")]
@@ -18,12 +19,13 @@ mod schedule;
 mod step;
 mod strategy;
 
+pub use average::{Average, Mean};
 pub use checkpoint::{Checkpoint, CheckpointSink};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
 pub use logger::JsonLinesLogger;
 pub use objective::{LanguageModel, StepOutput};
-pub use optimizer::{ModelOptimizer, Moments};
+pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
 pub use progress::{Progress, total_steps};
 pub use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};

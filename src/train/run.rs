@@ -7,8 +7,8 @@ use super::metrics::{ExpertTokens, StepMetric};
 use super::step::Components;
 use super::strategy::{State, StepStrategy};
 use super::{
-    CheckpointSink, Evaluation, JsonLinesLogger, LanguageModel, ModelOptimizer, PlainRenderer,
-    Progress, Schedule, total_steps,
+    CheckpointSink, Evaluation, JsonLinesLogger, LanguageModel, ModelOptimizer, OptimizerError,
+    PlainRenderer, Progress, Schedule, total_steps,
 };
 use crate::backend::TrainBackend;
 use crate::config::RunConfig;
@@ -17,6 +17,8 @@ use crate::data::{Corpus, EvaluationLoader, LoaderPosition, TrainLoader};
 /// What stops a training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
     #[error("the checkpoint of step {step} could not be saved")]
     Save { step: usize, source: Box<dyn Error + Send + Sync> },
 }
@@ -57,6 +59,7 @@ pub struct Outcome<B: TrainBackend> {
 /// Trains a model through burn-train.
 ///
 /// # Errors
+/// [`TrainError::Optimizer`] where the optimizer does not fit the model, before the first step;
 /// [`TrainError::Save`] where a checkpoint cannot be kept.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
     let Training { config, corpus, model, device, sink, metrics, display, interrupter } = training;
@@ -68,7 +71,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let valid_loader =
         EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
 
-    let optimizer = ModelOptimizer::new(config.train.optimizer.clone());
+    let optimizer = ModelOptimizer::new(&config.train.optimizer, &model)?;
     let schedule = Schedule::new(&config.train.schedule, steps, 0);
     let state = Arc::new(Mutex::new(State {
         sink,

@@ -3,7 +3,9 @@ use burn_train::{Learner, LearningComponentsMarker};
 use std::time::Instant;
 
 use super::evaluate::add_counts;
-use super::{LanguageModel, ModelOptimizer, Progress, Schedule, StepOutput, clip_gradients};
+use super::{
+    LanguageModel, ModelOptimizer, OptimizerError, Progress, Schedule, StepOutput, clip_gradients,
+};
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::BatchPlan;
@@ -23,11 +25,19 @@ pub struct Stepper<B: TrainBackend> {
 
 impl<B: TrainBackend> Stepper<B> {
     /// Before the first step of a configuration.
-    pub fn new(model: LanguageModel<B>, config: &RunConfig, device: B::Device) -> Self {
+    ///
+    /// # Errors
+    /// An optimizer that does not fit the model.
+    pub fn new(
+        model: LanguageModel<B>,
+        config: &RunConfig,
+        device: B::Device,
+    ) -> Result<Self, OptimizerError> {
         let train = &config.train;
-        let optimizer = ModelOptimizer::new(train.optimizer.clone());
+        let optimizer = ModelOptimizer::new(&train.optimizer, &model)?;
         let schedule = Schedule::new(&train.schedule, None, 0);
-        Self::of_learner(Learner::new(model, optimizer, schedule), train, config.seed, device)
+        let learner = Learner::new(model, optimizer, schedule);
+        Ok(Self::of_learner(learner, train, config.seed, device))
     }
 
     pub(super) fn of_learner(

@@ -20,7 +20,7 @@ use crate::data::{
 use crate::files;
 use crate::model::{Initializer, Model};
 use crate::tokenizer::{self, IdTokenizer};
-use crate::train::{LanguageModel, Progress, Stepper};
+use crate::train::{LanguageModel, OptimizerError, Progress, Stepper};
 
 /// Steps before those that are measured: threads start, memory is taken, kernels are compiled.
 const WARMUP_STEPS: u32 = 5;
@@ -81,7 +81,7 @@ pub(super) fn run(args: BenchTrainArgs) -> anyhow::Result<()> {
     write_tokens(&config, vocab_size, folder.path()).context("the data cannot be written")?;
     let corpus = Corpus::load(&config, None)?;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
-    let result = backend::dispatch(backend, job)?;
+    let result = backend::dispatch(backend, job)??;
     Ok(say(args.json, &result)?)
 }
 
@@ -147,15 +147,15 @@ struct Bench<'a> {
 }
 
 impl Job for Bench<'_> {
-    type Output = Value;
+    type Output = Result<Value, OptimizerError>;
 
-    fn run<B: TrainBackend>(self, device: B::Device) -> Value {
+    fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
         let Self { args, backend, config, corpus } = self;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let initializer = Initializer::seeded(config.seed);
         let model = Model::<B>::new(&config.name, &config.model, vocab_size, initializer, &device);
         let params = model.num_params();
-        let mut stepper = Stepper::new(LanguageModel::new(model, &config.model), config, device);
+        let mut stepper = Stepper::new(LanguageModel::new(model, &config.model), config, device)?;
         let loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
         let mut batches =
             Timed { batches: DataLoader::<B, TokenBatch>::iter(&loader), waited: Duration::ZERO };
@@ -179,7 +179,7 @@ impl Job for Bench<'_> {
 
         let (step, wait) = (median(steps.clone()), median(waits.clone()));
         let (all_steps, all_waits): (f64, f64) = (steps.iter().sum(), waits.iter().sum());
-        json!({
+        Ok(json!({
             "bench": "train",
             "shape": args.shape,
             "backend": backend.name(),
@@ -199,7 +199,7 @@ impl Job for Bench<'_> {
             "wait_percent": rounded(100.0 * all_waits / all_steps),
             "read_ms": rounded(read),
             "read_percent": rounded(100.0 * read / step),
-        })
+        }))
     }
 }
 
