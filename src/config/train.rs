@@ -228,6 +228,10 @@ impl TrainConfig {
         let valid = self.z_loss.is_finite() && self.z_loss >= 0.0;
         check("train.z_loss", self.z_loss, valid, "zero or a positive number")?;
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate()?;
+        if matches!(length, Span::Minutes(_)) && self.schedule.ends_with_run() {
+            return Err(ConfigError::ScheduleEnd);
+        }
+        Ok(())
     }
 }

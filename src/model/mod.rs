@@ -38,7 +38,9 @@ pub use init::Initializer;
 pub use linear::Linear;
 pub use lora::{Lora, check_adapters, is_adapter};
 pub use norm::Norm;
-pub use parameters::{ModelError, Parameter, load_parameters, parameters, tensor, tensors};
+pub use parameters::{
+    ModelError, Parameter, component, load_parameters, parameters, tensor, tensors,
+};
 pub use pass::{Memory, Rows};
 pub use position::frequencies;
 pub use seq2seq::Seq2Seq;

@@ -135,7 +135,11 @@ fn interrupt(folder: &Path, name: &str, first: &[&str], signals: &[&str], times:
         std::thread::sleep(pauses.next(60, 400));
         let ended = child.try_wait().unwrap();
         if let Some(status) = ended {
-            assert!(status.success(), "{}", std::io::read_to_string(child.stderr.unwrap()).unwrap());
+            assert!(
+                status.success(),
+                "{}",
+                std::io::read_to_string(child.stderr.unwrap()).unwrap()
+            );
             return taken;
         }
         signal(&child, signals[taken % signals.len()]);
@@ -217,11 +221,10 @@ fn a_run_of_2000_steps_interrupted_ten_times_has_the_same_weights() {
 fn two_hundred_kills_lose_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let own = ["--set", "train.steps=1500", "--set", "train.checkpoint_every=7"];
-    let args =
-        |run: &str| -> Vec<String> {
-            let args = [&["train"], &TINY[..], &SHORT, &UNEVEN, &own, &["--run", run]].concat();
-            args.into_iter().map(String::from).collect()
-        };
+    let args = |run: &str| -> Vec<String> {
+        let args = [&["train"], &TINY[..], &SHORT, &UNEVEN, &own, &["--run", run]].concat();
+        args.into_iter().map(String::from).collect()
+    };
     let strings = args("whole");
     succeed(&emberlm(folder.path(), &strings.iter().map(String::as_str).collect::<Vec<_>>()));
     let expected = left_by(folder.path(), "whole");
@@ -348,7 +351,10 @@ fn a_disk_that_fills_up_leaves_the_checkpoints_before() {
         Command::new("sh").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("could not be saved") || message.contains("cannot write"), "{message}");
+    assert!(
+        message.contains("could not be saved") || message.contains("cannot write"),
+        "{message}"
+    );
     let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
     let newest = *run.checkpoints().steps().unwrap().last().unwrap();
     assert_eq!(newest, 60);

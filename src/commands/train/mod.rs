@@ -41,7 +41,7 @@ impl Job for Train<'_> {
         let model = plan.model::<B>(&device)?;
         let params = model.num_params();
         let model = LanguageModel::for_training(model, &plan.config)?;
-        let optimizer = ModelOptimizer::new(plan.config.train.optimizer.clone());
+        let optimizer = ModelOptimizer::new(&plan.config.train.optimizer, &model)?;
         let (finetuning, checkpoint) = (plan.is_finetuning(), plan.checkpoint());
         let (config, state) = (plan.config.clone(), plan.state.clone());
         let (run, _lock, corpus) = plan.open(args)?;
