@@ -1,7 +1,7 @@
 use std::io::Write;
 
 use crate::cli::ParamsArgs;
-use crate::config::{self, RunConfig, Source, without_numbers};
+use crate::config::{self, RunConfig, Source};
 use crate::data::Task;
 use crate::model;
 use crate::tokenizer;

@@ -32,7 +32,7 @@ pub use optimizer::{
     AdamwConfig, LionConfig, MuonAdamwConfig, MuonConfig, OptimizerConfig, ParameterGroup,
     SgdConfig,
 };
-pub use pattern::{NamePattern, select_names, without_numbers};
+pub use pattern::{NamePattern, select_names};
 pub use schedule::{DecayShape, ScheduleConfig};
 pub use schema::{
     DataConfig, Packing, RunConfig, SOURCE_FIELD, SPECIAL_TOKENS, SampleConfig, SplitPattern,

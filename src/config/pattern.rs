@@ -63,7 +63,7 @@ pub fn select_names(
 }
 
 /// `decoder.blocks.3.attention.qkv.weight` -> `decoder.blocks.*.attention.qkv.weight`
-pub fn without_numbers(name: &str) -> String {
+fn without_numbers(name: &str) -> String {
     let part = |part| if str::parse::<usize>(part).is_ok() { "*" } else { part };
     name.split('.').map(part).collect::<Vec<_>>().join(".")
 }

@@ -165,7 +165,7 @@ fn what_is_frozen_has_no_gradient_no_moments_and_stays() {
                 .sum();
             assert_eq!(model.trained_params(), count, "{what}");
             let grads = TrainStep::step(&model, batch()).grads;
-            let mut optimizer = ModelOptimizer::<B>::new(config.train.optimizer.clone());
+            let mut optimizer = ModelOptimizer::<B>::new(&config.train.optimizer, &model).unwrap();
             let model = steps(model, &mut optimizer, 3);
             for (parameter, ((name, before), (_, after))) in
                 ids.iter().zip(before.into_iter().zip(tensors(&model.model)))
@@ -234,15 +234,18 @@ fn adapters_go_on_from_weights_and_moments() {
     on_each_backend!(|device: B| {
         let config = config(json!({ "lora": { "rank": 2, "dropout": 0.2 } }), json!({}));
         let start = || LanguageModel::for_training(model::<B>(&config, &device), &config).unwrap();
-        let optimizer = || ModelOptimizer::<B>::new(config.train.optimizer.clone());
-        let mut whole = optimizer();
+        let optimizer = |model: &LanguageModel<B>| {
+            ModelOptimizer::<B>::new(&config.train.optimizer, model).unwrap()
+        };
+        let first = start();
+        let mut whole = optimizer(&first);
         B::seed(&device, 1);
-        let half = steps(start(), &mut whole, 2);
+        let half = steps(first, &mut whole, 2);
         let blank = Model::<B>::new("small", &config.model, 11, Initializer::Zeros, &device);
         let values: std::collections::HashMap<_, _> = tensors(&half.model).into_iter().collect();
         let loaded = load_parameters(blank, |name| values.get(name).cloned()).unwrap();
         let loaded = LanguageModel::for_training(loaded, &config).unwrap();
-        let resumed = &mut optimizer();
+        let resumed = &mut optimizer(&loaded);
         for (old, new) in parameters(&half.model).into_iter().zip(parameters(&loaded.model)) {
             if let Some(moments) = whole.moments(old.id) {
                 resumed.restore(new.id, moments);
