@@ -407,6 +407,15 @@ impl Run {
     /// A folder that cannot be written.
     pub fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
         let folder = self.path.join(SAMPLES);
+        // What a killed program left half written.
+        for folder in [&self.path, &folder, &self.path.join(SEGMENTS)] {
+            for name in entries(folder)?.iter().filter(|name| name.starts_with(".part-")) {
+                let part = folder.join(name);
+                let removed =
+                    if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };
+                removed.map_err(write_error(&part))?;
+            }
+        }
         for name in entries(&folder)? {
             let of = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".txt"));
             if of.and_then(|of| of.parse::<usize>().ok()).is_some_and(|of| of > step) {

@@ -17,7 +17,7 @@ use crate::data::{Corpus, DataError, EvaluationLoader, TrainLoader};
 /// What stops a training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    #[error("step {step} could not be saved")]
+    #[error("the checkpoint of step {step} could not be saved")]
     Save { step: usize, source: SaveError },
     #[error("step {step} has no data: {0}", .source.as_ref().map_or("it ended".into(), ToString::to_string))]
     NoData { step: usize, source: Option<DataError> },
