@@ -332,7 +332,7 @@ fn changed_settings_are_a_new_segment() {
     assert_eq!(segments.iter().map(|segment| segment.step).collect::<Vec<_>>(), [6, 12]);
     let keys: Vec<&String> = segments[1].changes.keys().collect();
     assert_eq!(keys, ["train.schedule.learning_rate", "train.steps"]);
-    assert_eq!(open().config().train.schedule.learning_rate, 0.01);
+    assert_eq!(open().config().train.schedule.learning_rate(), 0.01);
     let first = json(&path_of(folder.path(), "own").join("config.json"));
     assert_eq!(first["train"]["steps"], 6, "what it began with stays");
 
