@@ -2,8 +2,9 @@ use burn::module::AutodiffModule;
 use burn::tensor::Tensor;
 use burn::tensor::TensorData;
 use burn::tensor::backend::{AutodiffBackend, Backend};
+use serde_json::json;
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const STATE: &str = "state.json";
 /// A file of this name, whoever made it, keeps a checkpoint for good.
 const KEPT: &str = "kept";
+/// How often each parameter was updated, beside its moments.
+const UPDATES: &str = "updates";
 const BEST: &str = "best.json";
 /// What is not finished, or about to be removed.
 const PART: &str = ".part-";
@@ -233,9 +236,12 @@ impl Checkpoints {
         let mut file = TensorFile::open(&path)?;
         let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
         let damaged = |reason: String| FileError::Damaged { path: path.clone(), reason };
+        let updates: BTreeMap<String, usize> =
+            serde_json::from_str(file.metadata(UPDATES).unwrap_or_default())
+                .map_err(|error| damaged(format!("`{UPDATES}`: {error}")))?;
         for parameter in model::parameters(&model.model) {
             let name = &parameter.name;
-            let Some(updates) = file.metadata(name).map(str::to_string) else {
+            let Some(step) = updates.get(name).copied() else {
                 continue; // never updated
             };
             let count: usize = parameter.shape.iter().product();
@@ -251,7 +257,6 @@ impl Checkpoints {
                 }
             };
             let (first, second) = (read("first")?, read("second")?);
-            let step = updates.parse().map_err(|_| damaged(format!("`{name}`: {updates}")))?;
             optimizer.restore(parameter.id, Moments { first, second, step });
         }
         match left_over.pop_first() {
@@ -295,7 +300,7 @@ fn write_moments<B: AutodiffBackend>(
     model: &LanguageModel<B>,
     optimizer: &ModelOptimizer<B>,
 ) -> Result<(), ArtifactError> {
-    let (mut shapes, mut moments, mut updates) = (Vec::new(), Vec::new(), HashMap::new());
+    let (mut shapes, mut moments, mut updates) = (Vec::new(), Vec::new(), BTreeMap::new());
     for parameter in model::parameters(&model.model) {
         let Some(found) = optimizer.moments(parameter.id) else {
             continue; // never updated
@@ -307,7 +312,9 @@ fn write_moments<B: AutodiffBackend>(
                 moments.push(tensor);
             }
         }
-        updates.insert(name, found.step.to_string());
+        updates.insert(name, found.step);
     }
+    // One text, since a safetensors file has several in no order of their own.
+    let updates = HashMap::from([(UPDATES.into(), json!(updates).to_string())]);
     stream_tensors(path, &shapes, updates, |index| Ok(Cow::Owned(moments[index].to_data())))
 }

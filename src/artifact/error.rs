@@ -17,6 +17,10 @@ pub enum ArtifactError {
     Busy { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
+    #[error(
+        "the run `{run}` has adapters and the configuration has none; merge it first with `emberlm merge {run} --name NEW`"
+    )]
+    Adapters { run: String },
     #[error(transparent)]
     File(#[from] FileError),
     #[error("{} is not a valid configuration", .path.display())]
@@ -35,6 +39,7 @@ impl From<TensorError> for ArtifactError {
             | TensorError::Format { path, .. }
             | TensorError::Missing { path, .. }
             | TensorError::Type { path, .. }
+            | TensorError::Adapter { path, .. }
             | TensorError::Twice { second: path, .. } => path.clone(),
         };
         match error {

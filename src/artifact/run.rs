@@ -250,23 +250,34 @@ impl Run {
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged or does not fit.
     pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Model<B>, ArtifactError> {
-        self.load_model_as(&self.name, &self.config.model, device)
+        self.load_model_as(&self.config, device)
     }
 
     /// The weights of [`Run::load_model`] in a model of another configuration, to train it
-    /// further: the shapes must be the same, but for a context that may be shorter.
+    /// further: the shapes must be the same, but for a context that may be shorter. Adapters that
+    /// the run does not have begin as new ones.
     ///
     /// # Errors
-    /// As for [`Run::load_model`].
+    /// As for [`Run::load_model`], and [`ArtifactError::Adapters`].
     pub fn load_model_as<B: Backend>(
         &self,
-        name: &str,
-        config: &ModelConfig,
+        config: &RunConfig,
         device: &B::Device,
     ) -> Result<Model<B>, ArtifactError> {
+        let (name, seed, config) = (&config.name, config.seed, &config.model);
+        let added = match (&self.config.model.lora, &config.lora) {
+            (Some(_), None) => return Err(ArtifactError::Adapters { run: self.name.clone() }),
+            (None, Some(lora)) => Some(lora),
+            _ => None,
+        };
+        let config = &if added.is_some() { config.without_adapters() } else { config.clone() };
         let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
-        load_model(&folder.join(MODEL), name, config, device)
+        let model = load_model(&folder.join(MODEL), name, config, device)?;
+        Ok(match added {
+            Some(lora) => model.with_adapters(lora, seed),
+            None => model,
+        })
     }
 
     /// The model of a checkpoint that [`Checkpoints::resume`] has found and checked.
@@ -282,14 +293,19 @@ impl Run {
         load_model(&self.checkpoints().path(step).join(MODEL), &self.name, config, device)
     }
 
-    /// The tensors of the model that [`Run::load_model`] loads.
+    /// The tensors of the model that [`Run::load_model`] loads; adapters are part of the weights
+    /// that they are beside, as in a model without them.
     ///
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged.
     pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
         let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
-        Ok(TensorFile::open(&folder.join(MODEL))?)
+        let file = TensorFile::open(&folder.join(MODEL))?;
+        Ok(match &self.config.model.lora {
+            Some(lora) => file.merging(lora.scale()),
+            None => file,
+        })
     }
 
     /// The folder of the best checkpoint, or where none was evaluated of the newest.
@@ -391,6 +407,15 @@ impl Run {
     /// A folder that cannot be written.
     pub fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
         let folder = self.path.join(SAMPLES);
+        // What a killed program left half written.
+        for folder in [&self.path, &folder, &self.path.join(SEGMENTS)] {
+            for name in entries(folder)?.iter().filter(|name| name.starts_with(".part-")) {
+                let part = folder.join(name);
+                let removed =
+                    if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };
+                removed.map_err(write_error(&part))?;
+            }
+        }
         for name in entries(&folder)? {
             let of = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".txt"));
             if of.and_then(|of| of.parse::<usize>().ok()).is_some_and(|of| of > step) {

@@ -9,7 +9,7 @@ mod ops;
 mod precision;
 mod random;
 
-pub use ops::{AttentionOptions, Documents, GptBackend, Rotation, TrainBackend};
+pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
 pub use precision::{check_precision, factor};
 pub use random::draw_seed;
 

@@ -114,6 +114,16 @@ pub struct Rotation<B: Backend> {
     pub pairing: RotaryPairing,
 }
 
+/// What training minimises beside the likelihood of the targets; nothing where both are zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LossTerms {
+    /// Share of each target that is spread over all tokens (Szegedy et al. 2016, section 7).
+    pub label_smoothing: f64,
+    /// Weight of `log² Z`, where Z is what a softmax divides by (Chowdhery et al. 2022,
+    /// section 5).
+    pub z_loss: f64,
+}
+
 /// A backend that can run the models of this crate.
 pub trait GptBackend: Backend {
     /// `input weight + bias`, the sum in f32; the product is in the precision that both factors
@@ -317,6 +327,40 @@ pub trait GptBackend: Backend {
     fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         let log_probabilities = log_softmax(logits, 1);
         log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
+    }
+
+    /// [`GptBackend::cross_entropy`], and what is minimised in its place: with ε of label
+    /// smoothing, V tokens and a z-loss of weight w, the mean of
+    /// `(1 - ε) (-log p_target) + ε / V Σ (-log p) + w log² Z`.
+    ///
+    /// # Shapes
+    /// - `logits` `[N, V]`, `targets` `[N]` -> `[1]` and `[1]`
+    fn training_loss(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        terms: LossTerms,
+    ) -> (Tensor<Self, 1>, Tensor<Self, 1>) {
+        if terms == LossTerms::default() {
+            let loss = Self::cross_entropy(logits, targets);
+            return (loss.clone(), loss);
+        }
+        let targets = targets.unsqueeze_dim(1);
+        let log_probabilities = log_softmax(logits.clone(), 1);
+        let of_targets = log_probabilities.clone().gather(1, targets.clone()); // [N, 1]
+        let loss = of_targets.clone().mean().neg();
+        let smoothing = terms.label_smoothing;
+        let mut minimised = loss.clone();
+        if smoothing > 0.0 {
+            // Of rows first, since a single sum over so many numbers would lose digits.
+            let of_all = log_probabilities.mean_dim(1).mean();
+            minimised = minimised * (1.0 - smoothing) - of_all * smoothing;
+        }
+        if terms.z_loss > 0.0 {
+            // log p = x - log Z, so that one column says what Z is.
+            let log_z = logits.gather(1, targets) - of_targets;
+            minimised = minimised + (log_z.clone() * log_z).mean() * terms.z_loss;
+        }
+        (loss, minimised)
     }
 }
 

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::schema::check;
-use super::{ConfigError, OptimizerConfig, Precision, ScheduleConfig, Span};
+use super::{ConfigError, NamePattern, OptimizerConfig, Precision, ScheduleConfig, Span};
 
 /// How the model is trained. Its length is given in one of four units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,15 @@ pub struct TrainConfig {
     pub sample_every: Option<Span>,
     /// A line is printed this often where there is no dashboard.
     pub log_every: Span,
+    /// Share of the target that is spread over all tokens (Szegedy et al. 2016, section 7).
+    pub label_smoothing: f64,
+    /// Weight of the square of the logits' log-normaliser in what is minimised (Chowdhery et al.
+    /// 2022, section 5).
+    pub z_loss: f64,
+    /// Parameters that stay as they are, by name.
+    pub freeze: Vec<NamePattern>,
+    /// Parameters that are trained after all: of those that `freeze` names, or beside adapters.
+    pub unfreeze: Vec<NamePattern>,
     pub optimizer: OptimizerConfig,
     pub schedule: ScheduleConfig,
 }
@@ -132,6 +141,10 @@ impl Default for TrainConfig {
             keep_every: None,
             sample_every: None,
             log_every: Span::Steps(20),
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            freeze: Vec::new(),
+            unfreeze: Vec::new(),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
         }
@@ -216,7 +229,16 @@ impl TrainConfig {
             let path = "train.early_stopping.min_improvement";
             check(path, least, valid, "zero or a positive number")?;
         }
+        let smoothing = self.label_smoothing;
+        let valid = (0.0..1.0).contains(&smoothing);
+        check("train.label_smoothing", smoothing, valid, "at least 0 and below 1")?;
+        let valid = self.z_loss.is_finite() && self.z_loss >= 0.0;
+        check("train.z_loss", self.z_loss, valid, "zero or a positive number")?;
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate()?;
+        if matches!(length, Span::Minutes(_)) && self.schedule.ends_with_run() {
+            return Err(ConfigError::ScheduleEnd);
+        }
+        Ok(())
     }
 }

@@ -55,7 +55,8 @@ impl<'a, B: Backend> Pass<'a, B> {
         positions: Range<usize>,
         device: &B::Device,
     ) -> Self {
-        let dropout = config.attention_dropout().max(config.residual_dropout());
+        let adapters = config.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        let dropout = config.attention_dropout() + config.residual_dropout() + adapters;
         let drops = dropout > 0.0 && B::ad_enabled(device);
         Self {
             rotation: rotation(config, positions, device),

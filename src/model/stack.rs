@@ -3,6 +3,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::block::{Block, Role};
+use super::lora::{DECODER, ENCODER};
 use super::pass::Pass;
 use super::{Initializer, Norm};
 use crate::backend::GptBackend;
@@ -33,12 +34,17 @@ impl<B: Backend> Stack<B> {
         let residual_deviation = super::init::DEVIATION / ((branches * layers) as f64).sqrt();
         let block =
             |layer| Block::new(config, layer, role, residual_deviation, initializer, device);
-        Self {
+        let mut stack = Self {
             blocks: (0..layers).map(block).collect(),
             final_norm: config
                 .has_final_norm()
                 .then(|| Norm::new(config.d_model, &config.norm, config, device)),
+        };
+        if let Some(lora) = &config.lora {
+            let name = if role == Role::Encoder { ENCODER } else { DECODER };
+            stack.adapt(name, lora, initializer, device);
         }
+        stack
     }
 
     pub(super) fn set_precision(&mut self, precision: Precision) {

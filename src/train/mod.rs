@@ -2,11 +2,13 @@
 //! our own objective, optimizer, schedule and strategy, since burn's loop counts in epochs where
 //! language models count in optimizer steps.
 
+mod average;
 mod checkpoint;
 mod clip;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod evaluate;
+mod freeze;
 mod guard;
 mod logger;
 mod metrics;
@@ -19,13 +21,15 @@ mod schedule;
 mod step;
 mod strategy;
 
+pub use average::{Average, Mean};
 pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
+pub use freeze::trained;
 pub use guard::{Guard, Objection, Verdict, Watched};
 pub use logger::JsonLinesLogger;
 pub use objective::{LanguageModel, StepOutput};
-pub use optimizer::{ModelOptimizer, Moments};
+pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
 pub use progress::{Progress, total_steps};
 use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};

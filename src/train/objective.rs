@@ -5,12 +5,12 @@
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::backend::Backend;
-use burn::tensor::{ElementConversion, Tensor};
+use burn::tensor::{ElementConversion, Int, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use super::metrics::Observation;
-use crate::backend::{GptBackend, TrainBackend};
+use crate::backend::{GptBackend, LossTerms, TrainBackend};
 use crate::config::{ModelConfig, TrainConfig};
 use crate::data::TokenBatch;
 use crate::model::{Model, Routing, Rows, Tape};
@@ -23,6 +23,20 @@ pub struct LanguageModel<B: Backend> {
     balance_weight: f64,
     /// Whether a step keeps no more of a layer than its input.
     gradient_checkpointing: bool,
+    /// In what is minimised; evaluation knows nothing of it.
+    label_smoothing: f64,
+    /// In what is minimised; evaluation knows nothing of it.
+    z_loss: f64,
+}
+
+/// What a batch asks of a model.
+struct Answer<B: Backend> {
+    /// `[N, V]`
+    logits: Tensor<B, 2>,
+    /// `[N]`
+    targets: Tensor<B, 1, Int>,
+    /// How the experts were used, a layer each.
+    routing: Vec<Routing<B>>,
 }
 
 impl<B: Backend> LanguageModel<B> {
@@ -32,30 +46,32 @@ impl<B: Backend> LanguageModel<B> {
             model,
             balance_weight: experts.map_or(0.0, |experts| experts.balance_weight),
             gradient_checkpointing: false,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
         }
     }
 
-    /// The same model, computed as a training wants it: in its precision, evaluations included,
-    /// and with its gradient checkpointing.
+    /// The same model as a configuration trains it: in its precision, evaluations included, with
+    /// its gradient checkpointing, and with what it adds to the loss.
     pub fn trained_as(mut self, config: &TrainConfig) -> Self {
         self.model.set_precision(config.precision);
-        self.gradient_checkpointing = config.gradient_checkpointing;
-        self
+        Self {
+            gradient_checkpointing: config.gradient_checkpointing,
+            label_smoothing: config.label_smoothing,
+            z_loss: config.z_loss,
+            ..self
+        }
     }
 }
 
 impl<B: GptBackend> LanguageModel<B> {
     /// Nats a token, `[1]`.
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
-        self.loss_routed(batch, None).0
+        let Answer { logits, targets, .. } = self.answer(batch, None);
+        B::cross_entropy(logits, targets)
     }
 
-    /// [`LanguageModel::loss`], and how the experts were used, a layer each.
-    fn loss_routed(
-        &self,
-        batch: &TokenBatch,
-        tape: Option<&Tape<B>>,
-    ) -> (Tensor<B, 1>, Vec<Routing<B>>) {
+    fn answer(&self, batch: &TokenBatch, tape: Option<&Tape<B>>) -> Answer<B> {
         let device = &self.model.device();
         let inputs = batch.inputs(device); // [B, T]
         let rows = Rows { lengths: batch.lengths(), documents: batch.documents(device) };
@@ -74,7 +90,7 @@ impl<B: GptBackend> LanguageModel<B> {
             Some(places) => logits.select(0, places), // [N, V]
             None => logits,
         };
-        (B::cross_entropy(logits, batch.targets(device)), routing)
+        Answer { logits, targets: batch.targets(device), routing }
     }
 }
 
@@ -133,11 +149,13 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
     /// the sum over the micro-batches of a step is the gradient of the mean.
     fn step(&self, batch: TokenBatch) -> TrainOutput<StepOutput> {
         let tape = self.gradient_checkpointing.then(Tape::default);
-        let (loss, routing) = self.loss_routed(&batch, tape.as_ref());
-        let value: f64 = loss.clone().inner().into_scalar().elem();
+        let Answer { logits, targets, routing } = self.answer(&batch, tape.as_ref());
+        let terms = LossTerms { label_smoothing: self.label_smoothing, z_loss: self.z_loss };
+        let (loss, minimised) = B::training_loss(logits, targets, terms);
+        let value: f64 = loss.inner().into_scalar().elem();
         let minimised = match mean_balance(&routing) {
-            Some(balance) => loss + balance * self.balance_weight,
-            None => loss,
+            Some(balance) => minimised + balance * self.balance_weight,
+            None => minimised,
         };
         let minimised = minimised * batch.share;
         let grads = match tape {
@@ -165,7 +183,8 @@ impl<B: GptBackend> InferenceStep for LanguageModel<B> {
     type Output = StepOutput;
 
     fn step(&self, batch: TokenBatch) -> StepOutput {
-        let (loss, routing) = self.loss_routed(&batch, None);
+        let Answer { logits, targets, routing } = self.answer(&batch, None);
+        let loss = B::cross_entropy(logits, targets);
         let mut output = StepOutput::of_loss(loss.into_scalar().elem(), batch.tokens());
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
         output

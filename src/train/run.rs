@@ -17,7 +17,7 @@ use crate::data::{Corpus, DataError, EvaluationLoader, TrainLoader};
 /// What stops a training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    #[error("step {step} could not be saved")]
+    #[error("the checkpoint of step {step} could not be saved")]
     Save { step: usize, source: SaveError },
     #[error("step {step} has no data: {0}", .source.as_ref().map_or("it ended".into(), ToString::to_string))]
     NoData { step: usize, source: Option<DataError> },
@@ -69,7 +69,6 @@ pub struct Outcome<B: TrainBackend> {
 /// [`TrainError`]; what was saved before is as it was.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
     let Training { config, corpus, model, optimizer, state, .. } = training;
-    let model = model.trained_as(&config.train);
     let context_length = config.model.context_length;
     let train_loader = TrainLoader::of_run(config, corpus, state.progress.position());
     let data = train_loader.clone();

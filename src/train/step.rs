@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::evaluate::add_counts;
 use super::{
-    Guard, LanguageModel, ModelOptimizer, Objection, Progress, Schedule, StepOutput, Verdict,
-    clip_gradients,
+    Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Progress, Schedule,
+    StepOutput, Verdict, clip_gradients,
 };
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
@@ -55,12 +55,18 @@ impl<B: TrainBackend> Stepper<B> {
     }
 
     /// Before the first step of a configuration.
-    pub fn of_run(model: LanguageModel<B>, config: &RunConfig, device: B::Device) -> Self {
+    ///
+    /// # Errors
+    /// An optimizer that does not fit the model.
+    pub fn of_run(
+        model: LanguageModel<B>,
+        config: &RunConfig,
+        device: B::Device,
+    ) -> Result<Self, OptimizerError> {
         let train = &config.train;
-        let model = model.trained_as(train);
-        let optimizer = ModelOptimizer::new(train.optimizer.clone());
+        let optimizer = ModelOptimizer::new(&train.optimizer, &model)?;
         let schedule = Schedule::new(&train.schedule, None, 0);
-        Self::new(Learner::new(model, optimizer, schedule), train, config.seed, device)
+        Ok(Self::new(Learner::new(model, optimizer, schedule), train, config.seed, device))
     }
 
     pub(super) fn plan(&self) -> BatchPlan {

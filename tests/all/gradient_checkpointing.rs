@@ -87,6 +87,7 @@ fn losses_and_gradients_are_the_same() {
                 "residual": "parallel" }),
             json!({ "norm_placement": "post", "attention": { "window": 5 } }),
             json!({ "feed_forward": { "experts": { "count": 3, "per_token": 2 } } }),
+            json!({ "lora": { "rank": 2 } }),
             json!({ "architecture": "encoder" }),
             json!({ "architecture": "encoder-decoder" }),
         ] {
@@ -95,7 +96,12 @@ fn losses_and_gradients_are_the_same() {
             // With values that are not made before they are asked for, and with those that are.
             for initializer in [Initializer::seeded(4), Initializer::Zeros] {
                 let built = Model::new("small", &config.model, 20, initializer, &device);
-                let model = LanguageModel::<B>::new(built, &config.model);
+                let built = match &config.model.lora {
+                    Some(lora) => built.with_adapters(lora, 5),
+                    None => built,
+                };
+                // With adapters all else is frozen, embeddings included.
+                let model = LanguageModel::<B>::for_training(built, &config).unwrap();
                 config.train.gradient_checkpointing = true;
                 let model = model.trained_as(&config.train);
                 let twice = TrainStep::step(&model, batch.clone());

@@ -139,8 +139,8 @@ impl<B: Backend> ModuleVisitor<B> for Types {
 fn learn<B: TrainBackend>(precision: Precision, device: &B::Device) -> (Vec<f64>, Vec<f32>) {
     let config = config(precision);
     let built = Model::new("small", &config.model, 11, Initializer::seeded(2), device);
-    let mut model = LanguageModel::<B>::new(built, &config.model).trained_as(&config.train);
-    let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig::default());
+    let mut model = LanguageModel::<B>::for_training(built, &config).unwrap();
+    let mut optimizer = ModelOptimizer::<B>::new(&OptimizerConfig::default(), &model).unwrap();
     let tokens: Vec<u32> = (0..400).map(|i| (i * i + i / 7) % 11).collect();
     let mut losses = Vec::new();
     for step in 0..50 {

@@ -156,7 +156,11 @@ impl Job for Bench<'_> {
         let initializer = Initializer::seeded(config.seed);
         let model = Model::<B>::new(&config.name, &config.model, vocab_size, initializer, &device);
         let params = model.num_params();
-        let mut stepper = Stepper::of_run(LanguageModel::new(model, &config.model), config, device);
+        let mut stepper = Stepper::of_run(
+            LanguageModel::new(model, &config.model).trained_as(&config.train),
+            config,
+            device,
+        )?;
         let loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
         let mut batches =
             Timed { batches: DataLoader::<B, TokenBatch>::iter(&loader), waited: Duration::ZERO };

@@ -41,8 +41,8 @@ impl Job for Train<'_> {
         backend::check_precision::<B>(backend, &device, plan.config.train.precision)?;
         let model = plan.model::<B>(&device)?;
         let params = model.num_params();
-        let model = LanguageModel::new(model, &plan.config.model);
-        let optimizer = ModelOptimizer::new(plan.config.train.optimizer.clone());
+        let model = LanguageModel::for_training(model, &plan.config)?;
+        let optimizer = ModelOptimizer::new(&plan.config.train.optimizer, &model)?;
         let (finetuning, checkpoint) = (plan.is_finetuning(), plan.checkpoint());
         let (config, state) = (plan.config.clone(), plan.state.clone());
         let (run, _lock, corpus) = plan.open(args)?;
@@ -51,6 +51,9 @@ impl Job for Train<'_> {
         }
         let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
         report.announce();
+        if model.trained_params() < params {
+            say(format_args!("trained: {} of them", model.trained_params()));
+        }
         if finetuning {
             report.announce_loss(&model.valid());
         }

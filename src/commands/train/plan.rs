@@ -34,6 +34,9 @@ struct Existing {
     lock: RunLock,
     /// The step of the checkpoint to go on from; none where there is no checkpoint yet.
     step: Option<usize>,
+    /// What is otherwise than before.
+    changes: BTreeMap<String, Change>,
+    backend: BackendKind,
 }
 
 /// What the data is trained in: other data, or the same in another order, has another one.
@@ -92,7 +95,7 @@ impl Plan {
         name: &str,
         backend: BackendKind,
     ) -> anyhow::Result<Self> {
-        let mut run = Run::open(&args.common.artifacts, name)?;
+        let run = Run::open(&args.common.artifacts, name)?;
         let lock = run.lock()?;
         let before = serde_json::to_value(run.config())?;
         let mut value = before.clone();
@@ -133,21 +136,13 @@ impl Plan {
             for (path, change) in &changes {
                 say(format_args!("changed: {path} = {} (was {})", change.to, change.from));
             }
-            let segment = Segment {
-                step: state.progress.step,
-                started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-                backend: backend.name().into(),
-                version: env!("CARGO_PKG_VERSION").into(),
-                changes,
-            };
-            run.begin_segment(config.clone(), &segment)?;
         }
-        run.forget_after(state.progress.step)?;
         let initial = match (&resumable, &config.init_from) {
             (None, Some(name)) => Some(open_initial(args, name)?),
             _ => None,
         };
-        let existing = Existing { run, lock, step: resumable.map(|resumable| resumable.step) };
+        let step = resumable.map(|resumable| resumable.step);
+        let existing = Existing { run, lock, step, changes, backend };
         Ok(Self { config, corpus, state, initial, existing: Some(existing) })
     }
 
@@ -169,7 +164,7 @@ impl Plan {
         }
         if let Some(initial) = &self.initial {
             return initial
-                .load_model_as(&config.name, &config.model, device)
+                .load_model_as(config, device)
                 .context("init_from names a run that cannot be trained further like this");
         }
         let vocab_size = config.model.vocab_size.unwrap_or_default();
@@ -177,9 +172,22 @@ impl Plan {
         Ok(Model::new(&config.name, &config.model, vocab_size, initializer, device))
     }
 
-    /// The run's folder, which is made now where there was none, and its lock.
+    /// The run's folder and its lock. From here on it is what the plan says: a run that there was not
+    /// is made now, and one that there was has a new segment if its settings have changed.
     pub(super) fn open(self, args: &TrainArgs) -> anyhow::Result<(Run, RunLock, Corpus)> {
-        if let Some(Existing { run, lock, .. }) = self.existing {
+        if let Some(Existing { mut run, lock, changes, backend, .. }) = self.existing {
+            let step = self.state.progress.step;
+            if !changes.is_empty() {
+                let segment = Segment {
+                    step,
+                    started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+                    backend: backend.name().into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    changes,
+                };
+                run.begin_segment(self.config, &segment)?;
+            }
+            run.forget_after(step)?;
             return Ok((run, lock, self.corpus));
         }
         let run = Run::create(&args.common.artifacts, &self.config, self.corpus.tokenizer.saved())?;
