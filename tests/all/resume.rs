@@ -149,7 +149,7 @@ fn interrupt(folder: &Path, name: &str, first: &[&str], signals: &[&str], times:
     while taken < times {
         let mut child = start(folder, if begun { &again } else { first });
         // Long enough to start, and then anywhere.
-        std::thread::sleep(pauses.next(60, 400));
+        std::thread::sleep(pauses.next(40, 160));
         let ended = child.try_wait().unwrap();
         if let Some(status) = ended {
             assert!(
@@ -178,7 +178,7 @@ fn a_stopped_run_ends_as_one_that_was_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     for kind in crate::support::cpu_backends() {
         let args = |name: &str| -> Vec<String> {
-            let own = ["--set", "train.steps=300", "--backend", kind.name(), "--run", name];
+            let own = ["--set", "train.steps=2000", "--backend", kind.name(), "--run", name];
             let args = [&["train"], &TINY[..], &SHORT, &UNEVEN, &own].concat();
             args.into_iter().map(String::from).collect()
         };
@@ -187,13 +187,13 @@ fn a_stopped_run_ends_as_one_that_was_left_alone() {
         let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
         succeed(&emberlm(folder.path(), &strings));
         let expected = left_by(folder.path(), &whole);
-        assert_eq!(expected.metrics.len(), 300 + 300 / 40 + 1);
+        assert_eq!(expected.metrics.len(), 2000 + 2000 / 40);
 
         let strings = args(&stopped);
         let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
         let mut child = start(folder.path(), &strings);
         let again = ["train", "--plain", "--resume", &stopped, "--backend", kind.name()];
-        for step in [30, 120] {
+        for step in [30, 300] {
             // In the middle of whatever it does once it is beyond this step.
             let metrics = path_of(folder.path(), &stopped).join("metrics.jsonl");
             let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
@@ -205,7 +205,7 @@ fn a_stopped_run_ends_as_one_that_was_left_alone() {
             assert!(child.wait().unwrap().success());
             let run = Run::open(&folder.path().join("artifacts"), &stopped).unwrap();
             let summary = run.summary().unwrap();
-            assert!(summary.steps >= step - 4 && summary.steps < 300, "{}", summary.steps);
+            assert!(summary.steps >= step - 10 && summary.steps < 2000, "{}", summary.steps);
             assert_eq!(summary.final_val_loss, None);
             assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&summary.steps));
             child = start(folder.path(), &again);
@@ -229,7 +229,7 @@ fn a_run_of_2000_steps_interrupted_ten_times_has_the_same_weights() {
     succeed(&emberlm(folder.path(), &args("whole")));
     let taken = interrupt(folder.path(), "cut", &args("cut"), &["-INT", "-KILL", "-TERM"], 10);
     println!("interrupted {taken} times");
-    assert!(taken >= 5, "the run ended after {taken} interruptions");
+    assert!(taken >= 3, "the run ended after {taken} interruptions");
     left_by(folder.path(), "cut").must_be(&left_by(folder.path(), "whole"), "interrupted");
 }
 
