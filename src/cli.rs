@@ -30,6 +30,8 @@ pub enum Command {
     Import(ImportArgs),
     /// Write a run's model for use in another program
     Export(ExportArgs),
+    /// Make a run without adapters of one with them, which are added to its weights
+    Merge(MergeArgs),
     /// Print the logits that a run's model computes for given token ids
     Logits(LogitsArgs),
     /// Train tokenizers, use them, and look at what they do
@@ -74,6 +76,9 @@ pub struct TrainArgs {
     /// Name of the run [default: the configuration's name, numbered where it is taken]
     #[arg(long, value_name = "NAME")]
     pub run: Option<String>,
+    /// Go on with a run from its newest checkpoint; --set and --data change what it goes on with
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "run"])]
+    pub resume: Option<String>,
     /// Print lines instead of opening the dashboard
     #[arg(long)]
     pub plain: bool,
@@ -187,6 +192,18 @@ pub struct ExportArgs {
     /// How a GGUF file keeps its matrices: f32, f16 or q8_0 [default: f32]
     #[arg(long = "type", value_name = "TYPE", value_parser = ["f32", "f16", "q8_0"])]
     pub data_type: Option<String>,
+    /// Folder of the runs
+    #[arg(long, value_name = "DIR", default_value = "artifacts")]
+    pub artifacts: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct MergeArgs {
+    /// Name or path of the run
+    pub run: String,
+    /// Name of the new run
+    #[arg(long, value_name = "NEW")]
+    pub name: String,
     /// Folder of the runs
     #[arg(long, value_name = "DIR", default_value = "artifacts")]
     pub artifacts: PathBuf,

@@ -1,26 +1,46 @@
 use burn::module::AutodiffModule;
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::Tensor;
+use burn::tensor::TensorData;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use serde_json::json;
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::error::Error;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::run::Best;
-use super::{ArtifactError, stream_tensors};
-use crate::files::{self, read_error, write_error};
-use crate::model;
-use crate::train::{Checkpoint, CheckpointSink, LanguageModel, ModelOptimizer};
+use super::{ArtifactError, TensorFile, stream_tensors};
+use crate::files::{self, FileError, read_error, write_error};
+use crate::model::{self, ModelError};
+use crate::train::{Best, Checkpoint, LanguageModel, ModelOptimizer, Moments, RunState};
 
 pub(super) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-pub(super) const PROGRESS: &str = "progress.json";
+pub(super) const STATE: &str = "state.json";
+/// A file of this name, whoever made it, keeps a checkpoint for good.
+const KEPT: &str = "kept";
+/// How often each parameter was updated, beside its moments.
+const UPDATES: &str = "updates";
+const BEST: &str = "best.json";
+/// What is not finished, or about to be removed.
+const PART: &str = ".part-";
+/// What a run could not be resumed from.
+const DAMAGED: &str = "damaged-";
 
-/// The checkpoints of a run, a folder each; the newest ones and the best one are kept.
+/// The checkpoints of a run, a folder each; the newest ones, the best one, and those that are kept
+/// for good.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     run: PathBuf,
     keep: usize,
+}
+
+/// The checkpoint that a run goes on from.
+#[derive(Debug)]
+pub struct Resumable {
+    pub step: usize,
+    pub state: RunState,
+    /// What is wrong with those after it.
+    pub damaged: Vec<ArtifactError>,
 }
 
 impl Checkpoints {
@@ -42,50 +62,75 @@ impl Checkpoints {
     /// # Errors
     /// A folder that cannot be listed.
     pub fn steps(&self) -> Result<Vec<usize>, ArtifactError> {
-        let folder = self.folder();
-        if !folder.exists() {
-            return Ok(Vec::new());
-        }
-        let mut steps = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(read_error(&folder))? {
-            let name = entry.map_err(read_error(&folder))?.file_name();
-            let step = name.to_str().and_then(|name| name.strip_prefix("step-"));
-            steps.extend(step.and_then(|step| step.parse::<usize>().ok()));
-        }
+        let mut steps: Vec<usize> = self
+            .entries()?
+            .iter()
+            .filter_map(|name| name.strip_prefix("step-")?.parse().ok())
+            .collect();
         steps.sort_unstable();
         Ok(steps)
     }
 
-    /// Notes the best checkpoint, if there is one.
+    fn entries(&self) -> Result<Vec<String>, ArtifactError> {
+        let folder = self.folder();
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let entries = fs::read_dir(&folder).map_err(read_error(&folder))?;
+        entries
+            .map(|entry| {
+                let name = entry.map_err(read_error(&folder))?.file_name();
+                Ok(name.to_string_lossy().into_owned())
+            })
+            .collect()
+    }
+
+    /// The best checkpoint that was noted, if there is one.
     ///
     /// # Errors
     /// A note that cannot be read.
     pub fn best(&self) -> Result<Option<Best>, ArtifactError> {
-        let path = self.run.join("best.json");
+        let path = self.run.join(BEST);
         Ok(path.exists().then(|| files::read_json(&path)).transpose()?)
     }
 
-    fn save_whole<B: AutodiffBackend>(
+    /// Notes the best checkpoint, which was saved before.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn mark_best(&self, best: Best) -> Result<(), ArtifactError> {
+        files::write_json(&self.run.join(BEST), &best)?;
+        self.prune()
+    }
+
+    /// Saves a checkpoint, all or nothing: the files are written into a folder beside its place,
+    /// synced, and moved there with their checksums.
+    ///
+    /// # Errors
+    /// A disk that cannot be written; the checkpoints before are as they were.
+    pub fn save<B: AutodiffBackend>(
         &self,
         checkpoint: &Checkpoint<B>,
     ) -> Result<(), ArtifactError> {
         let folder = self.folder();
         fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-        let path = self.path(checkpoint.progress.step);
+        let path = self.path(checkpoint.state.progress.step);
         // Removed with all it holds where anything below fails.
         let part = tempfile::Builder::new()
-            .prefix(".part-")
+            .prefix(PART)
             .tempdir_in(&folder)
             .map_err(write_error(&folder))?;
 
         write_model(&part.path().join(MODEL), checkpoint.model)?;
         write_moments(&part.path().join(OPTIMIZER), checkpoint.model, checkpoint.optimizer)?;
-        files::write_json(&part.path().join(PROGRESS), checkpoint.progress)?;
-        files::write_checksums(part.path(), &[MODEL, OPTIMIZER, PROGRESS])?;
-
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(write_error(&path))?;
+        files::write_json(&part.path().join(STATE), checkpoint.state)?;
+        files::write_checksums(part.path(), &[MODEL, OPTIMIZER, STATE])?;
+        if checkpoint.for_good {
+            let kept = part.path().join(KEPT);
+            fs::write(&kept, "").map_err(write_error(&kept))?;
         }
+
+        self.remove(&path)?;
         fs::rename(part.path(), &path)
             .and_then(|()| files::sync_folder(&folder))
             .map_err(write_error(&path))?;
@@ -93,29 +138,145 @@ impl Checkpoints {
         self.prune()
     }
 
-    /// Removes all but the newest checkpoints and the best one.
+    /// Removes all but the newest checkpoints, the best one, and those that are kept for good.
     fn prune(&self) -> Result<(), ArtifactError> {
         let best = self.best()?.map(|best| best.step);
         let steps = self.steps()?;
         let surplus = steps.len().saturating_sub(self.keep);
-        for step in steps[..surplus].iter().filter(|step| Some(**step) != best) {
+        for step in &steps[..surplus] {
             let path = self.path(*step);
-            fs::remove_dir_all(&path).map_err(write_error(&path))?;
+            if Some(*step) != best && !path.join(KEPT).exists() {
+                self.remove(&path)?;
+            }
         }
         Ok(())
     }
+
+    /// Removes a checkpoint, if it is there. It loses its name first: one that is half removed is
+    /// not taken for a checkpoint.
+    fn remove(&self, path: &Path) -> Result<(), ArtifactError> {
+        let Some(name) = path.file_name().filter(|_| path.exists()) else {
+            return Ok(());
+        };
+        let part = self.folder().join(format!("{PART}removed-{}", name.to_string_lossy()));
+        if part.exists() {
+            fs::remove_dir_all(&part).map_err(write_error(&part))?;
+        }
+        fs::rename(path, &part).map_err(write_error(path))?;
+        Ok(fs::remove_dir_all(&part).map_err(write_error(&part))?)
+    }
+
+    /// The newest checkpoint that can be read, to go on from. What is newer and cannot be read is
+    /// set aside, and what a killed program left half written is removed. Only for whoever holds
+    /// the run's lock.
+    ///
+    /// # Errors
+    /// A folder that cannot be read or written, or checkpoints of which none can be read.
+    pub fn resume(&self) -> Result<Option<Resumable>, ArtifactError> {
+        let folder = self.folder();
+        for name in self.entries()?.iter().filter(|name| name.starts_with(PART)) {
+            let part = folder.join(name);
+            fs::remove_dir_all(&part).map_err(write_error(&part))?;
+        }
+        let mut damaged: Vec<(usize, ArtifactError)> = Vec::new();
+        for step in self.steps()?.into_iter().rev() {
+            match read_state(&self.path(step)) {
+                Err(error) => damaged.push((step, error)),
+                Ok(state) => {
+                    for (step, _) in &damaged {
+                        self.set_aside(*step)?;
+                    }
+                    self.restore_best(&state)?;
+                    let damaged = damaged.into_iter().map(|(_, error)| error).collect();
+                    return Ok(Some(Resumable { step, state, damaged }));
+                }
+            }
+        }
+        match damaged.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(None),
+        }
+    }
+
+    fn set_aside(&self, step: usize) -> Result<(), ArtifactError> {
+        let aside = self.folder().join(format!("{DAMAGED}step-{step:08}"));
+        if aside.exists() {
+            fs::remove_dir_all(&aside).map_err(write_error(&aside))?;
+        }
+        let path = self.path(step);
+        Ok(fs::rename(&path, &aside).map_err(write_error(&path))?)
+    }
+
+    /// Notes what was the best checkpoint when this state was saved. What came after it is going to
+    /// be computed again.
+    fn restore_best(&self, state: &RunState) -> Result<(), ArtifactError> {
+        let best = state.best.filter(|best| self.path(best.step).exists());
+        let path = self.run.join(BEST);
+        match best {
+            Some(best) => files::write_json(&path, &best)?,
+            None if path.exists() => fs::remove_file(&path).map_err(write_error(&path))?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Gives an optimizer the moments of a checkpoint that [`Checkpoints::resume`] has found. No
+    /// more than one tensor is held beside those that the optimizer keeps.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that has the moments of another model.
+    pub fn load_moments<B: AutodiffBackend>(
+        &self,
+        step: usize,
+        model: &LanguageModel<B>,
+        optimizer: &ModelOptimizer<B>,
+        device: &B::Device,
+    ) -> Result<(), ArtifactError> {
+        let path = self.path(step).join(OPTIMIZER);
+        let mut file = TensorFile::open(&path)?;
+        let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
+        let damaged = |reason: String| FileError::Damaged { path: path.clone(), reason };
+        let updates: BTreeMap<String, usize> =
+            serde_json::from_str(file.metadata(UPDATES).unwrap_or_default())
+                .map_err(|error| damaged(format!("`{UPDATES}`: {error}")))?;
+        for parameter in model::parameters(&model.model) {
+            let name = &parameter.name;
+            let Some(step) = updates.get(name).copied() else {
+                continue; // never updated
+            };
+            let count: usize = parameter.shape.iter().product();
+            let mut read = |moment: &str| {
+                let name = format!("{moment}.{name}");
+                let data = left_over.remove(&name).then(|| file.read(&name)).transpose()?;
+                match data {
+                    Some(data) if data.num_elements() != count => {
+                        let reason = format!("`{name}` has {} numbers", data.num_elements());
+                        Err(ArtifactError::from(damaged(format!("{reason} instead of {count}"))))
+                    }
+                    data => Ok(data.map(|data| tensor::<B::InnerBackend>(data, device))),
+                }
+            };
+            let (first, second) = (read("first")?, read("second")?);
+            optimizer.restore(parameter.id, Moments { first, second, step });
+        }
+        match left_over.pop_first() {
+            Some(name) => Err(ArtifactError::Model { path, source: ModelError::LeftOver { name } }),
+            None => Ok(()),
+        }
+    }
 }
 
-impl<B: AutodiffBackend> CheckpointSink<B> for Checkpoints {
-    fn save(&mut self, checkpoint: &Checkpoint<B>) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(self.save_whole(checkpoint)?)
-    }
+fn tensor<B: Backend>(data: TensorData, device: &B::Device) -> Tensor<B, 1> {
+    let count = data.num_elements();
+    Tensor::from_data(TensorData { shape: [count].into(), ..data }, device)
+}
 
-    fn mark_best(&mut self, step: usize, loss: f64) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let best = Best { step, loss };
-        files::write_json(&self.run.join("best.json"), &best)?;
-        Ok(self.prune()?)
+/// What a checkpoint remembers, after all its files have been checked.
+fn read_state(folder: &Path) -> Result<RunState, ArtifactError> {
+    for name in [STATE, OPTIMIZER, MODEL] {
+        files::verify(folder, name)?;
     }
+    Ok(files::read_json(&folder.join(STATE))?)
 }
 
 /// Writes the parameters, of which no more than one is on the host at a time.
@@ -139,7 +300,7 @@ fn write_moments<B: AutodiffBackend>(
     model: &LanguageModel<B>,
     optimizer: &ModelOptimizer<B>,
 ) -> Result<(), ArtifactError> {
-    let (mut shapes, mut moments, mut updates) = (Vec::new(), Vec::new(), HashMap::new());
+    let (mut shapes, mut moments, mut updates) = (Vec::new(), Vec::new(), BTreeMap::new());
     for parameter in model::parameters(&model.model) {
         let Some(found) = optimizer.moments(parameter.id) else {
             continue; // never updated
@@ -151,7 +312,9 @@ fn write_moments<B: AutodiffBackend>(
                 moments.push(tensor);
             }
         }
-        updates.insert(name, found.step.to_string());
+        updates.insert(name, found.step);
     }
+    // One text, since a safetensors file has several in no order of their own.
+    let updates = HashMap::from([(UPDATES.into(), json!(updates).to_string())]);
     stream_tensors(path, &shapes, updates, |index| Ok(Cow::Owned(moments[index].to_data())))
 }

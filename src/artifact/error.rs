@@ -11,10 +11,16 @@ use crate::tokenizer::TokenizerError;
 pub enum ArtifactError {
     #[error("there is no run `{name}` in {}{}", .root.display(), known_runs(.known))]
     UnknownRun { name: String, root: PathBuf, known: Vec<String> },
-    #[error("the run {} exists already; choose another name with --run", .path.display())]
+    #[error("the run {} exists already; choose another name with --run, or go on with it by --resume", .path.display())]
     Exists { path: PathBuf },
+    #[error("another program is training the run {} at this moment", .path.display())]
+    Busy { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
+    #[error(
+        "the run `{run}` has adapters and the configuration has none; merge it first with `emberlm merge {run} --name NEW`"
+    )]
+    Adapters { run: String },
     #[error(transparent)]
     File(#[from] FileError),
     #[error("{} is not a valid configuration", .path.display())]
@@ -33,6 +39,7 @@ impl From<TensorError> for ArtifactError {
             | TensorError::Format { path, .. }
             | TensorError::Missing { path, .. }
             | TensorError::Type { path, .. }
+            | TensorError::Adapter { path, .. }
             | TensorError::Twice { second: path, .. } => path.clone(),
         };
         match error {

@@ -1,59 +1,28 @@
 use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::checkpoints::{MODEL, PROGRESS};
-use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
+use super::checkpoints::{MODEL, STATE};
+use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
 use crate::files::{self, FileError, read_error, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
-use crate::train::Progress;
+use crate::train::RunState;
 
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-const SUMMARY: &str = "summary.json";
+const LOCK: &str = "lock";
 
-/// The best evaluation of a run on the fixed sample of its validation split.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Best {
-    pub step: usize,
-    /// Nats a token.
-    pub loss: f64,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Summary {
-    pub name: String,
-    pub steps: usize,
-    pub tokens: u64,
-    pub params: usize,
-    /// The lowest loss on the fixed sample of the validation split, in nats a token.
-    pub best_val_loss: f64,
-    pub best_step: usize,
-    /// The last model's loss on the whole validation split, in nats a token.
-    pub final_val_loss: f64,
-    /// The same in bits a byte, where the model predicts every byte.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub bits_per_byte: Option<f64>,
-    /// What the loss cannot fall below in the long run, in nats a token, where it is known.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub source_entropy: Option<f64>,
-    /// From the first step to the last evaluation.
-    pub seconds: f64,
-    /// Over the whole of `seconds`, evaluations and checkpoints included.
-    pub tokens_per_s: f64,
-    pub backend: String,
+/// Keeps other programs from training a run, for as long as it lives.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
 }
 
 /// A run directory.
@@ -135,8 +104,8 @@ impl Run {
         let folder = Checkpoints::new(part.path(), 1).path(0);
         fs::create_dir_all(&folder).map_err(write_error(&folder))?;
         stream_tensors(&folder.join(MODEL), shapes, HashMap::new(), values)?;
-        files::write_json(&folder.join(PROGRESS), &Progress::default())?;
-        files::write_checksums(&folder, &[MODEL, PROGRESS])?;
+        files::write_json(&folder.join(STATE), &RunState::default())?;
+        files::write_checksums(&folder, &[MODEL, STATE])?;
         // Last, since it makes the folder a run.
         files::write_json(&part.path().join(TOKENIZER), &self.tokenizer)?;
         files::write_json(&part.path().join(CONFIG), &self.config)?;
@@ -172,9 +141,12 @@ impl Run {
             })?;
         files::verify(&path, CONFIG)?;
         files::verify(&path, TOKENIZER)?;
-        let value: Value = files::read_json(&path.join(CONFIG))?;
+        // That of the last segment is the one that counts.
+        let folder = segments::folders(&path)?.pop().unwrap_or_else(|| path.clone());
+        files::verify(&folder, CONFIG)?;
+        let value: Value = files::read_json(&folder.join(CONFIG))?;
         let config = config::resolve(value)
-            .map_err(|source| ArtifactError::Config { path: path.join(CONFIG), source })?;
+            .map_err(|source| ArtifactError::Config { path: folder.join(CONFIG), source })?;
         Ok(Self {
             name: config.name.clone(),
             config,
@@ -203,6 +175,10 @@ impl Run {
             .map_err(|source| ArtifactError::Tokenizer { path: self.path.join(TOKENIZER), source })
     }
 
+    pub fn history(&self) -> History {
+        History::new(&self.path)
+    }
+
     pub fn checkpoints(&self) -> Checkpoints {
         Checkpoints::new(&self.path, self.config.train.keep_checkpoints)
     }
@@ -212,61 +188,69 @@ impl Run {
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged or does not fit.
     pub fn load_model<B: Backend>(&self, device: &B::Device) -> Result<Model<B>, ArtifactError> {
-        self.load_model_as(&self.name, &self.config.model, device)
+        self.load_model_as(&self.config, device)
     }
 
     /// The weights of [`Run::load_model`] in a model of another configuration, to train it
-    /// further: the shapes must be the same, but for a context that may be shorter.
+    /// further: the shapes must be the same, but for a context that may be shorter. Adapters that
+    /// the run does not have begin as new ones.
     ///
     /// # Errors
-    /// As for [`Run::load_model`].
+    /// As for [`Run::load_model`], and [`ArtifactError::Adapters`].
     pub fn load_model_as<B: Backend>(
         &self,
-        name: &str,
+        config: &RunConfig,
+        device: &B::Device,
+    ) -> Result<Model<B>, ArtifactError> {
+        let (name, seed, config) = (&config.name, config.seed, &config.model);
+        let added = match (&self.config.model.lora, &config.lora) {
+            (Some(_), None) => return Err(ArtifactError::Adapters { run: self.name.clone() }),
+            (None, Some(lora)) => Some(lora),
+            _ => None,
+        };
+        let config = &if added.is_some() { config.without_adapters() } else { config.clone() };
+        let folder = self.best_checkpoint()?;
+        files::verify(&folder, MODEL)?;
+        let model = load_model(&folder.join(MODEL), name, config, device)?;
+        Ok(match added {
+            Some(lora) => model.with_adapters(lora, seed),
+            None => model,
+        })
+    }
+
+    /// The model of a checkpoint that [`Checkpoints::resume`] has found and checked.
+    ///
+    /// # Errors
+    /// A checkpoint that does not fit the configuration.
+    pub fn load_model_of<B: Backend>(
+        &self,
+        step: usize,
         config: &ModelConfig,
         device: &B::Device,
     ) -> Result<Model<B>, ArtifactError> {
-        let folder = self.best_checkpoint()?;
-        files::verify(&folder, MODEL)?;
-        let path = folder.join(MODEL);
-        let mut file = TensorFile::open(&path)?;
-        let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
-        let vocab_size = config.vocab_size.unwrap_or_default();
-        let model = Model::new(name, config, vocab_size, Initializer::Zeros, device);
-        // One tensor at a time, so that loading needs little more memory than the model.
-        let mut unread = None;
-        let loaded = model::load_parameters(model, |name| {
-            let data = left_over.remove(name).then(|| file.read(name))?;
-            let data = data.map_err(|error| unread = Some(error)).ok()?;
-            let positions = name == "embedding.position";
-            Some(if positions { first_rows(data, config.context_length) } else { data })
-        });
-        if let Some(error) = unread {
-            return Err(error.into());
-        }
-        match (loaded, left_over.pop_first()) {
-            (Ok(model), None) => Ok(model),
-            (Ok(_), Some(name)) => {
-                Err(ArtifactError::Model { path, source: ModelError::LeftOver { name } })
-            }
-            (Err(source), _) => Err(ArtifactError::Model { path, source }),
-        }
+        load_model(&self.checkpoints().path(step).join(MODEL), &self.name, config, device)
     }
 
-    /// The tensors of the model that [`Run::load_model`] loads.
+    /// The tensors of the model that [`Run::load_model`] loads; adapters are part of the weights
+    /// that they are beside, as in a model without them.
     ///
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged.
     pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
         let folder = self.best_checkpoint()?;
         files::verify(&folder, MODEL)?;
-        Ok(TensorFile::open(&folder.join(MODEL))?)
+        let file = TensorFile::open(&folder.join(MODEL))?;
+        Ok(match &self.config.model.lora {
+            Some(lora) => file.merging(lora.scale()),
+            None => file,
+        })
     }
 
     /// The folder of the best checkpoint, or where none was evaluated of the newest.
     fn best_checkpoint(&self) -> Result<PathBuf, ArtifactError> {
         let checkpoints = self.checkpoints();
         let best = checkpoints.best()?.map(|best| best.step);
+        let best = best.filter(|step| checkpoints.path(*step).exists());
         let newest = checkpoints.steps()?.last().copied();
         let step = best
             .or(newest)
@@ -274,51 +258,84 @@ impl Run {
         Ok(checkpoints.path(step))
     }
 
-    /// Where the metrics go, a JSON object a line.
+    /// Makes sure that no other program trains this run.
     ///
     /// # Errors
-    /// A disk that cannot be written.
-    pub fn metrics_file(&self) -> Result<File, ArtifactError> {
-        let path = self.path.join("metrics.jsonl");
+    /// [`ArtifactError::Busy`], or a folder that cannot be written.
+    pub fn lock(&self) -> Result<RunLock, ArtifactError> {
+        let path = self.path.join(LOCK);
         let file = File::options().create(true).append(true).open(&path);
-        Ok(file.map_err(write_error(&path))?)
-    }
-
-    /// Where the metrics go as a table, and the columns that it has already.
-    ///
-    /// # Errors
-    /// A disk that cannot be read or written.
-    pub fn metrics_table(&self) -> Result<(File, Option<Vec<String>>), ArtifactError> {
-        let path = self.path.join("metrics.csv");
-        let file = File::options().create(true).append(true).read(true).open(&path);
         let file = file.map_err(write_error(&path))?;
-        let mut columns = String::new();
-        BufReader::new(&file).read_line(&mut columns).map_err(read_error(&path))?;
-        let columns = columns.strip_suffix('\n').map(|line| line.split(',').map(String::from));
-        Ok((file, columns.map(Iterator::collect)))
+        match file.try_lock() {
+            Ok(()) => Ok(RunLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(ArtifactError::Busy { path: self.path.clone() }),
+            Err(TryLockError::Error(source)) => Err(FileError::Write { path, source }.into()),
+        }
     }
 
-    /// A new event file of TensorBoard's, which reads them in the order of their names.
+    /// Goes on with other settings. They are written before anything is trained with them, and
+    /// those before them stay where they are.
     ///
     /// # Errors
-    /// A disk that cannot be written.
-    pub fn event_file(&self) -> Result<File, ArtifactError> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("events.out.tfevents.{:016}.emberlm", since.as_micros());
-        let path = self.path.join(name);
-        Ok(File::create_new(&path).map_err(write_error(&path))?)
+    /// A folder that cannot be written; then the run is as it was.
+    pub fn begin_segment(
+        &mut self,
+        config: RunConfig,
+        segment: &Segment,
+    ) -> Result<(), ArtifactError> {
+        segments::begin(&self.path, &config, segment)?;
+        self.config = config;
+        Ok(())
     }
 
+    /// The segments after the first.
+    ///
     /// # Errors
-    /// A disk that cannot be written.
-    pub fn write_summary(&self, summary: &Summary) -> Result<(), ArtifactError> {
-        Ok(files::write_json(&self.path.join(SUMMARY), summary)?)
+    /// One that cannot be read.
+    pub fn segments(&self) -> Result<Vec<Segment>, ArtifactError> {
+        segments::read(&self.path)
     }
 
+    /// Forgets what came after a step: the run goes on from there.
+    ///
     /// # Errors
-    /// A summary that is missing or damaged.
-    pub fn summary(&self) -> Result<Summary, ArtifactError> {
-        Ok(files::read_json(&self.path.join(SUMMARY))?)
+    /// A folder that cannot be written.
+    pub fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
+        for folder in [self.path.clone(), segments::folder(&self.path)] {
+            files::remove_parts(&folder)?;
+        }
+        self.history().forget_after(step)
+    }
+}
+
+/// Reads a model's weights, one tensor at a time, so that loading needs little more memory than the
+/// model.
+fn load_model<B: Backend>(
+    path: &Path,
+    name: &str,
+    config: &ModelConfig,
+    device: &B::Device,
+) -> Result<Model<B>, ArtifactError> {
+    let mut file = TensorFile::open(path)?;
+    let mut left_over: BTreeSet<String> = file.names().map(String::from).collect();
+    let vocab_size = config.vocab_size.unwrap_or_default();
+    let model = Model::new(name, config, vocab_size, Initializer::Zeros, device);
+    let mut unread = None;
+    let loaded = model::load_parameters(model, |name| {
+        let data = left_over.remove(name).then(|| file.read(name))?;
+        let data = data.map_err(|error| unread = Some(error)).ok()?;
+        let positions = name == "embedding.position";
+        Some(if positions { first_rows(data, config.context_length) } else { data })
+    });
+    if let Some(error) = unread {
+        return Err(error.into());
+    }
+    match (loaded, left_over.pop_first()) {
+        (Ok(model), None) => Ok(model),
+        (Ok(_), Some(name)) => {
+            Err(ArtifactError::Model { path: path.into(), source: ModelError::LeftOver { name } })
+        }
+        (Err(source), _) => Err(ArtifactError::Model { path: path.into(), source }),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use burn::tensor::TensorData;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::ArtifactError;
 use crate::files::{FileError, write_error};
+use crate::model::is_adapter;
 
 /// Bytes before the header, which say how long it is.
 const PREFIX: usize = 8;
@@ -34,6 +36,8 @@ pub enum TensorError {
         "tensor `{name}` in {} holds {found}; F32, F16, BF16 and I64 can be read", .path.display()
     )]
     Type { path: PathBuf, name: String, found: String },
+    #[error("the adapter of tensor `{name}` in {} does not fit it", .path.display())]
+    Adapter { path: PathBuf, name: String },
     #[error("tensor `{name}` is in {} and in {}", .first.display(), .second.display())]
     Twice { name: String, first: PathBuf, second: PathBuf },
 }
@@ -44,6 +48,10 @@ pub struct TensorFile {
     shards: Vec<Shard>,
     /// Which shard has a tensor, and where.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
+    /// Texts that are kept beside the tensors.
+    metadata: HashMap<String, String>,
+    /// Factor on the adapters, where each is read as part of the weights that it belongs to.
+    merged: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -66,7 +74,12 @@ impl TensorFile {
     pub fn open_shards(
         paths: impl IntoIterator<Item = impl AsRef<Path>>,
     ) -> Result<Self, TensorError> {
-        let mut whole = Self { shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut whole = Self {
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            metadata: HashMap::new(),
+            merged: None,
+        };
         for path in paths {
             let (shard, metadata) = Shard::open(path.as_ref())?;
             for (name, info) in metadata.tensors() {
@@ -76,14 +89,27 @@ impl TensorFile {
                     return Err(TensorError::Twice { name, first, second: shard.path });
                 }
             }
+            whole.metadata.extend(metadata.metadata().clone().unwrap_or_default());
             whole.shards.push(shard);
         }
         Ok(whole)
     }
 
+    /// The same tensors with low-rank adapters gone into the weights beside them,
+    /// `W + a b scale`, when these are read.
+    pub fn merging(self, scale: f64) -> Self {
+        Self { merged: Some(scale), ..self }
+    }
+
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        let names = self.tensors.keys().map(String::as_str);
+        names.filter(|name| self.merged.is_none() || !is_adapter(name))
+    }
+
+    /// A text that is kept beside the tensors.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
@@ -95,9 +121,26 @@ impl TensorFile {
     /// # Errors
     /// A tensor that is not there or holds something else, or a file that cannot be read.
     pub fn read(&mut self, name: &str) -> Result<TensorData, TensorError> {
+        let data = self.read_one(name)?;
+        let linear = name.strip_suffix(".weight").unwrap_or(name);
+        let adapter = [format!("{linear}.lora.a"), format!("{linear}.lora.b")];
+        match self.merged {
+            Some(scale) if self.tensors.contains_key(&adapter[0]) => {
+                let (a, b) = (self.read_one(&adapter[0])?, self.read_one(&adapter[1])?);
+                let misfit = || TensorError::Adapter { path: self.path(), name: name.into() };
+                add_product(data, &a, &b, scale as f32).ok_or_else(misfit)
+            }
+            _ => Ok(data),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.shards.first().map(|shard| shard.path.clone()).unwrap_or_default()
+    }
+
+    fn read_one(&mut self, name: &str) -> Result<TensorData, TensorError> {
         let Some((shard, info)) = self.tensors.get(name) else {
-            let path = self.shards.first().map(|shard| shard.path.clone()).unwrap_or_default();
-            return Err(TensorError::Missing { path, name: name.into() });
+            return Err(TensorError::Missing { path: self.path(), name: name.into() });
         };
         let shard = &mut self.shards[*shard];
         let read = shard.seek(info).and_then(|()| match info.dtype {
@@ -118,6 +161,29 @@ impl TensorFile {
             Err(source) => Err(TensorError::Read { path: path(), source }),
         }
     }
+}
+
+/// `weight + a b scale`, of matrices that fit each other.
+fn add_product(
+    mut weight: TensorData,
+    a: &TensorData,
+    b: &TensorData,
+    scale: f32,
+) -> Option<TensorData> {
+    let &[rows, columns] = weight.shape.as_slice() else { return None };
+    let &[_, rank] = a.shape.as_slice() else { return None };
+    if a.shape.as_slice() != [rows, rank] || b.shape.as_slice() != [rank, columns] {
+        return None;
+    }
+    let (a, b) = (a.as_slice::<f32>().ok()?, b.as_slice::<f32>().ok()?);
+    let values = weight.as_mut_slice::<f32>().ok()?;
+    values.par_chunks_mut(columns).zip(a.par_chunks(rank)).for_each(|(row, a)| {
+        for (a, b) in a.iter().zip(b.chunks(columns)) {
+            let factor = a * scale;
+            row.iter_mut().zip(b).for_each(|(value, b)| *value += factor * b);
+        }
+    });
+    Some(weight)
 }
 
 impl Shard {

@@ -7,9 +7,13 @@
 mod cpu;
 mod device;
 mod ops;
+mod precision;
+mod random;
 
 pub use device::{NVIDIA_DEVICES, nvidia_model};
-pub use ops::{AttentionOptions, Documents, GptBackend, Rotation, TrainBackend};
+pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
+pub use precision::{check_precision, factor};
+pub use random::draw_seed;
 
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
@@ -91,6 +95,10 @@ pub enum BackendError {
         "backend `{kind}` finds no usable device: {reason}; choose another with --backend ({compiled})"
     )]
     NoDevice { kind: BackendKind, reason: String, compiled: String },
+    #[error(
+        "backend `{kind}` computes in f32 only; set train.precision to \"f32\" or choose another with --backend ({others})"
+    )]
+    F32Only { kind: BackendKind, others: String },
 }
 
 /// The backends in this binary, best first.

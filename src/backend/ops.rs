@@ -19,8 +19,10 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Bool, Distribution, Int, Tensor, TensorData, TensorPrimitive};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
+use super::precision::{factor, product};
 use crate::config::Activation;
 use crate::config::NormKind;
+use crate::config::Precision;
 use crate::config::RotaryPairing;
 
 /// Added to the scores of keys that are padding: far below any score, and finite, since a query
@@ -46,6 +48,8 @@ pub struct AttentionOptions<'a, B: Backend> {
     pub documents: Option<&'a Documents<B>>,
     /// Probability of dropping an attention weight, after the softmax, in training only.
     pub dropout: f64,
+    /// Of the two matrix products.
+    pub precision: Precision,
 }
 
 impl<B: Backend> AttentionOptions<'_, B> {
@@ -60,6 +64,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             key_lengths: None,
             documents: None,
             dropout: 0.0,
+            precision: Precision::F32,
         }
     }
 
@@ -109,6 +114,16 @@ pub struct Rotation<B: Backend> {
     pub pairing: RotaryPairing,
 }
 
+/// What training minimises beside the likelihood of the targets; nothing where both are zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LossTerms {
+    /// Share of each target that is spread over all tokens (Szegedy et al. 2016, section 7).
+    pub label_smoothing: f64,
+    /// Weight of `log² Z`, where Z is what a softmax divides by (Chowdhery et al. 2022,
+    /// section 5).
+    pub z_loss: f64,
+}
+
 /// A backend that can run the models of this crate.
 pub trait GptBackend: Backend {
     /// The model of the device that it runs on, as its maker names it, where that is known.
@@ -116,7 +131,8 @@ pub trait GptBackend: Backend {
         None
     }
 
-    /// `input weight + bias`.
+    /// `input weight + bias`, the sum in f32; the product is in the precision that both factors
+    /// have.
     ///
     /// # Shapes
     /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]`, `bias` `[d_output]` ->
@@ -131,7 +147,7 @@ pub trait GptBackend: Backend {
         let rows = dims.iter().take(D - 1).product();
         dims[D - 1] = d_output;
         // One product over all rows: a batched one would build a weight gradient a batch entry.
-        let output = input.reshape([rows, d_input]).matmul(weight);
+        let output = product(input.reshape([rows, d_input]), weight);
         let output = match bias {
             Some(bias) => output + bias.unsqueeze(),
             None => output,
@@ -264,7 +280,8 @@ pub trait GptBackend: Backend {
         // The query heads of a group stand one below the other, so that nothing is repeated.
         // Groups of one are left alone: to reshape heads that lie apart is to copy them.
         let query = if g == h { query } else { query.reshape([b, g, h / g * t, k]) };
-        let mut scores = query.matmul(key.swap_dims(2, 3)); // [B, G, H/G T, S]
+        let factor = |tensor| factor(tensor, options.precision);
+        let mut scores = product(factor(query), factor(key).swap_dims(2, 3)); // [B, G, H/G T, S]
         if let Some(cap) = options.soft_cap {
             scores = Self::soft_cap(scores, cap);
         }
@@ -289,7 +306,7 @@ pub trait GptBackend: Backend {
         }
         let weights = Self::dropout(softmax(scores, 3), options.dropout);
         let width = value.dims()[3];
-        weights.matmul(value).reshape([b, h, t, width])
+        product(factor(weights), factor(value)).reshape([b, h, t, width])
     }
 
     /// Keeps numbers within ± `cap`: `cap * tanh(x / cap)` (Gemma 2).
@@ -315,6 +332,40 @@ pub trait GptBackend: Backend {
     fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         let log_probabilities = log_softmax(logits, 1);
         log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
+    }
+
+    /// [`GptBackend::cross_entropy`], and what is minimised in its place: with ε of label
+    /// smoothing, V tokens and a z-loss of weight w, the mean of
+    /// `(1 - ε) (-log p_target) + ε / V Σ (-log p) + w log² Z`.
+    ///
+    /// # Shapes
+    /// - `logits` `[N, V]`, `targets` `[N]` -> `[1]` and `[1]`
+    fn training_loss(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        terms: LossTerms,
+    ) -> (Tensor<Self, 1>, Tensor<Self, 1>) {
+        if terms == LossTerms::default() {
+            let loss = Self::cross_entropy(logits, targets);
+            return (loss.clone(), loss);
+        }
+        let targets = targets.unsqueeze_dim(1);
+        let log_probabilities = log_softmax(logits.clone(), 1);
+        let of_targets = log_probabilities.clone().gather(1, targets.clone()); // [N, 1]
+        let loss = of_targets.clone().mean().neg();
+        let smoothing = terms.label_smoothing;
+        let mut minimised = loss.clone();
+        if smoothing > 0.0 {
+            // Of rows first, since a single sum over so many numbers would lose digits.
+            let of_all = log_probabilities.mean_dim(1).mean();
+            minimised = minimised * (1.0 - smoothing) - of_all * smoothing;
+        }
+        if terms.z_loss > 0.0 {
+            // log p = x - log Z, so that one column says what Z is.
+            let log_z = logits.gather(1, targets) - of_targets;
+            minimised = minimised + (log_z.clone() * log_z).mean() * terms.z_loss;
+        }
+        (loss, minimised)
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
 }
 
 fn to_huggingface(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
-    let export = Export::new(&run.config().model)?;
+    let export = Export::new(&run.config().model.without_adapters())?;
     let mut weights = run.model_tensors()?;
     let saved = run.tokenizer()?.saved();
     let left_out = export.write(&args.path, &mut weights, &saved)?;
@@ -44,7 +44,7 @@ fn to_huggingface(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
 fn to_gguf(run: &Run, args: &ExportArgs, data_type: DataType) -> anyhow::Result<()> {
     let mut weights = run.model_tensors()?;
     let saved = run.tokenizer()?.saved();
-    let config = &run.config().model;
+    let config = &run.config().model.without_adapters();
     let read = |name: &str| weights.read(name);
     let written = gguf::write(&args.path, run.name(), config, read, &saved, data_type)?;
     let mut out = std::io::stdout().lock();

@@ -8,8 +8,8 @@ mod export;
 mod fill_mask;
 mod generate;
 mod import;
-mod loggers;
 mod logits;
+mod merge;
 mod params;
 mod prepare;
 mod sample;
@@ -31,6 +31,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::FillMask(args) => fill_mask::run(args),
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Bench(args) => bench::run(args),

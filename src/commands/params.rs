@@ -5,6 +5,7 @@ use crate::config::{self, RunConfig, Source};
 use crate::data::Task;
 use crate::model;
 use crate::tokenizer;
+use crate::train;
 
 pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
     let mut config = config::load(&Source::find(&args.config, None)?, &args.set)?;
@@ -16,10 +17,16 @@ pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
     let vocab_size = vocab_size(&config);
     let shapes = model::parameter_shapes(model, vocab_size.unwrap_or_default());
 
+    let names: Vec<String> = shapes.iter().map(|(name, _)| name.clone()).collect();
+    let trained = train::trained(&config, &names)?;
+    let of_trained = shapes.iter().zip(&trained).filter(|(_, trained)| **trained);
+    let trained_total: usize =
+        of_trained.map(|((_, shape), _)| shape.iter().product::<usize>()).sum();
+
     // One row for all layers of a stack: what differs between them is their number only.
     let mut rows: Vec<Row> = Vec::new();
     for (name, shape) in shapes {
-        let component = without_numbers(&name);
+        let component = model::component(&name);
         let count = shape.iter().product();
         match rows.iter_mut().find(|row| row.component == component) {
             Some(row) => {
@@ -47,6 +54,9 @@ pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
         )?;
     }
     writeln!(out, "{:<width$}  {:>16} {:>6} {total:>14}", "total", "", "")?;
+    if trained_total < total {
+        writeln!(out, "{:<width$}  {:>16} {:>6} {trained_total:>14}", "trained", "", "")?;
+    }
     if let Some(experts) = model.feed_forward.experts {
         let of_experts = |row: &&Row| row.component.contains(".experts.");
         let in_experts: usize = rows.iter().filter(of_experts).map(|row| row.total).sum();
@@ -76,13 +86,4 @@ struct Row {
     shape: Vec<usize>,
     copies: usize,
     total: usize,
-}
-
-/// `decoder.blocks.3.attention.qkv.weight` -> `decoder.blocks.*.attention.qkv.weight`
-fn without_numbers(name: &str) -> String {
-    let part = |part: &'_ str| match part.parse::<usize>() {
-        Ok(_) => "*".to_string(),
-        Err(_) => part.to_string(),
-    };
-    name.split('.').map(part).collect::<Vec<_>>().join(".")
 }

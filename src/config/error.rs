@@ -35,6 +35,16 @@ pub enum ConfigError {
     Inherited { run: String },
     #[error("`{first}` and `{second}` do not go together: {reason}")]
     Conflict { first: &'static str, second: &'static str, reason: &'static str },
+    #[error("`{key}`: `{pattern}` matches nothing; there are {known}")]
+    NoMatch { key: &'static str, pattern: String, known: String },
+    #[error(
+        "`train.freeze` leaves no parameter to train; take patterns out of it or name some in `train.unfreeze`"
+    )]
+    AllFrozen,
+    #[error(
+        "train.minutes does not say at which step the learning rate has come down: give train.schedule.decay_steps too, or a train.schedule.kind without an end (constant, cosine-restarts or inverse-sqrt)"
+    )]
+    ScheduleEnd,
     #[error("`{path}` = {found} is out of range: it must be {expected}")]
     Range { path: &'static str, found: String, expected: &'static str },
     #[error(

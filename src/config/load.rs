@@ -2,6 +2,7 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 use super::depth::expand_depth;
+use super::kind::change_kind;
 use super::train::LENGTHS;
 use super::{ConfigError, RunConfig};
 
@@ -123,15 +124,21 @@ pub fn load(source: &Source, assignments: &[String]) -> Result<RunConfig, Config
     resolve(value)
 }
 
-/// Applies assignments in their order, but for that of `model.depth`, which comes first: what
-/// follows from it is a beginning, and what is said beside it counts.
+/// Applies assignments in their order, but for that of `model.depth`, which comes first, since what
+/// follows from it is a beginning and what is said beside it counts; and for those of a `kind`, which
+/// come next, since another kind would take what is said of it along.
 ///
 /// # Errors
 /// As for [`override_value`].
 pub fn override_values(config: &mut Value, assignments: &[String]) -> Result<(), ConfigError> {
-    let is_depth = |assignment: &&String| assignment.starts_with("model.depth=");
-    let (first, rest): (Vec<_>, Vec<_>) = assignments.iter().partition(is_depth);
-    first.into_iter().chain(rest).try_for_each(|assignment| override_value(config, assignment))
+    let order = |assignment: &&String| match assignment.split_once('=') {
+        Some(("model.depth", _)) => 0,
+        Some((path, _)) if path.ends_with(".kind") => 1,
+        _ => 2,
+    };
+    let mut assignments: Vec<_> = assignments.iter().collect();
+    assignments.sort_by_key(order); // stable
+    assignments.into_iter().try_for_each(|assignment| override_value(config, assignment))
 }
 
 fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigError> {
@@ -164,7 +171,7 @@ fn load_chain(source: &Source, seen: &mut Vec<Source>) -> Result<Value, ConfigEr
 }
 
 /// Lays `over` on `base`, key by key. An object of another `kind` replaces the one below it
-/// whole, since the keys of one kind mean nothing to another.
+/// whole, since the keys of one kind mean nothing to another, but for those that all kinds share.
 pub(super) fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) if !other_kind(base, &over) => {
@@ -173,6 +180,9 @@ pub(super) fn merge(base: &mut Value, over: Value) {
                 base.retain(|key, _| !LENGTHS.contains(&key.as_str()));
             }
             for (key, value) in over {
+                if let Some(below) = base.get_mut(&key) {
+                    change_kind(&key, below, &value);
+                }
                 merge(base.entry(key).or_insert(Value::Null), value);
             }
         }

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
 use super::schema::check;
+use super::{ConfigError, LoraConfig};
 
 /// The architecture. Every combination of its keys is a model, or is refused by name in
 /// [`ModelConfig::validate`].
@@ -79,6 +79,9 @@ pub struct ModelConfig {
     /// Keeps the logits within ± this by `cap * tanh(logit / cap)`.
     #[serde(default)]
     pub logit_soft_cap: Option<f64>,
+    /// Adapters, beside which the other parameters are not trained; none where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
 }
 
 /// What attends to what.
@@ -355,6 +358,7 @@ impl ModelConfig {
             tied_head: true,
             head_bias: false,
             logit_soft_cap: None,
+            lora: None,
         }
     }
 
@@ -429,6 +433,11 @@ impl ModelConfig {
         }
     }
 
+    /// The same model without adapters.
+    pub fn without_adapters(&self) -> Self {
+        Self { lora: None, ..self.clone() }
+    }
+
     /// Checks what types cannot say.
     ///
     /// # Errors
@@ -436,6 +445,7 @@ impl ModelConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_sizes()?;
         self.check_numbers()?;
+        self.lora.as_ref().map_or(Ok(()), LoraConfig::validate)?;
         self.check_combinations()
     }
 

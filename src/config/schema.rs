@@ -224,6 +224,14 @@ impl RunConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.model.validate()?;
         self.train.validate()?;
+        let frozen = self.model.lora.is_some() || !self.train.freeze.is_empty();
+        if !self.train.unfreeze.is_empty() && !frozen {
+            return Err(ConfigError::Conflict {
+                first: "train.unfreeze",
+                second: "train.freeze",
+                reason: "without the latter and without model.lora everything is trained",
+            });
+        }
         let temperature = self.sample.temperature;
         let valid = temperature.is_finite() && temperature >= 0.0;
         check("sample.temperature", temperature, valid, "zero or a positive number")?;

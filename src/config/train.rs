@@ -1,7 +1,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::schema::check;
-use super::{ConfigError, LoggersConfig, OptimizerConfig, ScheduleConfig, Span};
+use super::{
+    ConfigError, LoggersConfig, NamePattern, OptimizerConfig, Precision, ScheduleConfig, Span,
+};
 
 /// How the model is trained. Its length is given in one of four units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,11 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Micro-batches an optimizer step.
     pub accumulation: usize,
+    /// Of matrix products, in evaluations during training too.
+    pub precision: Precision,
+    /// Keeps no more of each layer than its input, and computes it again for its gradient: less
+    /// memory for a third more arithmetic.
+    pub gradient_checkpointing: bool,
     /// Steps begin small and grow; absent for equal steps.
     pub batch_warmup: Option<BatchWarmup>,
     /// Global gradient norm above which gradients are scaled down; absent for no clipping.
@@ -51,6 +58,15 @@ pub struct TrainConfig {
     /// known of some devices where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_tflops: Option<f64>,
+    /// Share of the target that is spread over all tokens (Szegedy et al. 2016, section 7).
+    pub label_smoothing: f64,
+    /// Weight of the square of the logits' log-normaliser in what is minimised (Chowdhery et al.
+    /// 2022, section 5).
+    pub z_loss: f64,
+    /// Parameters that stay as they are, by name.
+    pub freeze: Vec<NamePattern>,
+    /// Parameters that are trained after all: of those that `freeze` names, or beside adapters.
+    pub unfreeze: Vec<NamePattern>,
     pub optimizer: OptimizerConfig,
     pub schedule: ScheduleConfig,
 }
@@ -119,6 +135,8 @@ impl Default for TrainConfig {
             minutes: None,
             batch_size: 12,
             accumulation: 1,
+            precision: Precision::default(),
+            gradient_checkpointing: false,
             batch_warmup: None,
             clip_norm: Some(1.0),
             non_finite: NonFinite::default(),
@@ -133,6 +151,10 @@ impl Default for TrainConfig {
             log_every: Span::Steps(20),
             loggers: LoggersConfig::default(),
             peak_tflops: None,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            freeze: Vec::new(),
+            unfreeze: Vec::new(),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
         }
@@ -220,7 +242,16 @@ impl TrainConfig {
         let peak = self.peak_tflops.unwrap_or(1.0);
         let positive = peak.is_finite() && peak > 0.0;
         check("train.peak_tflops", peak, positive, "a positive number")?;
+        let smoothing = self.label_smoothing;
+        let valid = (0.0..1.0).contains(&smoothing);
+        check("train.label_smoothing", smoothing, valid, "at least 0 and below 1")?;
+        let valid = self.z_loss.is_finite() && self.z_loss >= 0.0;
+        check("train.z_loss", self.z_loss, valid, "zero or a positive number")?;
         self.optimizer.validate()?;
-        self.schedule.validate()
+        self.schedule.validate()?;
+        if matches!(length, Span::Minutes(_)) && self.schedule.ends_with_run() {
+            return Err(ConfigError::ScheduleEnd);
+        }
+        Ok(())
     }
 }

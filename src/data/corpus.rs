@@ -1,3 +1,4 @@
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,11 @@ use crate::config::Packing;
 use crate::config::RunConfig;
 use crate::config::TokenizerConfig;
 use crate::config::{SOURCE_FIELD, TARGET_FIELD};
+use crate::files;
 use crate::tokenizer::{self, Tokenizer};
+
+/// Tokens that are copied to be hashed.
+const HASHED_AT_ONCE: usize = 1 << 20;
 
 /// One side of a corpus.
 #[derive(Debug, Clone)]
@@ -157,6 +162,36 @@ impl Split {
         Ok((split(train, meta.train.bytes), split(validation, meta.validation.bytes)))
     }
 
+    /// That the files of its tokens are still there in full.
+    ///
+    /// # Errors
+    /// The file that is not.
+    pub fn check(&self) -> Result<(), DataError> {
+        match &self.tokens {
+            SplitTokens::Text(tokens) => Ok(tokens.check()?),
+            SplitTokens::Pairs(_) => Ok(()),
+        }
+    }
+
+    /// Hashes tokens that are in memory.
+    fn hash(&self, hasher: &mut Sha256) {
+        let mut hash = |ids: &[u32]| {
+            hasher.update((ids.len() as u64).to_le_bytes());
+            hasher.update(bytemuck::cast_slice(ids));
+        };
+        match &self.tokens {
+            SplitTokens::Text(tokens) => {
+                for start in (0..tokens.len()).step_by(HASHED_AT_ONCE) {
+                    hash(&tokens.read(start..tokens.len().min(start + HASHED_AT_ONCE)));
+                }
+            }
+            SplitTokens::Pairs(pairs) => pairs.iter().for_each(|pair| {
+                hash(&pair.source);
+                hash(&pair.target);
+            }),
+        }
+    }
+
     fn check_length(&self, split: &'static str, context_length: usize) -> Result<(), DataError> {
         match &self.tokens {
             // Documents are padded, but one of them must have something to predict.
@@ -214,6 +249,8 @@ pub struct Corpus {
     pub validation: Split,
     /// Entropy of the source in nats a token, where the source is known.
     pub source_entropy: Option<f64>,
+    /// Tells these tokens from all others.
+    pub fingerprint: String,
 }
 
 impl Corpus {
@@ -255,7 +292,8 @@ impl Corpus {
         train.check_length("training", model.context_length)?;
         validation.check_length("validation", model.context_length)?;
         let task = Task::new(model.architecture, tokenizer.vocab_size(), seed);
-        Ok(Self { tokenizer, task, train, validation, source_entropy: None })
+        let fingerprint = prepared.fingerprint();
+        Ok(Self { tokenizer, task, train, validation, source_entropy: None, fingerprint })
     }
 
     /// Encodes both sides of a text for a model.
@@ -283,7 +321,11 @@ impl Corpus {
             (Task::NextToken, Some(bytes)) => text.entropy_per_byte.map(|entropy| entropy * bytes),
             _ => None,
         };
-        Ok(Self { tokenizer, task, train, validation, source_entropy })
+        let mut hasher = Sha256::new();
+        train.hash(&mut hasher);
+        validation.hash(&mut hasher);
+        let fingerprint = files::hexadecimal(hasher);
+        Ok(Self { tokenizer, task, train, validation, source_entropy, fingerprint })
     }
 }
 

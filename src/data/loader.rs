@@ -2,11 +2,13 @@
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::tensor::backend::Backend;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::{BatchPlan, Corpus, Example, ExampleOrder, ExamplePlace, Split, Task, TokenBatch};
+use super::{
+    BatchPlan, Corpus, DataError, Example, ExampleOrder, ExamplePlace, Split, Task, TokenBatch,
+};
 use crate::config::RunConfig;
 
 /// Micro-batches that are read ahead.
@@ -25,6 +27,8 @@ pub struct TrainLoader {
     start: LoaderPosition,
     rank: u64,
     ranks: u64,
+    /// Why there are no more batches.
+    failure: Arc<Mutex<Option<DataError>>>,
 }
 
 /// How far a training has come in its data.
@@ -44,7 +48,7 @@ impl TrainLoader {
         plan: BatchPlan,
         start: LoaderPosition,
     ) -> Self {
-        Self { split, task, order, plan, start, rank: 0, ranks: 1 }
+        Self { split, task, order, plan, start, rank: 0, ranks: 1, failure: Arc::default() }
     }
 
     /// The batches that a configuration trains on.
@@ -87,6 +91,11 @@ impl TrainLoader {
         batches
     }
 
+    /// Why the batches have ended, which they do only where the data cannot be read any more.
+    pub fn failure(&self) -> Option<DataError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Where the step after this one begins.
     fn after(&self, at: LoaderPosition) -> LoaderPosition {
         let examples = self.plan.examples(at.step) as u64 * self.ranks;
@@ -101,6 +110,11 @@ impl<B: Backend> DataLoader<B, TokenBatch> for TrainLoader {
         thread::spawn(move || {
             let mut at = loader.start;
             loop {
+                if let Err(error) = loader.split.check() {
+                    let mut failure = loader.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                    *failure = Some(error);
+                    return;
+                }
                 for batch in loader.read_step(at) {
                     if sender.send(batch).is_err() {
                         return; // nobody wants more

@@ -177,6 +177,20 @@ impl Prepared {
         self.stream(&self.meta.validation)
     }
 
+    /// Tells the tokens of both splits from all others: their checksums, which are checked when they
+    /// are opened.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
+        for split in [&self.meta.train, &self.meta.validation] {
+            for shard in &split.shards {
+                hasher.update(&shard.sha256);
+                hasher.update(&shard.index_sha256);
+            }
+            hasher.update(b"|");
+        }
+        files::hexadecimal(hasher)
+    }
+
     fn stream(&self, split: &SplitMeta) -> Result<TokenStream, DataError> {
         let sum = |count: fn(&ShardMeta) -> u64| {
             split.shards.iter().map(count).fold(0, u64::saturating_add)
@@ -244,7 +258,7 @@ fn check(
     sha256: &str,
     mut content: impl FnMut(&[u8]) -> Option<String>,
 ) -> Result<(), DataError> {
-    let bytes = map(path)?;
+    let (bytes, _) = map(path)?;
     if bytes.len() as u64 != length {
         let reason = format!("it has {} bytes and should have {length}", bytes.len());
         return Err(damaged(path, &reason));

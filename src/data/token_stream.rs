@@ -4,7 +4,7 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::files::{FileError, read_error};
@@ -77,7 +77,7 @@ pub(super) struct Shard {
 #[derive(Debug)]
 enum Ids {
     Memory(Arc<[u32]>),
-    File(Mmap, TokenType),
+    File(MappedFile, TokenType),
 }
 
 /// Where documents begin, counted from the beginning of the shard.
@@ -97,15 +97,15 @@ impl Shard {
         Ok(Self {
             first_token: 0,
             first_document: 0,
-            ids: Ids::File(map(ids)?, token_type),
-            starts: Starts::File(map(starts)?),
+            ids: Ids::File(MappedFile::open(ids)?, token_type),
+            starts: Starts::File(map(starts)?.0),
         })
     }
 
     fn tokens(&self) -> usize {
         match &self.ids {
             Ids::Memory(ids) => ids.len(),
-            Ids::File(bytes, token_type) => bytes.len() / token_type.width(),
+            Ids::File(file, token_type) => file.bytes.len() / token_type.width(),
         }
     }
 
@@ -131,22 +131,50 @@ impl Shard {
     fn read(&self, range: Range<usize>, out: &mut Vec<u32>) {
         match &self.ids {
             Ids::Memory(ids) => out.extend_from_slice(&ids[range]),
-            Ids::File(bytes, token_type) => {
+            Ids::File(file, token_type) => {
                 let width = token_type.width();
-                out.extend(token_type.read(&bytes[range.start * width..range.end * width]));
+                out.extend(token_type.read(&file.bytes[range.start * width..range.end * width]));
             }
         }
     }
 }
 
-/// The bytes of a file, read as they are needed.
-pub(super) fn map(path: &Path) -> Result<Mmap, FileError> {
+/// A file of token ids that is read for hours.
+#[derive(Debug)]
+struct MappedFile {
+    bytes: Mmap,
+    file: File,
+    path: PathBuf,
+}
+
+impl MappedFile {
+    fn open(path: &Path) -> Result<Self, FileError> {
+        let (bytes, file) = map(path)?;
+        Ok(Self { bytes, file, path: path.into() })
+    }
+
+    /// That it is still as long as it was.
+    fn check(&self) -> Result<(), FileError> {
+        let found = self.file.metadata().map_err(read_error(&self.path))?.len();
+        let expected = self.bytes.len() as u64;
+        if found == expected {
+            return Ok(());
+        }
+        let reason = format!("it had {expected} bytes when it was opened and has {found} now");
+        Err(FileError::Damaged { path: self.path.clone(), reason })
+    }
+}
+
+/// The bytes of a file, read as they are needed, and the file.
+pub(super) fn map(path: &Path) -> Result<(Mmap, File), FileError> {
     let file = File::open(path).map_err(read_error(path))?;
     // SAFETY: a mapped slice is only sound while nothing writes to the file. Prepared files appear
     // whole under their name and no part of this program ever writes to one again; removing or
     // replacing one leaves the mapping as it was. A foreign program that cuts one short while a
-    // run reads it ends the run, whose checkpoints stay as they are.
-    unsafe { Mmap::map(&file) }.map_err(read_error(path))
+    // run reads it is found out by `MappedFile::check` before the next batch; where it comes
+    // between the two, the system ends the run, whose checkpoints stay as they are.
+    let bytes = unsafe { Mmap::map(&file) }.map_err(read_error(path))?;
+    Ok((bytes, file))
 }
 
 impl TokenStream {
@@ -201,6 +229,17 @@ impl TokenStream {
             at = end;
         }
         ids
+    }
+
+    /// That files which are read as they are needed are still there in full.
+    ///
+    /// # Errors
+    /// [`FileError::Damaged`], with the file's name.
+    pub fn check(&self) -> Result<(), FileError> {
+        self.shards.iter().try_for_each(|shard| match &shard.ids {
+            Ids::Memory(_) => Ok(()),
+            Ids::File(file, _) => file.check(),
+        })
     }
 
     /// The places of a document's tokens.

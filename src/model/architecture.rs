@@ -4,6 +4,7 @@ use burn::tensor::backend::Backend;
 use super::{Encoder, Gpt, Initializer, Seq2Seq};
 use crate::config::Architecture;
 use crate::config::ModelConfig;
+use crate::config::Precision;
 
 /// A model of any architecture.
 #[derive(Module, Debug)]
@@ -40,5 +41,19 @@ impl<B: Backend> Model<B> {
             Self::Encoder(model) => model.device(),
             Self::Seq2Seq(model) => model.device(),
         }
+    }
+
+    /// What matrix products are computed in; f32 where nothing else is said. The choice of experts
+    /// is not affected.
+    pub fn set_precision(&mut self, precision: Precision) {
+        let (stacks, head) = match self {
+            Self::Gpt(model) => ([Some(&mut model.decoder), None], &mut model.head),
+            Self::Encoder(model) => ([Some(&mut model.encoder), None], &mut model.head),
+            Self::Seq2Seq(model) => {
+                ([Some(&mut model.encoder), Some(&mut model.decoder)], &mut model.head)
+            }
+        };
+        stacks.into_iter().flatten().for_each(|stack| stack.set_precision(precision));
+        head.set_precision(precision);
     }
 }

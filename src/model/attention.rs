@@ -11,6 +11,7 @@ use super::{Initializer, Linear, Norm};
 use crate::backend::{AttentionOptions, GptBackend, Rotation};
 use crate::config::ModelConfig;
 use crate::config::PositionConfig;
+use crate::config::Precision;
 
 /// Attention of a sequence to itself, in training and in cached decoding.
 #[derive(Module, Debug)]
@@ -58,6 +59,7 @@ struct Heads {
     soft_cap: Option<f64>,
     dropout: f64,
     residual_dropout: f64,
+    precision: Precision,
 }
 
 impl Heads {
@@ -71,6 +73,7 @@ impl Heads {
             soft_cap: config.attention.soft_cap,
             dropout: config.attention_dropout(),
             residual_dropout: config.residual_dropout(),
+            precision: Precision::F32,
         }
     }
 
@@ -78,6 +81,7 @@ impl Heads {
         AttentionOptions {
             soft_cap: self.soft_cap,
             dropout: self.dropout,
+            precision: self.precision,
             ..AttentionOptions::full(self.scale)
         }
     }
@@ -131,6 +135,13 @@ impl<B: Backend> SelfAttention<B> {
             window: config.window(layer),
             slopes: if alibi { alibi_slopes(heads.queries) } else { Vec::new() },
         }
+    }
+
+    /// Of all matrix products.
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.qkv.set_precision(precision);
+        self.output.set_precision(precision);
+        self.heads.precision = precision;
     }
 }
 
@@ -210,6 +221,14 @@ impl<B: Backend> CrossAttention<B> {
             ),
             heads,
         }
+    }
+
+    /// Of all matrix products.
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.query.set_precision(precision);
+        self.key_value.set_precision(precision);
+        self.output.set_precision(precision);
+        self.heads.precision = precision;
     }
 }
 

@@ -7,6 +7,7 @@ use super::{CrossAttention, FeedForward, Initializer, Norm, SelfAttention};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 use crate::config::NormPlacement;
+use crate::config::Precision;
 use crate::config::Residual;
 
 /// One layer: attention, in a decoder beside an encoder attention to the source, then the
@@ -77,6 +78,14 @@ impl<B: Backend> Block<B> {
             residual: config.residual,
             residual_dropout: config.residual_dropout(),
         }
+    }
+
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.attention.set_precision(precision);
+        if let Some(attention) = &mut self.cross_attention {
+            attention.set_precision(precision);
+        }
+        self.feed_forward.set_precision(precision);
     }
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Embedding, Head, Initializer, Routing, Rows, Stack};
+use super::{Embedding, Head, Initializer, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -71,7 +71,19 @@ impl<B: GptBackend> Encoder<B> {
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let mut pass = Pass::new(&self.config, rows, 0..tokens.dims()[1], &tokens.device());
+        self.forward_recorded(tokens, rows, None)
+    }
+
+    /// [`Encoder::forward_routed`], in training; with a tape, the layers keep no more than their
+    /// input.
+    pub fn forward_recorded(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        rows: Rows<B>,
+        tape: Option<&Tape<B>>,
+    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+        let base = Pass::new(&self.config, rows, 0..tokens.dims()[1], &tokens.device());
+        let mut pass = Pass { tape, ..base };
         let stream = self.embedding.forward(tokens, 0);
         let hidden = self.encoder.forward(stream, &mut pass);
         (self.head.forward(hidden, &self.embedding), pass.routing)

@@ -10,6 +10,7 @@ use super::{Initializer, Linear};
 use crate::backend::GptBackend;
 use crate::config::ExpertsConfig;
 use crate::config::ModelConfig;
+use crate::config::Precision;
 
 /// A mixture of experts: each token goes through the few networks that score highest for it,
 /// weighed by the softmax over their scores (Shazeer et al. 2017). One alone is weighed by the
@@ -50,6 +51,14 @@ impl<B: Backend> Experts<B> {
             experts: (0..experts.count).map(|_| network(config.d_ff())).collect(),
             shared: experts.shared_d_ff.map(&mut network),
             per_token: experts.per_token,
+        }
+    }
+
+    /// The router stays as it is: which expert is best must not hang on a rounding (Fedus et al.
+    /// 2022, section 2.4).
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        for network in self.experts.iter_mut().chain(&mut self.shared) {
+            network.set_precision(precision);
         }
     }
 }

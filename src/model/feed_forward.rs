@@ -7,6 +7,7 @@ use super::{Experts, Initializer, Linear};
 use crate::backend::GptBackend;
 use crate::config::Activation;
 use crate::config::ModelConfig;
+use crate::config::Precision;
 
 /// What every position goes through by itself.
 #[derive(Module, Debug)]
@@ -51,6 +52,14 @@ impl<B: Backend> FeedForward<B> {
             )),
         }
     }
+
+    /// Of all matrix products but those that choose experts.
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        match self {
+            Self::Dense(network) => network.set_precision(precision),
+            Self::Experts(experts) => experts.set_precision(precision),
+        }
+    }
 }
 
 impl<B: Backend> Network<B> {
@@ -69,6 +78,12 @@ impl<B: Backend> Network<B> {
             up: into(),
             down: Linear::new([d_ff, d_model], bias, residual_deviation, initializer, device),
             activation: config.feed_forward.activation,
+        }
+    }
+
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        for linear in self.gate.iter_mut().chain([&mut self.up, &mut self.down]) {
+            linear.set_precision(precision);
         }
     }
 }

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack};
+use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -83,7 +83,18 @@ impl<B: GptBackend> Gpt<B> {
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (hidden, routing) = self.hidden(tokens, rows, None);
+        self.forward_recorded(tokens, rows, None)
+    }
+
+    /// [`Gpt::forward_routed`], in training; with a tape, the layers keep no more than their
+    /// input.
+    pub fn forward_recorded(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        rows: Rows<B>,
+        tape: Option<&Tape<B>>,
+    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+        let (hidden, routing) = self.hidden(tokens, rows, None, tape);
         (self.logits(hidden), routing)
     }
 
@@ -92,7 +103,7 @@ impl<B: GptBackend> Gpt<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, V]` or `[B, 1, V]`
     pub fn predict(&self, tokens: Tensor<B, 2, Int>, positions: Positions) -> Tensor<B, 3> {
-        let (hidden, _) = self.hidden(tokens, Rows::default(), None);
+        let (hidden, _) = self.hidden(tokens, Rows::default(), None, None);
         match positions {
             Positions::All => self.logits(hidden),
             Positions::Last => self.logits(last(hidden)),
@@ -113,7 +124,7 @@ impl<B: GptBackend> Gpt<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache));
+        let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache), None);
         Ok(self.logits(last(hidden)).squeeze_dim(1))
     }
 
@@ -123,11 +134,12 @@ impl<B: GptBackend> Gpt<B> {
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
         cache: Option<&mut Cache<B>>,
+        tape: Option<&Tape<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let positions = start..start + tokens.dims()[1];
         let base = Pass::new(&self.config, rows, positions, &tokens.device());
-        let mut pass = Pass { cache, ..base };
+        let mut pass = Pass { cache, tape, ..base };
         let stream = self.embedding.forward(tokens, start);
         (self.decoder.forward(stream, &mut pass), pass.routing)
     }

@@ -5,8 +5,9 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::{Embedding, Initializer};
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, factor};
 use crate::config::ModelConfig;
+use crate::config::Precision;
 
 /// The projection to the vocabulary.
 #[derive(Module, Debug)]
@@ -17,6 +18,8 @@ pub struct Head<B: Backend> {
     pub bias: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
     soft_cap: Option<f64>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl<B: Backend> Head<B> {
@@ -32,7 +35,13 @@ impl<B: Backend> Head<B> {
                 .then(|| initializer.normal(shape, super::init::DEVIATION, device)),
             bias: config.head_bias.then(|| Initializer::constant([vocab_size], 0.0, device)),
             soft_cap: config.logit_soft_cap,
+            precision: Precision::F32,
         }
+    }
+
+    /// Of the matrix product.
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 }
 
@@ -44,6 +53,7 @@ impl<B: GptBackend> Head<B> {
             Some(weight) => weight.val(),
             None => embedding.token.val().transpose(),
         };
+        let (hidden, weight) = (factor(hidden, self.precision), factor(weight, self.precision));
         let logits = B::dense(hidden, weight, self.bias.as_ref().map(Param::val));
         match self.soft_cap {
             Some(cap) => B::soft_cap(logits, cap),

@@ -4,6 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
+use sha2::{Digest, Sha256};
 
 /// Standard deviation of the initial weights (Radford et al. 2019).
 pub(super) const DEVIATION: f64 = 0.02;
@@ -21,6 +22,17 @@ pub enum Initializer {
 impl Initializer {
     pub fn seeded(seed: u64) -> Self {
         Self::Random(Box::new(ChaCha8Rng::seed_from_u64(seed)))
+    }
+
+    /// Values of an adapter, which take nothing from those of the other parameters.
+    pub(super) fn of_adapter(&self, name: &str) -> Self {
+        match self {
+            Self::Zeros => Self::Zeros,
+            Self::Random(rng) => {
+                let digest = Sha256::new().chain_update(rng.get_seed()).chain_update(name);
+                Self::Random(Box::new(ChaCha8Rng::from_seed(digest.finalize().into())))
+            }
+        }
     }
 
     /// A parameter of independent normal values with mean zero.

@@ -2,8 +2,9 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::Initializer;
-use crate::backend::GptBackend;
+use super::{Initializer, Lora};
+use crate::backend::{GptBackend, factor};
+use crate::config::Precision;
 
 /// A projection of the last dimension.
 #[derive(Module, Debug)]
@@ -12,6 +13,10 @@ pub struct Linear<B: Backend> {
     pub weight: Param<Tensor<B, 2>>,
     /// `[d_output]`
     pub bias: Option<Param<Tensor<B, 1>>>,
+    /// Added to the output, where the configuration has adapters for this layer.
+    pub lora: Option<Lora<B>>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl<B: Backend> Linear<B> {
@@ -26,7 +31,19 @@ impl<B: Backend> Linear<B> {
         Self {
             weight: initializer.normal([d_input, d_output], deviation, device),
             bias: bias.then(|| Initializer::constant([d_output], 0.0, device)),
+            lora: None,
+            precision: Precision::F32,
         }
+    }
+
+    /// Of the matrix product; adapters, which are small, stay in f32.
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// `[d_input, d_output]`
+    pub(super) fn shape(&self) -> [usize; 2] {
+        self.weight.lazy_shape().dims()
     }
 }
 
@@ -34,6 +51,13 @@ impl<B: GptBackend> Linear<B> {
     /// # Shapes
     /// - `input` `[.., d_input]` -> `[.., d_output]`
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
-        B::dense(input, self.weight.val(), self.bias.as_ref().map(Param::val))
+        let adapted = self.lora.as_ref().map(|lora| lora.forward(input.clone()));
+        let (input, weight) =
+            (factor(input, self.precision), factor(self.weight.val(), self.precision));
+        let output = B::dense(input, weight, self.bias.as_ref().map(Param::val));
+        match adapted {
+            Some(adapted) => output + adapted,
+            None => output,
+        }
     }
 }

@@ -15,6 +15,7 @@ mod gpt;
 mod head;
 mod init;
 mod linear;
+mod lora;
 mod norm;
 mod parameters;
 mod pass;
@@ -22,6 +23,7 @@ mod position;
 mod seq2seq;
 mod shapes;
 mod stack;
+mod tape;
 
 pub use architecture::Model;
 pub use attention::{CrossAttention, SelfAttention};
@@ -35,10 +37,14 @@ pub use gpt::{Gpt, Positions};
 pub use head::Head;
 pub use init::Initializer;
 pub use linear::Linear;
+pub use lora::{Lora, check_adapters, is_adapter};
 pub use norm::Norm;
-pub use parameters::{ModelError, Parameter, load_parameters, parameters, tensor, tensors};
+pub use parameters::{
+    ModelError, Parameter, component, load_parameters, parameters, tensor, tensors,
+};
 pub use pass::{Memory, Rows};
 pub use position::frequencies;
 pub use seq2seq::Seq2Seq;
 pub use shapes::{parameter_count, parameter_shapes};
 pub use stack::Stack;
+pub use tape::Tape;

@@ -8,7 +8,8 @@ use std::ops::Range;
 use super::Cache;
 use super::experts::Routing;
 use super::position::rotation;
-use crate::backend::{Documents, Rotation};
+use super::tape::{Tape, layer_seed};
+use crate::backend::{Documents, Rotation, draw_seed};
 use crate::config::ModelConfig;
 
 /// What is known of the rows of a batch beside their tokens.
@@ -39,6 +40,11 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) cache: Option<&'a mut Cache<B>>,
     /// How the experts were used, a layer each.
     pub(super) routing: Vec<Routing<B>>,
+    /// Of what the layers draw, where they drop anything.
+    pub(super) seed: Option<u64>,
+    /// In training, where layers keep no more than their input.
+    pub(super) tape: Option<&'a Tape<B>>,
+    pub(super) device: B::Device,
 }
 
 impl<'a, B: Backend> Pass<'a, B> {
@@ -49,6 +55,9 @@ impl<'a, B: Backend> Pass<'a, B> {
         positions: Range<usize>,
         device: &B::Device,
     ) -> Self {
+        let adapters = config.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        let dropout = config.attention_dropout() + config.residual_dropout() + adapters;
+        let drops = dropout > 0.0 && B::ad_enabled(device);
         Self {
             rotation: rotation(config, positions, device),
             lengths: rows.lengths,
@@ -56,6 +65,19 @@ impl<'a, B: Backend> Pass<'a, B> {
             memory: None,
             cache: None,
             routing: Vec::new(),
+            seed: drops.then(|| draw_seed::<B>(device)),
+            tape: None,
+            device: device.clone(),
+        }
+    }
+}
+
+impl<B: Backend> Pass<'_, B> {
+    /// Each layer draws from a generator of its own, so that it draws the same numbers however
+    /// often and in whatever order layers are computed.
+    pub(super) fn seed_layer(&self, layer: usize) {
+        if let Some(seed) = self.seed {
+            B::seed(&self.device, layer_seed(seed, layer));
         }
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor};
 use super::block::Role;
 use super::gpt::last;
 use super::pass::{Memory, Pass};
-use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack};
+use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -76,20 +76,25 @@ impl<B: GptBackend> Seq2Seq<B> {
         lengths: &[usize],
         target: Tensor<B, 2, Int>,
     ) -> Tensor<B, 3> {
-        self.forward_routed(source, lengths, target, None).0
+        self.forward_recorded(source, lengths, target, None, None).0
     }
 
     /// [`Seq2Seq::forward`], and how its experts were used, a layer each; none without experts.
-    /// `target_lengths` are the tokens of each target that are no padding; all where absent.
-    pub fn forward_routed(
+    /// `target_lengths` are the tokens of each target that are no padding; all where absent. With
+    /// a tape, in training, the layers keep no more than their input.
+    pub fn forward_recorded(
         &self,
         source: Tensor<B, 2, Int>,
         lengths: &[usize],
         target: Tensor<B, 2, Int>,
         target_lengths: Option<&[usize]>,
+        tape: Option<&Tape<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (memory, mut routing) = self.encode_routed(source, lengths);
-        let (hidden, more) = self.hidden(target, target_lengths, &memory, None);
+        let (mut memory, mut routing) = self.encode_routed(source, lengths, tape);
+        if let Some(tape) = tape {
+            memory.hidden = tape.cut(memory.hidden);
+        }
+        let (hidden, more) = self.hidden(target, target_lengths, &memory, None, tape);
         routing.extend(more);
         (self.head.forward(hidden, &self.embedding), routing)
     }
@@ -99,16 +104,18 @@ impl<B: GptBackend> Seq2Seq<B> {
     /// # Shapes
     /// - `source` `[B, S]`
     pub fn encode(&self, source: Tensor<B, 2, Int>, lengths: &[usize]) -> Memory<B> {
-        self.encode_routed(source, lengths).0
+        self.encode_routed(source, lengths, None).0
     }
 
     fn encode_routed(
         &self,
         source: Tensor<B, 2, Int>,
         lengths: &[usize],
+        tape: Option<&Tape<B>>,
     ) -> (Memory<B>, Vec<Routing<B>>) {
         let rows = Rows { lengths: Some(lengths), documents: None };
-        let mut pass = Pass::new(&self.config, rows, 0..source.dims()[1], &source.device());
+        let base = Pass::new(&self.config, rows, 0..source.dims()[1], &source.device());
+        let mut pass = Pass { tape, ..base };
         let stream = self.embedding.forward(source, 0);
         let hidden = self.encoder.forward(stream, &mut pass);
         (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
@@ -129,7 +136,7 @@ impl<B: GptBackend> Seq2Seq<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, None, memory, Some(cache));
+        let (hidden, _) = self.hidden(tokens, None, memory, Some(cache), None);
         Ok(self.head.forward(last(hidden), &self.embedding).squeeze_dim(1))
     }
 
@@ -139,12 +146,13 @@ impl<B: GptBackend> Seq2Seq<B> {
         lengths: Option<&[usize]>,
         memory: &Memory<B>,
         cache: Option<&mut Cache<B>>,
+        tape: Option<&Tape<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let positions = start..start + tokens.dims()[1];
         let rows = Rows { lengths, documents: None };
         let base = Pass::new(&self.config, rows, positions, &tokens.device());
-        let mut pass = Pass { memory: Some(memory), cache, ..base };
+        let mut pass = Pass { memory: Some(memory), cache, tape, ..base };
         let stream = self.embedding.forward(tokens, start);
         (self.decoder.forward(stream, &mut pass), pass.routing)
     }

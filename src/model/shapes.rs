@@ -7,31 +7,12 @@ use crate::config::Residual;
 /// Names and shapes of all parameters, in the order of [`super::parameters`], without building
 /// the model.
 pub fn parameter_shapes(config: &ModelConfig, vocab_size: usize) -> Vec<(String, Vec<usize>)> {
-    let mut shapes = Shapes { config, found: Vec::new() };
-    let d_model = config.d_model;
-    shapes.push("embedding.token", vec![vocab_size, d_model]);
-    if matches!(config.position, PositionConfig::Learned {}) {
-        shapes.push("embedding.position", vec![config.context_length, d_model]);
-    }
-    shapes.norm_if(config.embedding_norm, "embedding.norm");
-    let (decoder, cross) = match config.architecture {
-        Architecture::Decoder => (true, false),
-        Architecture::Encoder => (false, false),
-        Architecture::EncoderDecoder => (true, true),
-    };
-    if config.n_encoder_layers() > 0 {
-        shapes.stack("encoder", config.n_encoder_layers(), false);
-    }
-    if decoder {
-        shapes.stack("decoder", config.n_layers, cross);
-    }
-    if !config.tied_head {
-        shapes.push("head.weight", vec![d_model, vocab_size]);
-    }
-    if config.head_bias {
-        shapes.push("head.bias", vec![vocab_size]);
-    }
-    shapes.found
+    Shapes::of_model(config, vocab_size).found
+}
+
+/// Names of all linear layers, to each of which an adapter can be added.
+pub(super) fn linear_names(config: &ModelConfig) -> Vec<String> {
+    Shapes::of_model(config, 0).linears
 }
 
 /// Parameters of a model, without building it; the shared weights of a tied head count once.
@@ -45,9 +26,38 @@ pub fn parameter_count(config: &ModelConfig, vocab_size: usize) -> usize {
 struct Shapes<'a> {
     config: &'a ModelConfig,
     found: Vec<(String, Vec<usize>)>,
+    linears: Vec<String>,
 }
 
-impl Shapes<'_> {
+impl<'a> Shapes<'a> {
+    fn of_model(config: &'a ModelConfig, vocab_size: usize) -> Self {
+        let mut shapes = Self { config, found: Vec::new(), linears: Vec::new() };
+        let d_model = config.d_model;
+        shapes.push("embedding.token", vec![vocab_size, d_model]);
+        if matches!(config.position, PositionConfig::Learned {}) {
+            shapes.push("embedding.position", vec![config.context_length, d_model]);
+        }
+        shapes.norm_if(config.embedding_norm, "embedding.norm");
+        let (decoder, cross) = match config.architecture {
+            Architecture::Decoder => (true, false),
+            Architecture::Encoder => (false, false),
+            Architecture::EncoderDecoder => (true, true),
+        };
+        if config.n_encoder_layers() > 0 {
+            shapes.stack("encoder", config.n_encoder_layers(), false);
+        }
+        if decoder {
+            shapes.stack("decoder", config.n_layers, cross);
+        }
+        if !config.tied_head {
+            shapes.push("head.weight", vec![d_model, vocab_size]);
+        }
+        if config.head_bias {
+            shapes.push("head.bias", vec![vocab_size]);
+        }
+        shapes
+    }
+
     fn push(&mut self, name: impl Into<String>, shape: Vec<usize>) {
         self.found.push((name.into(), shape));
     }
@@ -57,6 +67,11 @@ impl Shapes<'_> {
         if bias {
             self.push(format!("{name}.bias"), vec![output]);
         }
+        if let Some(lora) = self.config.lora.as_ref().filter(|lora| lora.targets(name)) {
+            self.push(format!("{name}.lora.a"), vec![input, lora.rank]);
+            self.push(format!("{name}.lora.b"), vec![lora.rank, output]);
+        }
+        self.linears.push(name.into());
     }
 
     fn norm(&mut self, name: &str, norm: &NormConfig, width: usize) {

@@ -3,10 +3,12 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::block::{Block, Role};
+use super::lora::{DECODER, ENCODER};
 use super::pass::Pass;
 use super::{Initializer, Norm};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
+use crate::config::Precision;
 
 /// Layers, one after the other, and the norm that follows them.
 #[derive(Module, Debug)]
@@ -32,12 +34,21 @@ impl<B: Backend> Stack<B> {
         let residual_deviation = super::init::DEVIATION / ((branches * layers) as f64).sqrt();
         let block =
             |layer| Block::new(config, layer, role, residual_deviation, initializer, device);
-        Self {
+        let mut stack = Self {
             blocks: (0..layers).map(block).collect(),
             final_norm: config
                 .has_final_norm()
                 .then(|| Norm::new(config.d_model, &config.norm, config, device)),
+        };
+        if let Some(lora) = &config.lora {
+            let name = if role == Role::Encoder { ENCODER } else { DECODER };
+            stack.adapt(name, lora, initializer, device);
         }
+        stack
+    }
+
+    pub(super) fn set_precision(&mut self, precision: Precision) {
+        self.blocks.iter_mut().for_each(|block| block.set_precision(precision));
     }
 }
 
@@ -45,9 +56,19 @@ impl<B: GptBackend> Stack<B> {
     /// # Shapes
     /// - `stream` `[B, T, D]` -> `[B, T, D]`
     pub(super) fn forward(&self, mut stream: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
-        for (layer, block) in self.blocks.iter().enumerate() {
-            stream = block.forward(stream, layer, pass);
+        if let Some(tape) = pass.tape {
+            stream = tape.cut(stream);
         }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            stream = match pass.tape {
+                Some(tape) => tape.run(block, stream, layer, pass),
+                None => {
+                    pass.seed_layer(layer);
+                    block.forward(stream, layer, pass)
+                }
+            };
+        }
+        pass.seed_layer(self.blocks.len());
         match &self.final_norm {
             Some(norm) => norm.forward(stream),
             None => stream,

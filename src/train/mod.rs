@@ -2,12 +2,15 @@
 //! our own objective, optimizer, schedule and strategy, since burn's loop counts in epochs where
 //! language models count in optimizer steps.
 
+mod average;
 mod checkpoint;
 mod clip;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod data_wait;
 mod evaluate;
+mod freeze;
+mod guard;
 mod loggers;
 mod metrics;
 mod objective;
@@ -20,18 +23,22 @@ mod step;
 mod strategy;
 mod utilisation;
 
-pub use checkpoint::{Checkpoint, CheckpointSink};
+pub use average::{Average, Mean};
+pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
+pub use freeze::trained;
+pub use guard::{Guard, Objection, Verdict, Watched};
 use loggers::Recorded;
 pub use loggers::{
     CsvLogger, JsonLinesLogger, Logged, Loggers, Row, RowLogger, TensorBoardLogger, Written,
 };
 pub use objective::{LanguageModel, StepOutput};
-pub use optimizer::{ModelOptimizer, Moments};
+pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
 pub use progress::{Progress, total_steps};
-pub use renderer::PlainRenderer;
+use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};
 pub use schedule::Schedule;
-pub use step::Stepper;
+pub use step::{NoStep, Step, Stepper};
+pub use strategy::Ended;
 pub use utilisation::{flops_per_token, peak_tflops};

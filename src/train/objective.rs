@@ -3,15 +3,16 @@
 //! B batch, T time, V vocabulary, N targets
 
 use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::backend::Backend;
-use burn::tensor::{ElementConversion, Tensor};
+use burn::tensor::{ElementConversion, Int, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
-use crate::backend::{GptBackend, TrainBackend};
-use crate::config::ModelConfig;
+use crate::backend::{GptBackend, LossTerms, TrainBackend};
+use crate::config::{ModelConfig, TrainConfig};
 use crate::data::TokenBatch;
-use crate::model::{Model, Routing, Rows};
+use crate::model::{Model, Routing, Rows, Tape};
 
 /// A model and its loss, the mean negative log-likelihood of the targets.
 #[derive(Module, Debug)]
@@ -19,31 +20,65 @@ pub struct LanguageModel<B: Backend> {
     pub model: Model<B>,
     /// Weight of the experts' balance in what is minimised; it is no part of the loss.
     balance_weight: f64,
+    /// Whether a step keeps no more of a layer than its input.
+    gradient_checkpointing: bool,
+    /// In what is minimised; evaluation knows nothing of it.
+    label_smoothing: f64,
+    /// In what is minimised; evaluation knows nothing of it.
+    z_loss: f64,
+}
+
+/// What a batch asks of a model.
+struct Answer<B: Backend> {
+    /// `[N, V]`
+    logits: Tensor<B, 2>,
+    /// `[N]`
+    targets: Tensor<B, 1, Int>,
+    /// How the experts were used, a layer each.
+    routing: Vec<Routing<B>>,
 }
 
 impl<B: Backend> LanguageModel<B> {
     pub fn new(model: Model<B>, config: &ModelConfig) -> Self {
         let experts = config.feed_forward.experts;
-        Self { model, balance_weight: experts.map_or(0.0, |experts| experts.balance_weight) }
+        Self {
+            model,
+            balance_weight: experts.map_or(0.0, |experts| experts.balance_weight),
+            gradient_checkpointing: false,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+        }
+    }
+
+    /// The same model as a configuration trains it: in its precision, evaluations included, with
+    /// its gradient checkpointing, and with what it adds to the loss.
+    pub fn trained_as(mut self, config: &TrainConfig) -> Self {
+        self.model.set_precision(config.precision);
+        Self {
+            gradient_checkpointing: config.gradient_checkpointing,
+            label_smoothing: config.label_smoothing,
+            z_loss: config.z_loss,
+            ..self
+        }
     }
 }
 
 impl<B: GptBackend> LanguageModel<B> {
     /// Nats a token, `[1]`.
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
-        self.loss_routed(batch).0
+        let Answer { logits, targets, .. } = self.answer(batch, None);
+        B::cross_entropy(logits, targets)
     }
 
-    /// [`LanguageModel::loss`], and how the experts were used, a layer each.
-    fn loss_routed(&self, batch: &TokenBatch) -> (Tensor<B, 1>, Vec<Routing<B>>) {
+    fn answer(&self, batch: &TokenBatch, tape: Option<&Tape<B>>) -> Answer<B> {
         let device = &self.model.device();
         let inputs = batch.inputs(device); // [B, T]
         let rows = Rows { lengths: batch.lengths(), documents: batch.documents(device) };
         let (logits, routing) = match (&self.model, batch.sources(device)) {
-            (Model::Gpt(model), _) => model.forward_routed(inputs, rows),
-            (Model::Encoder(model), _) => model.forward_routed(inputs, rows),
+            (Model::Gpt(model), _) => model.forward_recorded(inputs, rows, tape),
+            (Model::Encoder(model), _) => model.forward_recorded(inputs, rows, tape),
             (Model::Seq2Seq(model), Some((sources, lengths))) => {
-                model.forward_routed(sources, lengths, inputs, batch.lengths())
+                model.forward_recorded(sources, lengths, inputs, batch.lengths(), tape)
             }
             (Model::Seq2Seq(_), None) => {
                 unreachable!("the task of an encoder-decoder gives every example a source")
@@ -54,7 +89,7 @@ impl<B: GptBackend> LanguageModel<B> {
             Some(places) => logits.select(0, places), // [N, V]
             None => logits,
         };
-        (B::cross_entropy(logits, batch.targets(device)), routing)
+        Answer { logits, targets: batch.targets(device), routing }
     }
 }
 
@@ -116,16 +151,33 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
     /// The gradients are those of the loss times the batch's share of its optimizer step, so that
     /// the sum over the micro-batches of a step is the gradient of the mean.
     fn step(&self, batch: TokenBatch) -> TrainOutput<StepOutput> {
-        let (loss, routing) = self.loss_routed(&batch);
-        let value: f64 = loss.clone().inner().into_scalar().elem();
+        let tape = self.gradient_checkpointing.then(Tape::default);
+        let Answer { logits, targets, routing } = self.answer(&batch, tape.as_ref());
+        let terms = LossTerms { label_smoothing: self.label_smoothing, z_loss: self.z_loss };
+        let (loss, minimised) = B::training_loss(logits, targets, terms);
+        let value: f64 = loss.inner().into_scalar().elem();
         let minimised = match mean_balance(&routing) {
-            Some(balance) => loss + balance * self.balance_weight,
-            None => loss,
+            Some(balance) => minimised + balance * self.balance_weight,
+            None => minimised,
         };
-        let gradients = (minimised * batch.share).backward();
+        let minimised = minimised * batch.share;
+        let grads = match tape {
+            Some(tape) => self.sum(tape.backward(minimised)),
+            None => GradientsParams::from_grads(minimised.backward(), self),
+        };
         let mut output = StepOutput::of_loss(value, batch.tokens());
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
-        TrainOutput::new(self, gradients, output)
+        TrainOutput { grads, item: output }
+    }
+}
+
+impl<B: TrainBackend> LanguageModel<B> {
+    fn sum(&self, parts: Vec<B::Gradients>) -> GradientsParams {
+        let mut sum = GradientsAccumulator::new();
+        for part in parts {
+            sum.accumulate(self, GradientsParams::from_grads(part, self));
+        }
+        sum.grads()
     }
 }
 
@@ -134,7 +186,8 @@ impl<B: GptBackend> InferenceStep for LanguageModel<B> {
     type Output = StepOutput;
 
     fn step(&self, batch: TokenBatch) -> StepOutput {
-        let (loss, routing) = self.loss_routed(&batch);
+        let Answer { logits, targets, routing } = self.answer(&batch, None);
+        let loss = B::cross_entropy(logits, targets);
         let mut output = StepOutput::of_loss(loss.into_scalar().elem(), batch.tokens());
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
         output

@@ -25,7 +25,7 @@ impl Progress {
     }
 
     /// Whole spans that lie behind, where a pass over the data has so many examples.
-    fn spans(&self, span: Span, examples_per_pass: usize) -> u64 {
+    pub fn spans(&self, span: Span, examples_per_pass: usize) -> u64 {
         match span {
             Span::Steps(steps) => self.step as u64 / steps,
             Span::Tokens(tokens) => self.tokens / tokens,

@@ -4,16 +4,38 @@ use burn_train::renderer::{
     EvaluationName, EvaluationProgress, MetricState, MetricsRenderer, MetricsRendererEvaluation,
     MetricsRendererTraining, ProgressType, TrainingProgress,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Objection;
 use super::metrics::{GRADIENT_NORM, LEARNING_RATE, LOSS, PERPLEXITY, TOKENS_PER_SECOND};
 
+/// The steps that are worth a line. The training notes them, and the renderer, which burn runs on
+/// another thread and some steps behind, takes them up.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DueLines(Arc<Mutex<BTreeMap<usize, Option<Objection>>>>);
+
+impl DueLines {
+    /// A step that is due, and why it was left out, if it was.
+    pub(super) fn add(&self, step: usize, skipped: Option<Objection>) {
+        self.lines().insert(step, skipped);
+    }
+
+    fn take(&self, step: usize) -> Option<Option<Objection>> {
+        self.lines().remove(&step)
+    }
+
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<usize, Option<Objection>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One readable line an interval, for where there is no dashboard.
-pub struct PlainRenderer {
-    steps: usize,
-    log_every: usize,
+pub(super) struct PlainRenderer {
+    steps: Option<usize>,
+    lines: DueLines,
     source_entropy: Option<f64>,
     names: HashMap<MetricId, String>,
     values: HashMap<String, f64>,
@@ -23,17 +45,32 @@ pub struct PlainRenderer {
 }
 
 impl PlainRenderer {
-    /// For a run of `steps`, of which `taken` are behind it.
-    pub fn new(steps: usize, taken: usize, log_every: usize, source_entropy: Option<f64>) -> Self {
+    /// For a run of `steps`, where that is known, of which `taken` are behind it.
+    pub(super) fn new(
+        steps: Option<usize>,
+        taken: usize,
+        lines: DueLines,
+        source_entropy: Option<f64>,
+    ) -> Self {
         Self {
             steps,
-            log_every,
+            lines,
             source_entropy,
             names: HashMap::new(),
             values: HashMap::new(),
             step: taken,
             first_step: taken,
             started: Instant::now(),
+        }
+    }
+
+    /// The step, and of how many.
+    fn place(&self) -> String {
+        match self.steps {
+            Some(steps) => {
+                format!("step {:>width$}/{steps}", self.step, width = steps.to_string().len())
+            }
+            None => format!("step {}", self.step),
         }
     }
 
@@ -49,14 +86,15 @@ impl PlainRenderer {
         self.values.get(name).copied().unwrap_or(f64::NAN)
     }
 
+    /// The time to the end, where that is known.
     fn remaining(&self) -> String {
         let done = self.step - self.first_step;
-        if done == 0 {
-            return "-".into();
-        }
+        let Some(steps) = self.steps.filter(|_| done > 0) else {
+            return String::new();
+        };
         let seconds = self.started.elapsed().as_secs_f64() / done as f64;
-        let left = seconds * self.steps.saturating_sub(self.step) as f64;
-        humantime::format_duration(Duration::from_secs(left.round() as u64)).to_string()
+        let left = Duration::from_secs((seconds * steps.saturating_sub(self.step) as f64) as u64);
+        format!("  {} left", humantime::format_duration(left))
     }
 }
 
@@ -76,21 +114,23 @@ impl MetricsRendererTraining for PlainRenderer {
 
     fn render_train(&mut self, item: TrainingProgress, _indicators: Vec<ProgressType>) {
         self.step = item.iteration.unwrap_or(self.step + 1);
-        let first = self.step == self.first_step + 1;
-        if !first && !self.step.is_multiple_of(self.log_every) && self.step != self.steps {
+        let due = self.lines.take(self.step);
+        if self.step != self.first_step + 1 && due.is_none() {
+            return;
+        }
+        if let Some(Some(objection)) = due {
+            print_line(format_args!("{}  left out: {objection}", self.place()));
             return;
         }
         print_line(format_args!(
-            "step {:>width$}/{}  loss {:.4}  perplexity {:.2}  lr {:.2e}  grad norm {:.3}  {:.0} tokens/s  {} left",
-            self.step,
-            self.steps,
+            "{}  loss {:.4}  perplexity {:.2}  lr {:.2e}  grad norm {:.3}  {:.0} tokens/s{}",
+            self.place(),
             self.value(LOSS),
             self.value(PERPLEXITY),
             self.value(LEARNING_RATE),
             self.value(GRADIENT_NORM),
             self.value(TOKENS_PER_SECOND),
             self.remaining(),
-            width = self.steps.to_string().len(),
         ));
     }
 
@@ -100,12 +140,10 @@ impl MetricsRendererTraining for PlainRenderer {
             .map(|entropy| format!("  (source entropy {entropy:.4})"))
             .unwrap_or_default();
         print_line(format_args!(
-            "step {:>width$}/{}  validation loss {:.4}{floor}  perplexity {:.2}",
-            self.step,
-            self.steps,
+            "{}  validation loss {:.4}{floor}  perplexity {:.2}",
+            self.place(),
             self.value(LOSS),
             self.value(PERPLEXITY),
-            width = self.steps.to_string().len(),
         ));
     }
 

@@ -1,23 +1,29 @@
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::metrics;
+use super::renderer::DueLines;
 use super::step::Components;
-use super::strategy::{State, StepStrategy};
+use super::strategy::{Shared, StepStrategy};
 use super::{
-    CheckpointSink, Evaluation, LanguageModel, Loggers, ModelOptimizer, PlainRenderer, Progress,
-    Schedule, total_steps,
+    Ended, LanguageModel, Loggers, ModelOptimizer, Objection, PlainRenderer, RunKeeper, RunState,
+    SaveError, Schedule, total_steps,
 };
 use crate::backend::TrainBackend;
 use crate::config::RunConfig;
-use crate::data::{Corpus, EvaluationLoader, LoaderPosition, TrainLoader};
+use crate::data::{Corpus, DataError, EvaluationLoader, TrainLoader};
 
 /// What stops a training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error("the checkpoint of step {step} could not be saved")]
-    Save { step: usize, source: Box<dyn Error + Send + Sync> },
+    Save { step: usize, source: SaveError },
+    #[error("step {step} has no data: {0}", .source.as_ref().map_or("it ended".into(), ToString::to_string))]
+    NoData { step: usize, source: Option<DataError> },
+    #[error(
+        "at step {step}, with the batch of examples {first} to {last} of the data: {objection}; resume from the last checkpoint with a lower train.schedule.learning_rate, or with --set train.non_finite=skip"
+    )]
+    Refused { step: usize, first: u64, last: u64, objection: Objection },
 }
 
 /// How a run is shown while it goes on.
@@ -35,8 +41,12 @@ pub struct Training<'a, B: TrainBackend> {
     pub config: &'a RunConfig,
     pub corpus: &'a Corpus,
     pub model: LanguageModel<B>,
+    /// With the moments of the steps that lie behind.
+    pub optimizer: ModelOptimizer<B>,
+    /// That of a new run, or of the checkpoint that is resumed.
+    pub state: RunState,
     pub device: B::Device,
-    pub sink: Box<dyn CheckpointSink<B>>,
+    pub keeper: Box<dyn RunKeeper<B>>,
     /// Where metrics go besides the display.
     pub loggers: Loggers,
     pub display: Display,
@@ -48,43 +58,45 @@ pub struct Training<'a, B: TrainBackend> {
 pub struct Outcome<B: TrainBackend> {
     /// The last model, which need not be the best.
     pub model: LanguageModel<B::InnerBackend>,
-    pub progress: Progress,
-    /// The best evaluation on the fixed sample of the validation split, and its step.
-    pub best: Option<(usize, Evaluation)>,
+    pub state: RunState,
+    pub ended: Ended,
 }
 
-/// Trains a model through burn-train.
+/// Trains a model through burn-train, from where its state is to the end of its length.
 ///
 /// # Errors
-/// [`TrainError::Save`] where a checkpoint cannot be kept.
+/// [`TrainError`]; what was saved before is as it was.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
-    let Training { config, corpus, model, device, sink, loggers, display, interrupter } = training;
+    let Training { config, corpus, model, optimizer, state, loggers, .. } = training;
     let context_length = config.model.context_length;
-    let batch_size = config.train.batch_size;
-    let train_loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
-    let steps = total_steps(&config.train, context_length, train_loader.examples_per_pass());
+    let train_loader = TrainLoader::of_run(config, corpus, state.progress.position());
+    let data = train_loader.clone();
     let sample = corpus.validation.spread(context_length, config.train.evaluation_windows);
-    let valid_loader =
-        EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
+    let valid_loader = EvaluationLoader::new(
+        corpus.validation.clone(),
+        corpus.task,
+        sample,
+        config.train.batch_size,
+    );
 
-    let optimizer = ModelOptimizer::new(config.train.optimizer.clone());
-    let schedule = Schedule::new(&config.train.schedule, steps, 0);
-    let state = Arc::new(Mutex::new(State {
-        sink,
-        progress: Progress::default(),
-        best: None,
-        error: None,
-    }));
+    let taken = state.progress.step;
+    let steps = total_steps(&config.train, context_length, train_loader.examples_per_pass());
+    let schedule = Schedule::new(&config.train.schedule, steps, taken);
+    let lines = DueLines::default();
+    let renderer = PlainRenderer::new(steps, taken, lines.clone(), corpus.source_entropy);
+    let shared =
+        Arc::new(Mutex::new(Shared { keeper: training.keeper, state, ended: Ok(Ended::Finished) }));
     let strategy = StepStrategy {
         config: config.train.clone(),
         steps,
         seed: config.seed,
-        device,
+        device: training.device,
         optimizer: optimizer.clone(),
-        state: state.clone(),
+        shared: shared.clone(),
+        lines,
+        written: loggers.written(),
     };
-    let lines = PlainRenderer::new(steps.unwrap_or(0), 0, 20, corpus.source_entropy);
-    // The folder is where burn would put its own logs and checkpoints; ours go to the sink.
+    // The folder is where burn would put its own logs and checkpoints; ours go to the keeper.
     let supervised = SupervisedTraining::<Components<B>>::new(
         std::env::temp_dir(),
         Arc::new(train_loader),
@@ -92,22 +104,23 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     )
     .with_metric_logger(loggers)
     .with_application_logger(None)
-    .with_interrupter(interrupter.clone())
+    .with_interrupter(training.interrupter.clone())
     .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)));
     let supervised = metrics::register(supervised, config, corpus);
-    let supervised = match display {
+    let supervised = match training.display {
         #[cfg(feature = "tui")]
-        Display::Dashboard => supervised.renderer(super::dashboard::open(interrupter)),
-        Display::Lines => supervised.renderer(lines),
+        Display::Dashboard => supervised.renderer(super::dashboard::open(training.interrupter)),
+        Display::Lines => supervised.renderer(renderer),
     };
     let result = supervised.launch(Learner::new(model, optimizer, schedule));
     drop(result.renderer); // leaves the dashboard's screen
 
-    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-    match state.error.take() {
-        Some(error) => Err(error),
-        None => {
-            Ok(Outcome { model: result.model, progress: state.progress, best: state.best.clone() })
-        }
-    }
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let ended = std::mem::replace(&mut shared.ended, Ok(Ended::Finished));
+    let ended = ended.map_err(|error| match error {
+        TrainError::NoData { step, .. } => TrainError::NoData { step, source: data.failure() },
+        error => error,
+    })?;
+    let state = std::mem::take(&mut shared.state);
+    Ok(Outcome { model: result.model, state, ended })
 }

@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use super::data_wait::DataWait;
 use super::evaluate::add_counts;
-use super::{LanguageModel, ModelOptimizer, Progress, Schedule, StepOutput, clip_gradients};
+use super::{
+    Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Progress, Schedule,
+    StepOutput, Verdict, clip_gradients,
+};
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::BatchPlan;
@@ -18,57 +21,90 @@ pub(super) type Components<B> =
 pub struct Stepper<B: TrainBackend> {
     learner: Learner<Components<B>>,
     config: TrainConfig,
+    plan: BatchPlan,
     seed: u64,
     device: B::Device,
 }
 
-impl<B: TrainBackend> Stepper<B> {
-    /// Before the first step of a configuration.
-    pub fn new(model: LanguageModel<B>, config: &RunConfig, device: B::Device) -> Self {
-        let train = &config.train;
-        let optimizer = ModelOptimizer::new(train.optimizer.clone());
-        let schedule = Schedule::new(&train.schedule, None, 0);
-        Self::of_learner(Learner::new(model, optimizer, schedule), train, config.seed, device)
-    }
+/// Why a step was not taken. The model is as it was before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum NoStep {
+    /// The data ended, or it could not be read.
+    NoData,
+    /// Numbers that no training can go on with.
+    Refused(Objection),
+}
 
-    pub(super) fn of_learner(
+/// A step that lies behind.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub output: StepOutput,
+    /// Why its gradients were not used, where they were not.
+    pub skipped: Option<Objection>,
+}
+
+impl<B: TrainBackend> Stepper<B> {
+    /// With a learner of this configuration.
+    pub(super) fn new(
         learner: Learner<Components<B>>,
         config: &TrainConfig,
         seed: u64,
         device: B::Device,
     ) -> Self {
-        Self { learner, config: config.clone(), seed, device }
+        let plan = BatchPlan::of_run(config);
+        Self { learner, config: config.clone(), plan, seed, device }
     }
 
-    pub(super) fn model(&self) -> LanguageModel<B> {
+    /// Before the first step of a configuration.
+    ///
+    /// # Errors
+    /// An optimizer that does not fit the model.
+    pub fn of_run(
+        model: LanguageModel<B>,
+        config: &RunConfig,
+        device: B::Device,
+    ) -> Result<Self, OptimizerError> {
+        let train = &config.train;
+        let optimizer = ModelOptimizer::new(&train.optimizer, &model)?;
+        let schedule = Schedule::new(&train.schedule, None, 0);
+        Ok(Self::new(Learner::new(model, optimizer, schedule), train, config.seed, device))
+    }
+
+    pub(super) fn plan(&self) -> BatchPlan {
+        self.plan
+    }
+
+    pub fn model(&self) -> LanguageModel<B> {
         self.learner.model()
     }
 
     /// That of the last step.
-    pub(super) fn learning_rate(&self) -> f64 {
+    pub fn learning_rate(&self) -> f64 {
         self.learner.lr_current()
     }
 
     /// One optimizer step over its micro-batches.
+    ///
+    /// # Errors
+    /// [`NoStep`]; `progress` is as it was before.
     pub fn step(
         &mut self,
         batches: &mut dyn Iterator<Item = TokenBatch>,
         progress: &mut Progress,
-    ) -> StepOutput {
+        guard: &mut Guard,
+    ) -> Result<Step, NoStep> {
         let started = Instant::now();
         let learner = &mut self.learner;
         // Dropout draws from the backend's generator: seeded by the step, a resumed run draws the
         // same numbers as one that was never stopped.
         B::seed(&self.device, self.seed.wrapping_add(progress.step as u64));
         learner.lr_step();
-        let plan = BatchPlan::of_run(&self.config);
-        let micro_batches = plan.micro_batches(progress.step as u64).count();
-        let examples = plan.examples(progress.step as u64) as u64;
         let (mut loss, mut tokens) = (0.0, 0);
         let mut expert_tokens = Vec::new();
         let mut accumulator = GradientsAccumulator::new();
         let mut batches = DataWait::new(batches);
-        for batch in batches.by_ref().take(micro_batches) {
+        for _ in self.plan.micro_batches(progress.step as u64) {
+            let batch = batches.next().ok_or(NoStep::NoData)?;
             let share = batch.share;
             let output = learner.train_step(batch);
             accumulator.accumulate(&learner.model(), output.grads);
@@ -78,18 +114,27 @@ impl<B: TrainBackend> Stepper<B> {
         }
         let mut gradients = accumulator.grads();
         let gradient_norm = clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
-        learner.optimizer_step(gradients);
+        let skipped = match guard.judge(&self.config, loss, gradient_norm) {
+            Verdict::Take => {
+                learner.optimizer_step(gradients);
+                None
+            }
+            Verdict::Skip(objection) => Some(objection),
+            Verdict::Stop(objection) => return Err(NoStep::Refused(objection)),
+        };
+        let examples = self.plan.examples(progress.step as u64) as u64;
         progress.step += 1;
         progress.tokens += tokens as u64;
         progress.examples += examples;
         progress.cursor += examples;
-        StepOutput {
+        let output = StepOutput {
             tokens_so_far: progress.tokens,
             gradient_norm,
             seconds: started.elapsed().as_secs_f64(),
             data_seconds: batches.waited().as_secs_f64(),
             expert_tokens,
             ..StepOutput::of_loss(loss, tokens)
-        }
+        };
+        Ok(Step { output, skipped })
     }
 }

@@ -1,26 +1,31 @@
-use burn::data::dataloader::Progress as Items;
+use burn::data::dataloader::{DataLoader, Progress as Items};
 use burn::module::AutodiffModule;
 use burn_train::{
-    EventProcessorTraining, Learner, LearnerEvent, SupervisedLearningStrategy,
+    EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::renderer::DueLines;
 use super::step::Components;
 use super::{
-    Checkpoint, CheckpointSink, Evaluation, LanguageModel, ModelOptimizer, Progress, StepOutput,
-    Stepper, TrainError, evaluate,
+    Best, Checkpoint, Evaluation, LanguageModel, ModelOptimizer, NoStep, RunKeeper, RunState,
+    SaveError, Step, StepOutput, Stepper, TrainError, Written, evaluate,
 };
 use crate::backend::TrainBackend;
-use crate::config::TrainConfig;
+use crate::config::{Span, TrainConfig};
+use crate::data::TokenBatch;
+
+/// Loggers that take longer lose lines rather than hold up a checkpoint.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
 
 type EventProcessor<B> = SupervisedTrainingEventProcessor<Components<B>>;
 
-/// A loop over optimizer steps, which evaluates and saves at intervals counted in them.
+/// A loop over optimizer steps, which evaluates and saves at intervals of any unit.
 ///
 /// burn's own loop counts in epochs, moves the learning rate at every micro-batch, drops an
-/// incomplete accumulation, and clips each tensor by itself.
+/// incomplete accumulation, clips each tensor by itself, and loses what an interrupted epoch did.
 pub(super) struct StepStrategy<B: TrainBackend> {
     pub(super) config: TrainConfig,
     /// Of the whole run, where that is known.
@@ -29,16 +34,29 @@ pub(super) struct StepStrategy<B: TrainBackend> {
     pub(super) device: B::Device,
     /// The second handle on the learner's optimizer.
     pub(super) optimizer: ModelOptimizer<B>,
-    pub(super) state: Arc<Mutex<State<B>>>,
+    pub(super) shared: Arc<Mutex<Shared<B>>>,
+    /// Tells the renderer which steps are worth a line.
+    pub(super) lines: DueLines,
+    /// How far the metrics of the training have come.
+    pub(super) written: Written,
 }
 
 /// What the loop changes outside the learner, read by the caller when it has ended.
-pub(super) struct State<B: TrainBackend> {
-    pub(super) sink: Box<dyn CheckpointSink<B>>,
-    pub(super) progress: Progress,
-    /// The best evaluation so far and its step.
-    pub(super) best: Option<(usize, Evaluation)>,
-    pub(super) error: Option<TrainError>,
+pub(super) struct Shared<B: TrainBackend> {
+    pub(super) keeper: Box<dyn RunKeeper<B>>,
+    pub(super) state: RunState,
+    pub(super) ended: Result<Ended, TrainError>,
+}
+
+/// Why a training came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It has its length.
+    Finished,
+    /// Evaluations got no better.
+    StoppedEarly,
+    /// On its user's word; it can be resumed.
+    Interrupted,
 }
 
 impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy<B> {
@@ -50,85 +68,206 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
         valid_loader: ValidLoader<Components<B>>,
         _starting_epoch: usize,
     ) -> (LanguageModel<B>, EventProcessor<B>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut events = components.event_processor;
-        let interrupter = components.interrupter;
-        let pass = train_loader.num_items();
-        let length = self.config.length();
-        let mut stepper =
-            Stepper::of_learner(learner, &self.config, self.seed, self.device.clone());
-        let mut batches = train_loader.iter();
-        let started = Instant::now();
-        let seconds_before = state.progress.seconds;
-        let mut stopping = interrupter.should_stop();
-        while !state.progress.has_reached(length, pass) && !stopping {
-            let before = state.progress;
-            let output = stepper.step(&mut batches, &mut state.progress);
-            state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
-            let step = state.progress.step;
-            let item = self.item(output, step, Some(stepper.learning_rate()));
-            events.process_train(LearnerEvent::ProcessedItem(item));
-
-            // Asked once a step, so that no stop slips past the last checkpoint.
-            stopping = interrupter.should_stop();
-            let last = state.progress.has_reached(length, pass) || stopping;
-            let due = |interval| state.progress.has_passed(&before, interval, pass);
-            let evaluation_due = due(self.config.evaluate_every) || last;
-            let checkpoint_due = due(self.config.checkpoint_every);
-            if !evaluation_due && !checkpoint_due {
-                continue;
-            }
-            let model = stepper.model();
-            if let Err(error) = self.save(&mut state, &model) {
-                state.error = Some(error);
-                break;
-            }
-            if !evaluation_due {
-                continue;
-            }
-            let evaluation = evaluate(&model.valid(), valid_loader.iter());
-            state.progress.seconds = seconds_before + started.elapsed().as_secs_f64();
-            let mut output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
-            output.expert_tokens.clone_from(&evaluation.expert_tokens);
-            let item = self.item(output, step, None);
-            events.process_valid(LearnerEvent::ProcessedItem(item));
-            let interval = step;
-            events.process_train(LearnerEvent::EndEpoch(interval));
-            events.process_valid(LearnerEvent::EndEpoch(interval));
-            if let Err(error) = self.note_best(&mut state, evaluation) {
-                state.error = Some(error);
-                break;
-            }
-        }
-        (stepper.model(), events)
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shared { keeper, state, ended } = &mut *shared;
+        let mut fit = Fit {
+            strategy: self,
+            pass: train_loader.num_items(),
+            stepper: Stepper::new(learner, &self.config, self.seed, self.device.clone()),
+            valid_loader,
+            events: components.event_processor,
+            interrupter: components.interrupter,
+            keeper: keeper.as_mut(),
+            saved: (state.progress.step > 0).then_some(state.progress.step),
+            seconds_before: state.progress.seconds,
+            started: Instant::now(),
+            state,
+        };
+        *ended = fit.run(train_loader.as_ref());
+        (fit.stepper.model(), fit.events)
     }
 }
 
-impl<B: TrainBackend> StepStrategy<B> {
-    fn item(&self, output: StepOutput, step: usize, lr: Option<f64>) -> TrainingItem<StepOutput> {
-        let all = Items { items_processed: step, items_total: self.steps.unwrap_or(step) };
-        TrainingItem::new(output, all.clone(), all, Some(step), lr)
+/// A training that goes on.
+struct Fit<'a, B: TrainBackend> {
+    strategy: &'a StepStrategy<B>,
+    stepper: Stepper<B>,
+    valid_loader: ValidLoader<Components<B>>,
+    events: EventProcessor<B>,
+    interrupter: Interrupter,
+    keeper: &'a mut dyn RunKeeper<B>,
+    state: &'a mut RunState,
+    /// Examples in a pass over the data.
+    pass: usize,
+    /// The step of the newest checkpoint.
+    saved: Option<usize>,
+    seconds_before: f64,
+    started: Instant,
+}
+
+impl<B: TrainBackend> Fit<'_, B> {
+    fn run(&mut self, loader: &dyn DataLoader<B, TokenBatch>) -> Result<Ended, TrainError> {
+        let config = &self.strategy.config;
+        let length = config.length();
+        // A checkpoint is older than the evaluation of its step, which is made now.
+        let at_end = self.state.progress.has_reached(length, self.pass);
+        if let Some(ended) = self.pause(at_end)? {
+            return Ok(ended);
+        }
+        let mut batches = loader.iter();
+        while !self.state.progress.has_reached(length, self.pass) {
+            if self.interrupter.should_stop() {
+                self.save(false)?;
+                return Ok(Ended::Interrupted);
+            }
+            let before = self.state.progress;
+            let step = self.step(&mut batches)?;
+            let now = self.state.progress;
+            let due = |interval: Span| now.has_passed(&before, interval, self.pass);
+            let at_end = now.has_reached(length, self.pass);
+            if due(config.log_every) || at_end || step.skipped.is_some() {
+                self.strategy.lines.add(now.step, step.skipped);
+            }
+            self.state.evaluation_due = due(config.evaluate_every);
+            self.state.sample_due = match config.sample_every {
+                Some(interval) => due(interval),
+                None => self.state.evaluation_due,
+            };
+            let checkpoint_due = due(config.checkpoint_every);
+            let intervals = now.spans(config.checkpoint_every, self.pass);
+            let for_good = checkpoint_due
+                && config.keep_every.is_some_and(|every| intervals.is_multiple_of(every));
+            let item = self.item(step.output, Some(self.stepper.learning_rate()));
+            self.events.process_train(LearnerEvent::ProcessedItem(item));
+            // Before an evaluation, so that nothing comes between training and its checkpoint.
+            if checkpoint_due || self.state.evaluation_due || at_end {
+                self.save(for_good)?;
+            }
+            if let Some(ended) = self.pause(at_end)? {
+                return Ok(ended);
+            }
+        }
+        Ok(Ended::Finished)
     }
 
-    fn save(&self, state: &mut State<B>, model: &LanguageModel<B>) -> Result<(), TrainError> {
-        let checkpoint =
-            Checkpoint { model, optimizer: &self.optimizer, progress: &state.progress };
-        state
-            .sink
-            .save(&checkpoint)
-            .map_err(|source| TrainError::Save { step: checkpoint.progress.step, source })
+    fn step(&mut self, batches: &mut dyn Iterator<Item = TokenBatch>) -> Result<Step, TrainError> {
+        let RunState { progress, guard, .. } = &mut *self.state;
+        let step = progress.step + 1;
+        let examples = self.stepper.plan().examples(progress.step as u64) as u64;
+        let (first, last) = (progress.cursor, progress.cursor + examples - 1);
+        let taken = self.stepper.step(batches, progress, guard);
+        self.note_time();
+        taken.map_err(|reason| match reason {
+            NoStep::NoData => TrainError::NoData { step, source: None },
+            NoStep::Refused(objection) => TrainError::Refused { step, first, last, objection },
+        })
     }
 
-    fn note_best(&self, state: &mut State<B>, evaluation: Evaluation) -> Result<(), TrainError> {
-        // A model that has diverged is never the best, not even for want of another.
-        let better = evaluation.loss.is_finite()
-            && state.best.as_ref().is_none_or(|(_, best)| evaluation.loss < best.loss);
-        if !better {
+    fn note_time(&mut self) {
+        self.state.progress.seconds = self.seconds_before + self.started.elapsed().as_secs_f64();
+    }
+
+    /// Saves a checkpoint, unless there is one of this step.
+    fn save(&mut self, for_good: bool) -> Result<(), TrainError> {
+        let step = self.state.progress.step;
+        if self.saved == Some(step) || step == 0 {
             return Ok(());
         }
-        let step = state.progress.step;
-        let loss = evaluation.loss;
-        state.best = Some((step, evaluation));
-        state.sink.mark_best(step, loss).map_err(|source| TrainError::Save { step, source })
+        // A run that is killed after this has the metrics of all its checkpoint's steps.
+        self.strategy.written.wait_for(step, METRICS_TIMEOUT);
+        let model = self.stepper.model();
+        let optimizer = &self.strategy.optimizer;
+        let checkpoint = Checkpoint { model: &model, optimizer, state: self.state, for_good };
+        self.keeper.save(&checkpoint).map_err(|source| TrainError::Save { step, source })?;
+        self.saved = Some(step);
+        Ok(())
+    }
+
+    /// Between two steps: the evaluation and the sample that are due, of which the end of a run has
+    /// both.
+    fn pause(&mut self, at_end: bool) -> Result<Option<Ended>, TrainError> {
+        let step = self.state.progress.step;
+        let evaluation_due = self.state.evaluation_due || (at_end && step > 0);
+        let sample_due = self.state.sample_due || (at_end && step > 0);
+        if !evaluation_due && !sample_due {
+            return Ok(None);
+        }
+        let model = self.stepper.model().valid();
+        let mut ended = None;
+        if evaluation_due {
+            ended = self.evaluate(&model)?;
+        }
+        // What was interrupted is made again when the run is resumed.
+        if sample_due && ended != Some(Ended::Interrupted) {
+            let saved = self.keeper.sample(step, &model);
+            saved.map_err(|source| TrainError::Save { step, source })?;
+            self.state.sample_due = false;
+        }
+        self.note_time();
+        Ok(ended)
+    }
+
+    /// Evaluates the model on the fixed sample; the checkpoint of this step is there already.
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel<B::InnerBackend>,
+    ) -> Result<Option<Ended>, TrainError> {
+        let step = self.state.progress.step;
+        let mut interrupted = false;
+        let batches = self.valid_loader.iter().take_while(|_| {
+            interrupted = self.interrupter.should_stop();
+            !interrupted
+        });
+        let evaluation = evaluate(model, batches);
+        if interrupted {
+            return Ok(Some(Ended::Interrupted));
+        }
+        self.state.evaluation_due = false;
+        let mut output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
+        output.expert_tokens.clone_from(&evaluation.expert_tokens);
+        let item = self.item(output, None);
+        self.events.process_valid(LearnerEvent::ProcessedItem(item));
+        self.events.process_train(LearnerEvent::EndEpoch(step));
+        self.events.process_valid(LearnerEvent::EndEpoch(step));
+        self.judge(&evaluation).map_err(|source| TrainError::Save { step, source })
+    }
+
+    /// Notes a best evaluation, and whether there is hope for another.
+    fn judge(&mut self, evaluation: &Evaluation) -> Result<Option<Ended>, SaveError> {
+        let (step, loss) = (self.state.progress.step, evaluation.loss);
+        // A model that has diverged is never the best, not even for want of another.
+        if loss.is_finite() && self.state.best.is_none_or(|best| loss < best.loss) {
+            let best = Best { step, loss };
+            self.keeper.mark_best(best)?;
+            self.state.best = Some(best);
+        }
+        let Some(stopping) = self.strategy.config.early_stopping else {
+            return Ok(None);
+        };
+        if self.state.to_beat.is_none_or(|best| loss < best - stopping.min_improvement) {
+            self.state.to_beat = Some(loss).filter(|loss| loss.is_finite());
+            self.state.evaluations_without_improvement = 0;
+        } else {
+            self.state.evaluations_without_improvement += 1;
+        }
+        let hopeless = self.state.evaluations_without_improvement >= stopping.patience;
+        Ok(hopeless.then_some(Ended::StoppedEarly))
+    }
+
+    /// burn's dashboard counts epochs: ours is the stretch between two evaluations.
+    fn item(&self, output: StepOutput, lr: Option<f64>) -> TrainingItem<StepOutput> {
+        let step = self.state.progress.step;
+        let steps = self.strategy.steps.unwrap_or(step).max(1);
+        let interval = match self.strategy.config.evaluate_every {
+            Span::Steps(interval) => interval as usize,
+            _ => steps,
+        };
+        let place = step.saturating_sub(1);
+        let within = Items { items_processed: place % interval + 1, items_total: interval };
+        let intervals = Items {
+            items_processed: place / interval + 1,
+            items_total: steps.div_ceil(interval).max(place / interval + 1),
+        };
+        TrainingItem::new(output, within, intervals, Some(step), lr)
     }
 }

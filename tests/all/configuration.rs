@@ -1,5 +1,5 @@
 use burn_train::TrainStep;
-use emberlm::config::{self, ConfigError, DataConfig, RunConfig, Source};
+use emberlm::config::{self, ConfigError, DataConfig, OptimizerConfig, RunConfig, Source};
 use emberlm::data::{Example, Split, Task, TokenBatch};
 use emberlm::model::{Initializer, Model, parameter_count, parameter_shapes, parameters};
 use emberlm::train::{LanguageModel, gradient_norm};
@@ -34,7 +34,7 @@ fn every_shipped_configuration_loads_under_its_own_name() {
     let finetune = config::resolve(finetune).unwrap();
     assert_eq!((finetune.model, finetune.tokenizer), (gpt2.model, gpt2.tokenizer));
     assert_eq!(finetune.name, "finetune-shakespeare");
-    assert_eq!(finetune.train.schedule.learning_rate, 3e-5);
+    assert_eq!(finetune.train.schedule.learning_rate(), 3e-5);
     let folder = crate::support::repository().join("model-configs");
     let files: BTreeSet<String> = std::fs::read_dir(folder)
         .unwrap()
@@ -51,11 +51,12 @@ fn shipped_recipes_are_nanogpts() {
     assert_eq!((cpu.model.n_layers, cpu.model.n_heads, cpu.model.d_model), (4, 4, 128));
     assert_eq!((cpu.model.context_length, cpu.train.batch_size), (64, 12));
     assert_eq!((cpu.train.steps.unwrap(), cpu.model.dropout, cpu.model.bias), (2000, 0.0, false));
-    assert_eq!((cpu.train.optimizer.beta1, cpu.train.optimizer.beta2), (0.9, 0.99));
-    assert_eq!((cpu.train.optimizer.weight_decay, cpu.train.clip_norm), (0.1, Some(1.0)));
+    let OptimizerConfig::Adamw(optimizer) = &cpu.train.optimizer else { panic!() };
+    assert_eq!((optimizer.beta1, optimizer.beta2), (0.9, 0.99));
+    assert_eq!((optimizer.weight_decay, cpu.train.clip_norm), (0.1, Some(1.0)));
     let schedule = &cpu.train.schedule;
-    assert_eq!((schedule.learning_rate, schedule.final_learning_rate), (1e-3, 1e-4));
-    assert_eq!((schedule.warmup_steps, schedule.decay_steps), (100, None));
+    assert_eq!((schedule.learning_rate(), schedule.final_learning_rate()), (1e-3, Some(1e-4)));
+    assert_eq!((schedule.warmup_steps(), schedule.decay_steps()), (100, None));
     let gpu = load("shakespeare-char", &[]).unwrap();
     assert_eq!(
         (gpu.train.steps.unwrap(), gpu.train.batch_size, gpu.model.dropout),
@@ -235,7 +236,7 @@ fn depth_is_a_dial() {
     assert_eq!(modern.train.steps.unwrap(), 20 * 12 * 4 * 256 * 256 / (16 * 256));
     let deeper = load("modern", &["model.depth=12"]).unwrap();
     assert_eq!((deeper.model.n_layers, deeper.model.d_model), (12, 768));
-    assert!((deeper.train.schedule.learning_rate - 6e-4).abs() < 1e-12);
+    assert!((deeper.train.schedule.learning_rate() - 6e-4).abs() < 1e-12);
     assert!(deeper.train.steps > modern.train.steps);
     let layers = parameter_count(&deeper.model, 0);
     let formula = 12 * 12 * 768 * 768;

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 
 use emberlm::artifact::read_tensors;
 use emberlm::backend::GptBackend;
-use emberlm::config::{ModelConfig, OptimizerConfig};
+use emberlm::config::{AdamwConfig, ModelConfig, OptimizerConfig};
 use emberlm::generate::{Sampler, Sampling};
 use emberlm::interop::Family;
 use emberlm::model::{
@@ -132,12 +132,14 @@ fn ten_optimizer_steps_follow_pytorch() {
         for golden in MODELS.map(Golden::open) {
             let batch = golden_batch(&golden.reference);
             let mut model = golden.trained::<B>(&device);
-            let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig {
+            let adamw = OptimizerConfig::Adamw(AdamwConfig {
                 beta1: 0.9,
                 beta2: 0.95,
                 epsilon: 1e-8,
                 weight_decay: 0.1,
+                groups: Vec::new(),
             });
+            let mut optimizer = ModelOptimizer::<B>::new(&adamw, &model).unwrap();
             for (step, expected) in golden.reference["adamw_losses"].iter::<f64>().enumerate() {
                 let output = TrainStep::step(&model, batch.clone());
                 let loss = output.item.loss;

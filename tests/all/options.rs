@@ -359,6 +359,14 @@ fn single_options() -> Vec<(Value, bool)> {
         (json!({ "residual": "parallel" }), true),
         (json!({ "residual": "parallel", "norm_placement": "sandwich" }), true),
         (json!({ "residual": "parallel-shared-norm" }), true),
+        (json!({ "lora": { "rank": 2, "alpha": 1.0 } }), true),
+        (json!({ "lora": { "rank": 3, "alpha": 5.0, "targets": ["attention.*"] } }), true),
+        (
+            json!({ "lora": { "rank": 1, "alpha": 0.5, "dropout": 0.0 },
+            "feed_forward": { "gated": true, "activation": "silu",
+                "experts": { "count": 3, "per_token": 2, "shared_d_ff": 5 } } }),
+            true,
+        ),
     ];
     for activation in ["gelu", "gelu-tanh", "relu", "relu-squared", "silu", "mish"] {
         for gated in [false, true] {
@@ -412,6 +420,7 @@ fn encoders_and_translators_are_their_formulas() {
                 json!({ "attention": { "window": 3, "qk_norm": { "kind": "rms" } } }),
                 json!({ "attention": { "window": 3, "full_every": 2, "soft_cap": 2.0 } }),
                 json!({ "embedding_norm": true, "head_bias": true, "scale_embedding": true }),
+                json!({ "lora": { "rank": 2, "alpha": 1.0 } }),
             ] {
                 change["architecture"] = architecture.into();
                 check::<B>(&with(change.clone()), &change.to_string(), &device);

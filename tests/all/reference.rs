@@ -313,8 +313,24 @@ impl<'a> Model<'a> {
         self.attend(name, &queries, &keys, &values, |_, _, _| Some(0.0))
     }
 
+    /// `x @ weight + bias`, and `x @ a @ b * alpha / rank` where there is an adapter.
+    fn linear(&self, name: &str, x: &[f64], has_bias: bool) -> Vec<f64> {
+        let mut output = self.parameters.linear(name, x, has_bias);
+        if self.parameters.0.contains_key(&format!("{name}.lora.a")) {
+            let lora = self.config.lora.as_ref().expect("a model with adapters");
+            let mut inner = vec![0.0; lora.rank];
+            for (x, row) in x.iter().zip(self.parameters.rows(&format!("{name}.lora.a"))) {
+                add_scaled(&mut inner, x * lora.alpha / lora.rank as f64, row);
+            }
+            for (inner, row) in inner.iter().zip(self.parameters.rows(&format!("{name}.lora.b"))) {
+                add_scaled(&mut output, *inner, row);
+            }
+        }
+        output
+    }
+
     fn heads(&self, name: &str, x: &[f64]) -> Rows {
-        let joined = self.parameters.linear(name, x, self.config.qkv_bias());
+        let joined = self.linear(name, x, self.config.qkv_bias());
         assert_eq!(joined.len() % self.config.head_dim(), 0, "{name}");
         joined.chunks_exact(self.config.head_dim()).map(<[f64]>::to_vec).collect()
     }
@@ -356,7 +372,7 @@ impl<'a> Model<'a> {
                 joined.extend(mixture);
             }
             let output = format!("{name}.output");
-            self.parameters.linear(&output, &joined, self.config.output_bias())
+            self.linear(&output, &joined, self.config.output_bias())
         };
         queries.iter().enumerate().map(attend).collect()
     }
@@ -388,7 +404,7 @@ impl<'a> Model<'a> {
     }
 
     fn experts(&self, name: &str, experts: &ExpertsConfig, x: &[f64]) -> Vec<f64> {
-        let scores = self.parameters.linear(&format!("{name}.router"), x, false);
+        let scores = self.linear(&format!("{name}.router"), x, false);
         assert_eq!(scores.len(), experts.count, "{name}.router");
         let chosen = largest(&scores, experts.per_token);
         let chosen_scores: Vec<f64> = chosen.iter().map(|&expert| scores[expert]).collect();
@@ -411,7 +427,7 @@ impl<'a> Model<'a> {
     fn dense(&self, name: &str, x: &[f64]) -> Vec<f64> {
         let settings = &self.config.feed_forward;
         let linear = |part: &str, x: &[f64]| {
-            self.parameters.linear(&format!("{name}.{part}"), x, self.config.feed_forward_bias())
+            self.linear(&format!("{name}.{part}"), x, self.config.feed_forward_bias())
         };
         let mut hidden = linear("up", x);
         if settings.gated {
@@ -429,7 +445,7 @@ impl<'a> Model<'a> {
         let logits = |x: &Vec<f64>| {
             let has_bias = self.config.head_bias;
             let logits = match self.config.tied_head {
-                false => self.parameters.linear("head", x, has_bias),
+                false => self.linear("head", x, has_bias),
                 true => {
                     let rows = self.parameters.rows("embedding.token");
                     let mut logits: Vec<f64> = rows.map(|row| dot(row, x)).collect();

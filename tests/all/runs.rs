@@ -308,7 +308,7 @@ fn an_interrupted_run_keeps_what_it_learned() {
     assert!(message.contains("stopping after this step"), "{message}");
     assert!(rest.iter().any(|line| line.starts_with("stopped after ")), "{rest:?}");
     let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
-    let steps = run.summary().unwrap().steps;
+    let steps = run.history().summary().unwrap().steps;
     assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&steps));
     succeed(&emberlm(folder.path(), &["generate", "stories", "--max-tokens", "3"]));
 }
@@ -316,15 +316,21 @@ fn an_interrupted_run_keeps_what_it_learned() {
 #[test]
 fn a_run_that_diverges_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let output = train(
-        folder.path(),
-        &["--set", "train.schedule.learning_rate=1e30", "--set", "train.schedule.warmup_steps=0"],
-    );
+    let too_fast =
+        ["--set", "train.schedule.learning_rate=1e30", "--set", "train.schedule.warmup_steps=0"];
+    let output = train(folder.path(), &too_fast);
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("diverged: its validation loss is not a number"), "{message}");
+    let named = "at step 2, with the batch of examples 2 to 3 of the data: the gradient norm is";
+    assert!(message.contains(named), "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(!folder.path().join("artifacts/stories/best.json").exists());
+
+    // Steps are left out, but what the first one has done to the weights stays.
+    let skip = ["--set", "train.non_finite=skip", "--set", "train.log_every=100"];
+    let text = succeed(&train(folder.path(), &[&too_fast[..], &skip].concat()));
+    assert_eq!(text.matches("left out: the gradient norm is").count(), 5, "{text}");
+    assert!(text.contains("left out: 5 steps"), "{text}");
 }
 
 #[test]

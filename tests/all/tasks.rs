@@ -203,7 +203,7 @@ fn a_translator_learns_pairs_by_heart() {
         let batch = TokenBatch::new(&examples, 1.0);
         let built = Model::new("small", &config, 12, Initializer::seeded(1), &device);
         let mut model = LanguageModel::<B>::new(built, &config);
-        let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig::default());
+        let mut optimizer = ModelOptimizer::<B>::new(&OptimizerConfig::default(), &model).unwrap();
         for _ in 0..120 {
             let output = TrainStep::step(&model, batch.clone());
             model = optimizer.step(1e-2, model, output.grads);
@@ -226,7 +226,7 @@ fn an_encoder_learns_to_fill_gaps_from_both_sides() {
         let split = Split::text(tokens, 200);
         let built = Model::new("small", &config, 11, Initializer::seeded(1), &device);
         let mut model = LanguageModel::<B>::new(built, &config);
-        let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig::default());
+        let mut optimizer = ModelOptimizer::<B>::new(&OptimizerConfig::default(), &model).unwrap();
         let order = split.order(12, 1);
         for step in 0..500 {
             let examples: Vec<Example> =

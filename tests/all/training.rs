@@ -2,7 +2,7 @@ use burn::lr_scheduler::LrScheduler;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
 use burn_train::TrainStep;
-use emberlm::config::{self, OptimizerConfig, RunConfig, ScheduleConfig};
+use emberlm::config::{self, AdamwConfig, OptimizerConfig, RunConfig, ScheduleConfig};
 use emberlm::data::{TokenBatch, Window};
 use emberlm::model::{Initializer, Model, parameters, tensors};
 use emberlm::train::{
@@ -44,13 +44,13 @@ fn all_gradients<B: emberlm::backend::TrainBackend>(
 
 #[test]
 fn the_schedule_is_warmup_and_cosine() {
-    let config = ScheduleConfig {
+    let config = |decay_steps| ScheduleConfig::Cosine {
         learning_rate: 1.0,
         final_learning_rate: 0.1,
         warmup_steps: 4,
-        decay_steps: Some(14),
+        decay_steps,
     };
-    let mut schedule = Schedule::new(&config, Some(20), 0);
+    let mut schedule = Schedule::new(&config(Some(14)), Some(20), 0);
     let rates: Vec<f64> = (0..20).map(|_| schedule.step()).collect();
     for (step, rate) in rates.iter().enumerate() {
         let expected = match step {
@@ -64,10 +64,10 @@ fn the_schedule_is_warmup_and_cosine() {
         assert!((rate - expected).abs() < 1e-12, "step {step}: {rate}, expected {expected}");
     }
     assert_eq!(rates[4], 1.0);
-    let mut later = Schedule::new(&config, Some(20), 7);
+    let mut later = Schedule::new(&config(Some(14)), Some(20), 7);
     assert_eq!(later.step(), rates[7]);
     // Without a decay of its own it ends with the run, and a run may be all warmup.
-    let whole = ScheduleConfig { decay_steps: None, ..config.clone() };
+    let whole = config(None);
     assert!((Schedule::new(&whole, Some(24), 0).learning_rate(14) - 0.55).abs() < 1e-12);
     let short = Schedule::new(&whole, Some(3), 0);
     assert_eq!((short.learning_rate(2), short.learning_rate(9)), (0.6, 0.1));
@@ -134,10 +134,9 @@ fn only_matrices_decay() {
                 gradients.register(id, gradient.zeros_like());
             }
         }
-        let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig {
-            weight_decay: 0.5,
-            ..OptimizerConfig::default()
-        });
+        let config =
+            OptimizerConfig::Adamw(AdamwConfig { weight_decay: 0.5, ..AdamwConfig::default() });
+        let mut optimizer = ModelOptimizer::<B>::new(&config, &model).unwrap();
         let model = optimizer.step(0.1, model, gradients);
         for ((name, before), (_, after)) in before.into_iter().zip(tensors(&model)) {
             let factor = if before.shape.len() == 1 { 1.0 } else { 0.95 };
@@ -151,13 +150,14 @@ fn only_matrices_decay() {
 #[test]
 fn an_optimizer_goes_on_from_its_record() {
     on_each_backend!(|device: B| {
-        let optimizer = || ModelOptimizer::<B>::new(OptimizerConfig::default());
+        let model = model::<B>(&device);
+        let optimizer = || ModelOptimizer::<B>::new(&OptimizerConfig::default(), &model).unwrap();
         let step = |optimizer: &mut ModelOptimizer<B>, model: LanguageModel<B>| {
             let output = TrainStep::step(&model, batch(&[0, 30], 1.0));
             optimizer.step(1e-2, model, output.grads)
         };
         let mut whole = optimizer();
-        let first = step(&mut whole, model(&device));
+        let first = step(&mut whole, model.clone());
         let record = Optimizer::<LanguageModel<B>, B>::to_record(&whole);
         let expected = tensors(&step(&mut whole, first.clone()));
         let mut restored = Optimizer::<LanguageModel<B>, B>::load_record(optimizer(), record);
@@ -170,7 +170,7 @@ fn an_optimizer_goes_on_from_its_record() {
 fn a_model_learns_a_sequence_by_heart() {
     on_each_backend!(|device: B| {
         let mut model = model::<B>(&device);
-        let mut optimizer = ModelOptimizer::<B>::new(OptimizerConfig::default());
+        let mut optimizer = ModelOptimizer::<B>::new(&OptimizerConfig::default(), &model).unwrap();
         let starts = [0, 8, 16, 24];
         let first = TrainStep::step(&model, batch(&starts, 1.0)).item.loss;
         // An untrained model knows nothing: its loss is that of a uniform guess.

@@ -48,6 +48,14 @@ fn megabytes_per_second(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / 1e6 / time.as_secs_f64()
 }
 
+/// The most memory that this process has had at a time, in MiB; known on Linux.
+fn peak_mib() -> Option<Value> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(rounded(f64::from(kibibytes) / 1024.0))
+}
+
 /// Rounded to four places, of which the fourth is noise already.
 fn rounded(number: f64) -> Value {
     ((number * 1e4).round() / 1e4).into()

@@ -3,7 +3,7 @@ use serde_json::json;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::{megabytes_per_second, rounded, say};
+use super::{megabytes_per_second, peak_mib, rounded, say};
 use crate::cli::{BenchPrepareArgs, SHARD_TOKENS, SPLIT_SEED};
 use crate::commands::prepare::default_split;
 use crate::commands::tokenizer::open;
@@ -40,16 +40,8 @@ pub(super) fn run(args: BenchPrepareArgs) -> anyhow::Result<()> {
         "mb_per_s": rounded(megabytes_per_second(bytes, time)),
         "tokens_per_s": (tokens as f64 / time.as_secs_f64()).round(),
     });
-    if let Some(bytes) = peak_resident_bytes() {
-        result["peak_mib"] = rounded(bytes as f64 / f64::from(1 << 20));
+    if let Some(peak) = peak_mib() {
+        result["peak_mib"] = peak;
     }
     Ok(say(args.json, &result)?)
-}
-
-/// The most memory that this process has had at a time; known on Linux.
-fn peak_resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -1,4 +1,4 @@
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use rand::rngs::ChaCha8Rng;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::{median, rounded, say};
+use super::{median, peak_mib, rounded, say};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::BenchTrainArgs;
 use crate::config::{self, DataConfig, Packing, RunConfig, Source, TokenizerConfig};
@@ -20,7 +20,7 @@ use crate::data::{
 use crate::files;
 use crate::model::{Initializer, Model};
 use crate::tokenizer::{self, IdTokenizer};
-use crate::train::{LanguageModel, Progress, Stepper};
+use crate::train::{Guard, LanguageModel, Progress, Stepper};
 
 /// Steps before those that are measured: threads start, memory is taken, kernels are compiled.
 const WARMUP_STEPS: u32 = 5;
@@ -81,7 +81,7 @@ pub(super) fn run(args: BenchTrainArgs) -> anyhow::Result<()> {
     write_tokens(&config, vocab_size, folder.path()).context("the data cannot be written")?;
     let corpus = Corpus::load(&config, None)?;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
-    let result = backend::dispatch(backend, job)?;
+    let result = backend::dispatch(backend, job)??;
     Ok(say(args.json, &result)?)
 }
 
@@ -147,30 +147,35 @@ struct Bench<'a> {
 }
 
 impl Job for Bench<'_> {
-    type Output = Value;
+    type Output = anyhow::Result<Value>;
 
-    fn run<B: TrainBackend>(self, device: B::Device) -> Value {
+    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<Value> {
         let Self { args, backend, config, corpus } = self;
+        backend::check_precision::<B>(backend, &device, config.train.precision)?;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let initializer = Initializer::seeded(config.seed);
         let model = Model::<B>::new(&config.name, &config.model, vocab_size, initializer, &device);
         let params = model.num_params();
-        let mut stepper = Stepper::new(LanguageModel::new(model, &config.model), config, device);
+        let mut stepper = Stepper::of_run(
+            LanguageModel::new(model, &config.model).trained_as(&config.train),
+            config,
+            device,
+        )?;
         let loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
         let mut batches =
             Timed { batches: DataLoader::<B, TokenBatch>::iter(&loader), waited: Duration::ZERO };
-        let mut progress = Progress::default();
+        let (mut progress, mut guard) = (Progress::default(), Guard::default());
         let (mut steps, mut waits) = (Vec::new(), Vec::new());
         let mut tokens = 0;
         for number in 0..WARMUP_STEPS + args.steps {
             batches.waited = Duration::ZERO;
             let started = Instant::now();
-            let output = stepper.step(&mut batches, &mut progress);
+            let step = stepper.step(&mut batches, &mut progress, &mut guard);
             let time = started.elapsed();
             if number >= WARMUP_STEPS {
                 steps.push(milliseconds(time));
                 waits.push(milliseconds(batches.waited));
-                tokens = output.tokens;
+                tokens = step.map_err(|reason| anyhow!("{reason:?}"))?.output.tokens;
             }
         }
         // Nothing is read ahead any more while the batches are made once again.
@@ -179,7 +184,7 @@ impl Job for Bench<'_> {
 
         let (step, wait) = (median(steps.clone()), median(waits.clone()));
         let (all_steps, all_waits): (f64, f64) = (steps.iter().sum(), waits.iter().sum());
-        json!({
+        let mut result = json!({
             "bench": "train",
             "shape": args.shape,
             "backend": backend.name(),
@@ -199,7 +204,11 @@ impl Job for Bench<'_> {
             "wait_percent": rounded(100.0 * all_waits / all_steps),
             "read_ms": rounded(read),
             "read_percent": rounded(100.0 * read / step),
-        })
+        });
+        if let Some(peak) = peak_mib() {
+            result["peak_mib"] = peak;
+        }
+        Ok(result)
     }
 }
 

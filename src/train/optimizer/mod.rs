@@ -1,3 +1,11 @@
+//! N numbers of a parameter, R rows and C columns of a matrix
+
+mod adamw;
+mod lion;
+mod muon;
+mod rule;
+mod sgd;
+
 use burn::module::{AutodiffModule, ModuleMapper, Param, ParamId};
 use burn::optim::adaptor::GradAdaptor;
 use burn::optim::{GradientsParams, LearningRate, MultiGradientsParams, Optimizer};
@@ -7,28 +15,39 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use rule::OptimizerError;
+use rule::{Algorithm, Rule, Rules};
+
+use super::LanguageModel;
 use crate::config::OptimizerConfig;
 
-/// AdamW with decoupled decay (Loshchilov and Hutter 2019, algorithm 2), in PyTorch's order of
-/// operations. Parameters of one dimension, which are biases and norms, are not decayed.
+/// Any of the algorithms that a configuration can name, with parameter groups. Parameters of one
+/// dimension, which are biases and norms, are not decayed, unless a group says so.
 ///
 /// burn's `Learner` keeps its optimizer to itself; clones share their state, so that a
 /// checkpoint can read it through a second handle.
 #[derive(Debug, Clone)]
 pub struct ModelOptimizer<B: AutodiffBackend> {
-    config: OptimizerConfig,
+    rules: Arc<Rules>,
     state: Arc<Mutex<HashMap<ParamId, Moments<B::InnerBackend>>>>,
 }
 
-/// The running moments of one parameter's gradient, flattened.
+/// The running moments of one parameter's gradient, flattened: all that an algorithm remembers.
 #[derive(Debug, Clone)]
 pub struct Moments<B: Backend> {
-    /// Mean of the gradient, `[N]`.
+    /// Mean of the gradient, or with SGD a decaying sum, `[N]`.
     pub first: Option<Tensor<B, 1>>,
-    /// Mean of its square, `[N]`.
+    /// Mean of its square, `[N]`; AdamW's alone.
     pub second: Option<Tensor<B, 1>>,
     /// Updates so far.
     pub step: usize,
+}
+
+impl<B: Backend> Moments<B> {
+    /// Before the first update.
+    fn none() -> Self {
+        Self { first: None, second: None, step: 0 }
+    }
 }
 
 /// [`Moments`] as burn records them.
@@ -41,8 +60,13 @@ pub struct MomentsRecord<B: Backend> {
 }
 
 impl<B: AutodiffBackend> ModelOptimizer<B> {
-    pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, state: Arc::default() }
+    /// An optimizer of the parameters of a model.
+    ///
+    /// # Errors
+    /// A parameter group that no parameter of the model is in.
+    pub fn new(config: &OptimizerConfig, model: &LanguageModel<B>) -> Result<Self, OptimizerError> {
+        let parameters = crate::model::parameters(&model.model);
+        Ok(Self { rules: Arc::new(Rules::new(config, &parameters)?), state: Arc::default() })
     }
 
     /// The moments of a parameter, once it has been updated.
@@ -57,7 +81,7 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
 
     fn update<M: AutodiffModule<B>>(&self, lr: f64, module: M, gradients: GradAdaptor) -> M {
         module.map(&mut Update {
-            config: &self.config,
+            rules: &self.rules,
             state: &mut self.state(),
             learning_rate: lr,
             gradients,
@@ -106,7 +130,7 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Optimizer<M, B> for ModelOptimize
 }
 
 struct Update<'a, B: AutodiffBackend> {
-    config: &'a OptimizerConfig,
+    rules: &'a Rules,
     state: &'a mut HashMap<ParamId, Moments<B::InnerBackend>>,
     learning_rate: f64,
     gradients: GradAdaptor,
@@ -122,44 +146,57 @@ impl<B: AutodiffBackend> ModuleMapper<B> for Update<'_, B> {
             let requires_grad = value.is_require_grad();
             let shape = value.dims();
             let count: usize = shape.iter().product();
-            let value = value.inner().to_device(&device).reshape([count]);
-            let weight_decay = if D >= 2 { self.config.weight_decay } else { 0.0 };
-            let moments = self.state.remove(&id);
-            let (value, moments) = adamw(
-                self.config,
-                value,
-                gradient.reshape([count]),
-                moments,
-                self.learning_rate,
-                weight_decay,
-            );
+            let rule = self.rules.of(id, D);
+            let variable = Variable {
+                value: value.inner().to_device(&device).reshape([count]),
+                gradient: gradient.reshape([count]),
+                moments: self.state.remove(&id).unwrap_or_else(Moments::none),
+                learning_rate: self.learning_rate * rule.learning_rate,
+                weight_decay: rule.weight_decay,
+            };
+            let (value, moments) = apply(&rule, variable);
             self.state.insert(id, moments);
             Tensor::from_inner(value.reshape(shape)).set_require_grad(requires_grad)
         })
     }
 }
 
-/// One update of one flattened parameter.
-fn adamw<B: Backend>(
-    config: &OptimizerConfig,
+/// One flattened parameter at one update.
+struct Variable<B: Backend> {
+    /// `[N]`
     value: Tensor<B, 1>,
+    /// `[N]`
     gradient: Tensor<B, 1>,
-    moments: Option<Moments<B>>,
+    moments: Moments<B>,
     learning_rate: f64,
     weight_decay: f64,
-) -> (Tensor<B, 1>, Moments<B>) {
-    let (beta1, beta2) = (config.beta1, config.beta2);
-    let mean = |old: Option<Tensor<B, 1>>, new: Tensor<B, 1>, beta: f64| match old {
+}
+
+impl<B: Backend> Variable<B> {
+    /// The value with its decay of this update, which is apart from the gradient (Loshchilov and
+    /// Hutter 2019), less what the gradient asks for.
+    fn moved_by(self, update: Tensor<B, 1>) -> Tensor<B, 1> {
+        self.value * (1.0 - self.learning_rate * self.weight_decay) - update
+    }
+}
+
+fn apply<B: Backend>(rule: &Rule, variable: Variable<B>) -> (Tensor<B, 1>, Moments<B>) {
+    match &rule.algorithm {
+        Algorithm::Adamw(settings) => adamw::update(settings, variable),
+        Algorithm::Muon(settings) => muon::update(settings, variable),
+        Algorithm::Sgd(settings) => sgd::update(settings, variable),
+        Algorithm::Lion(settings) => lion::update(settings, variable),
+    }
+}
+
+/// `beta old + (1 - beta) new`, where the first old one is zero.
+fn running_mean<B: Backend>(
+    old: Option<Tensor<B, 1>>,
+    new: Tensor<B, 1>,
+    beta: f64,
+) -> Tensor<B, 1> {
+    match old {
         Some(old) => old * beta + new * (1.0 - beta),
         None => new * (1.0 - beta),
-    };
-    let old = moments.unwrap_or(Moments { first: None, second: None, step: 0 });
-    let first = mean(old.first, gradient.clone(), beta1);
-    let second = mean(old.second, gradient.clone() * gradient, beta2);
-    let step = old.step + 1;
-    let (correction1, correction2) = (1.0 - beta1.powf(step as f64), 1.0 - beta2.powf(step as f64));
-    let denominator = second.clone().sqrt() / correction2.sqrt() + config.epsilon;
-    let update = first.clone() / denominator * (learning_rate / correction1);
-    let value = value * (1.0 - learning_rate * weight_decay) - update;
-    (value, Moments { first: Some(first), second: Some(second), step })
+    }
 }

@@ -1,0 +1,282 @@
+mod keeper;
+mod loggers;
+mod plan;
+
+use anyhow::{Context, bail};
+use burn::module::{AutodiffModule, Module};
+use burn_train::Interrupter;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use crate::artifact::{Run, Summary};
+use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
+use crate::cli::TrainArgs;
+use crate::config::RunConfig;
+use crate::data::{Corpus, EvaluationLoader, SplitTokens, Task};
+use crate::train::{
+    Display, Ended, LanguageModel, ModelOptimizer, Outcome, Training, evaluate, train,
+};
+use keeper::Keeper;
+use plan::Plan;
+
+pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
+    let backend = backend::choose(args.common.backend.as_deref())?;
+    let plan = match &args.resume {
+        Some(name) => Plan::resumed(&args, name, backend)?,
+        None => Plan::new_run(&args)?,
+    };
+    backend::dispatch(backend, Train { backend, plan, args: &args })?
+}
+
+struct Train<'a> {
+    backend: BackendKind,
+    plan: Plan,
+    args: &'a TrainArgs,
+}
+
+impl Job for Train<'_> {
+    type Output = anyhow::Result<()>;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+        let Self { backend, plan, args } = self;
+        backend::check_precision::<B>(backend, &device, plan.config.train.precision)?;
+        let model = plan.model::<B>(&device)?;
+        let params = model.num_params();
+        let model = LanguageModel::for_training(model, &plan.config)?;
+        let optimizer = ModelOptimizer::new(&plan.config.train.optimizer, &model)?;
+        let (finetuning, checkpoint) = (plan.is_finetuning(), plan.checkpoint());
+        let (config, state) = (plan.config.clone(), plan.state.clone());
+        let (run, _lock, corpus) = plan.open(args)?;
+        if let Some(step) = checkpoint {
+            run.checkpoints().load_moments(step, &model, &optimizer, &device)?;
+        }
+        let taken = state.progress.step;
+        let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
+        report.announce();
+        if model.trained_params() < params {
+            say(format_args!("trained: {} of them", model.trained_params()));
+        }
+        if finetuning {
+            report.announce_loss(&model.valid());
+        }
+
+        let interrupter = Interrupter::new();
+        stop_on_signal(&interrupter)?;
+        let outcome = train(Training {
+            config: &config,
+            corpus: &corpus,
+            model,
+            optimizer,
+            state,
+            device,
+            keeper: Box::new(Keeper::new(&run, &config, &corpus)?),
+            loggers: loggers::open(&run, &config, taken)?,
+            display: display(args),
+            interrupter,
+        })
+        .with_context(|| format!("the run {} stopped", run.path().display()))?;
+        report.conclude(outcome)
+    }
+}
+
+#[cfg(feature = "tui")]
+fn display(args: &TrainArgs) -> Display {
+    if args.plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+        Display::Lines
+    } else {
+        Display::Dashboard
+    }
+}
+
+#[cfg(not(feature = "tui"))]
+fn display(_args: &TrainArgs) -> Display {
+    Display::Lines
+}
+
+/// What is said about a run before and after it.
+struct Report<'a> {
+    backend: BackendKind,
+    config: &'a RunConfig,
+    corpus: &'a Corpus,
+    run: &'a Run,
+    params: usize,
+    args: &'a TrainArgs,
+}
+
+impl Report<'_> {
+    fn announce(&self) {
+        let Self { config, corpus, params, .. } = *self;
+        say(format_args!(
+            "{}: {params} parameters, {} layers, {} heads, width {}, context {}, on {}",
+            config.name,
+            config.model.n_layers,
+            config.model.n_heads,
+            config.model.d_model,
+            config.model.context_length,
+            self.backend,
+        ));
+        say(format_args!(
+            "data: {} training and {} validation tokens, {} different ones",
+            corpus.train.token_count(),
+            corpus.validation.token_count(),
+            corpus.tokenizer.vocab_size(),
+        ));
+        match (corpus.task, &corpus.train.tokens) {
+            (Task::Translation { .. }, SplitTokens::Text(_)) => say(format_args!(
+                "task: to continue the first half of each window with its second; pairs to translate come from a .tsv or .jsonl file"
+            )),
+            (Task::Translation { .. }, SplitTokens::Pairs(_)) => {
+                say(format_args!("task: to translate each source into its target"));
+            }
+            (Task::MaskedTokens { .. }, _) => {
+                say(format_args!("task: to fill in the tokens that are masked, 15% of all"));
+            }
+            (Task::NextToken, _) => {}
+        }
+        if let (Some(entropy), Some(bytes)) =
+            (corpus.source_entropy, corpus.validation.bytes_per_target(corpus.task))
+        {
+            let bits = entropy / std::f64::consts::LN_2 / bytes;
+            say(format_args!(
+                "source entropy: {entropy:.4} nats a token, {bits:.4} bits a byte; no model can beat it"
+            ));
+        }
+        say(format_args!("run: {}", self.run.path().display()));
+    }
+
+    /// What the model that is trained further knows already.
+    fn announce_loss<B: GptBackend>(&self, model: &LanguageModel<B>) {
+        let Self { config, corpus, .. } = *self;
+        let windows = config.train.evaluation_windows;
+        let sample = corpus.validation.spread(config.model.context_length, windows);
+        let batch_size = config.train.batch_size;
+        let loader =
+            EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
+        let before = evaluate(model, loader.batches());
+        say(format_args!("validation loss before training: {:.4} nats a token", before.loss));
+    }
+
+    /// Tells how the run went, after an evaluation on the whole validation split where the run has
+    /// come to its end.
+    fn conclude<B: TrainBackend>(&self, outcome: Outcome<B>) -> anyhow::Result<()> {
+        let Self { config, corpus, run, .. } = *self;
+        let Outcome { model, state, ended } = outcome;
+        let progress = state.progress;
+        if progress.step == 0 {
+            say(format_args!("stopped before the first step; nothing was saved"));
+            say(format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()));
+            return Ok(());
+        }
+        let seconds = Duration::from_secs(progress.seconds.round() as u64);
+        let mut summary = Summary {
+            name: config.name.clone(),
+            steps: progress.step,
+            tokens: progress.tokens,
+            params: self.params,
+            best_val_loss: state.best.map(|best| best.loss),
+            best_step: state.best.map(|best| best.step),
+            final_val_loss: None,
+            bits_per_byte: None,
+            source_entropy: corpus.source_entropy,
+            skipped_steps: state.guard.skipped,
+            seconds: progress.seconds,
+            tokens_per_s: progress.tokens as f64 / progress.seconds,
+            backend: self.backend.name().into(),
+        };
+        let how = match ended {
+            Ended::Finished => "finished",
+            Ended::StoppedEarly => "no better evaluation for a while: stopped early after",
+            Ended::Interrupted => "stopped after",
+        };
+        say(format_args!(
+            "{how} {} steps, {} tokens in {}",
+            progress.step,
+            progress.tokens,
+            humantime::format_duration(seconds),
+        ));
+        if state.guard.skipped > 0 {
+            say(format_args!("left out: {} steps", state.guard.skipped));
+        }
+        if ended == Ended::Interrupted {
+            run.history().write_summary(&summary)?;
+            say(format_args!("run: {}", run.path().display()));
+            say(format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()));
+            return Ok(());
+        }
+        let Some(best) = state.best else {
+            bail!(
+                "the run {} diverged: its validation loss is not a number after {} steps; lower train.schedule.learning_rate",
+                run.path().display(),
+                progress.step
+            );
+        };
+        say(format_args!("evaluating the last model on the whole validation split"));
+        let all = corpus.validation.all(config.model.context_length);
+        let batch_size = config.train.batch_size;
+        let loader = EvaluationLoader::new(corpus.validation.clone(), corpus.task, all, batch_size);
+        let whole = evaluate(&model, loader.batches());
+        summary.final_val_loss = Some(whole.loss);
+        summary.bits_per_byte =
+            corpus.validation.bytes_per_target(corpus.task).map(|bytes| whole.bits_per_byte(bytes));
+        run.history().write_summary(&summary)?;
+        say(format_args!(
+            "best validation loss: {:.4} nats a token, at step {}",
+            best.loss, best.step
+        ));
+        say(format_args!(
+            "last model, whole validation split: {:.4} nats a token, perplexity {:.3}{}",
+            whole.loss,
+            whole.perplexity(),
+            summary
+                .bits_per_byte
+                .map(|bits| format!(", {bits:.4} bits a byte"))
+                .unwrap_or_default(),
+        ));
+        if let Some(entropy) = corpus.source_entropy {
+            say(format_args!(
+                "source entropy: {entropy:.4} nats a token; the model is {:.4} above it",
+                whole.loss - entropy
+            ));
+        }
+        say(format_args!("run: {}", run.path().display()));
+        let sample = run.history().sample_path(progress.step);
+        let sample = std::fs::read(&sample).with_context(|| sample.display().to_string())?;
+        say(format_args!("\na sample:\n\n{}", String::from_utf8_lossy(&sample)));
+        let command = match corpus.task {
+            Task::NextToken => format!("generate {}", run.name()),
+            Task::Translation { .. } => format!("generate {} --prompt TEXT", run.name()),
+            Task::MaskedTokens { .. } => format!("fill-mask {} TEXT", run.name()),
+        };
+        say(format_args!("more: emberlm {command}{}", self.root()));
+        Ok(())
+    }
+
+    /// Where a command finds the run, if it is not where commands look first.
+    fn root(&self) -> String {
+        let artifacts = &self.args.common.artifacts;
+        if artifacts.as_os_str() == "artifacts" {
+            return String::new();
+        }
+        format!(" --artifacts {}", artifacts.display())
+    }
+}
+
+/// The run is worth more than its reader: a closed pipe does not stop it.
+fn say(line: std::fmt::Arguments) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The first signal ends the run after its step, with a checkpoint; the second ends it at once.
+fn stop_on_signal(interrupter: &Interrupter) -> anyhow::Result<()> {
+    let interrupter = interrupter.clone();
+    let mut stopping = false;
+    ctrlc::set_handler(move || {
+        if stopping {
+            std::process::exit(130);
+        }
+        stopping = true;
+        eprintln!("stopping after this step; once more to stop at once");
+        interrupter.stop(Some("stopped by a signal"));
+    })
+    .context("cannot listen for Ctrl-C")
+}

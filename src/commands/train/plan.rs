@@ -1,0 +1,260 @@
+//! What is going to be trained: a new run, or one that goes on.
+
+use anyhow::{Context, bail};
+use burn::tensor::backend::Backend;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::say;
+use crate::artifact::{Change, Resumable, Run, RunLock, Segment};
+use crate::backend::BackendKind;
+use crate::cli::TrainArgs;
+use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
+use crate::data::{Corpus, Task};
+use crate::files;
+use crate::model::{Initializer, Model};
+use crate::train::RunState;
+
+/// A run before its next step.
+pub(super) struct Plan {
+    pub(super) config: RunConfig,
+    pub(super) corpus: Corpus,
+    pub(super) state: RunState,
+    /// The run whose model it begins with.
+    initial: Option<Run>,
+    existing: Option<Existing>,
+}
+
+/// A run that is there already.
+struct Existing {
+    run: Run,
+    lock: RunLock,
+    /// The step of the checkpoint to go on from; none where there is no checkpoint yet.
+    step: Option<usize>,
+    /// What is otherwise than before.
+    changes: BTreeMap<String, Change>,
+    backend: BackendKind,
+}
+
+/// What the data is trained in: other data, or the same in another order, has another one.
+fn identity(config: &RunConfig, corpus: &Corpus) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(&corpus.fingerprint);
+    hasher.update(config.seed.to_le_bytes());
+    hasher.update((config.model.context_length as u64).to_le_bytes());
+    hasher.update(format!("{:?}", corpus.train.packing));
+    files::hexadecimal(hasher)
+}
+
+impl Plan {
+    /// A run that there is not yet.
+    pub(super) fn new_run(args: &TrainArgs) -> anyhow::Result<Self> {
+        let source = Source::find(&args.config, None)?;
+        let mut value = config::load_value(&source)?;
+        apply(args, &mut value)?;
+        let initial = match value["init_from"].as_str() {
+            Some(name) => {
+                let run = open_initial(args, name)?;
+                config::inherit(&mut value, run.config())?;
+                Some(run)
+            }
+            None => None,
+        };
+        let mut config = config::resolve(value)?;
+        if let Some(name) = &args.run {
+            config.name.clone_from(name);
+            config.validate()?;
+        } else {
+            config.name = Run::free_name(&args.common.artifacts, &config.name);
+        }
+        let tokenizer = match &initial {
+            Some(run) => Some(run.tokenizer()?.into()),
+            None => None,
+        };
+        let corpus = Corpus::load(&config, tokenizer)?;
+        let special = Task::special_tokens(config.model.architecture);
+        let tokens = corpus.tokenizer.vocab_size() + special;
+        let vocab_size = config.model.vocab_size.unwrap_or(tokens);
+        if vocab_size < tokens {
+            return Err(
+                ConfigError::Vocabulary { configured: vocab_size, tokenizer: tokens }.into()
+            );
+        }
+        config.model.vocab_size = Some(vocab_size);
+        config.validate()?;
+        let state = RunState { data: identity(&config, &corpus), ..Default::default() };
+        Ok(Self { config, corpus, state, initial, existing: None })
+    }
+
+    /// A run that goes on from its newest checkpoint that can be read.
+    pub(super) fn resumed(
+        args: &TrainArgs,
+        name: &str,
+        backend: BackendKind,
+    ) -> anyhow::Result<Self> {
+        let run = Run::open(&args.common.artifacts, name)?;
+        let lock = run.lock()?;
+        let before = serde_json::to_value(run.config())?;
+        let mut value = before.clone();
+        apply(args, &mut value)?;
+        for key in ["name", "tokenizer", "init_from"] {
+            if value[key] != before[key] {
+                bail!(
+                    "`{key}` cannot be changed in a run that goes on; begin a new run with init_from"
+                );
+            }
+        }
+        let mut config = config::resolve(value)?;
+        // Prepared data would name its own, which must be the same.
+        config.tokenizer = run.config().tokenizer.clone();
+        let corpus = Corpus::load(&config, Some(Arc::from(run.tokenizer()?)))?;
+        let resumable = run.checkpoints().resume()?;
+        let mut state = describe(&run, resumable.as_ref());
+        let identity = identity(&config, &corpus);
+        if state.progress.step == 0 {
+            state.data = identity;
+        } else if state.data != identity {
+            let old = run.config();
+            let same_context = config.model.context_length == old.model.context_length;
+            if config.data == old.data && config.seed == old.seed && same_context {
+                bail!(
+                    "the data of the run {} is not what it was at step {}; bring it back, or give what it goes on with by --data or --set data..",
+                    run.path().display(),
+                    state.progress.step
+                );
+            }
+            state.data = identity;
+            state.progress.cursor = 0;
+        }
+        let after = serde_json::to_value(&config)?;
+        let mut changes = BTreeMap::new();
+        compare("", &before, &after, &mut changes);
+        if !changes.is_empty() {
+            for (path, change) in &changes {
+                say(format_args!("changed: {path} = {} (was {})", change.to, change.from));
+            }
+        }
+        let initial = match (&resumable, &config.init_from) {
+            (None, Some(name)) => Some(open_initial(args, name)?),
+            _ => None,
+        };
+        let step = resumable.map(|resumable| resumable.step);
+        let existing = Existing { run, lock, step, changes, backend };
+        Ok(Self { config, corpus, state, initial, existing: Some(existing) })
+    }
+
+    /// Whether the model comes from another run.
+    pub(super) fn is_finetuning(&self) -> bool {
+        self.initial.is_some()
+    }
+
+    /// The step that it goes on from, of a run that has a checkpoint.
+    pub(super) fn checkpoint(&self) -> Option<usize> {
+        self.existing.as_ref()?.step
+    }
+
+    /// The model as it is before the next step.
+    pub(super) fn model<B: Backend>(&self, device: &B::Device) -> anyhow::Result<Model<B>> {
+        let config = &self.config;
+        if let Some(Existing { run, step: Some(step), .. }) = &self.existing {
+            return Ok(run.load_model_of(*step, &config.model, device)?);
+        }
+        if let Some(initial) = &self.initial {
+            return initial
+                .load_model_as(config, device)
+                .context("init_from names a run that cannot be trained further like this");
+        }
+        let vocab_size = config.model.vocab_size.unwrap_or_default();
+        let initializer = Initializer::seeded(config.seed);
+        Ok(Model::new(&config.name, &config.model, vocab_size, initializer, device))
+    }
+
+    /// The run's folder and its lock. From here on it is what the plan says: a run that there was not
+    /// is made now, and one that there was has a new segment if its settings have changed.
+    pub(super) fn open(self, args: &TrainArgs) -> anyhow::Result<(Run, RunLock, Corpus)> {
+        if let Some(Existing { mut run, lock, changes, backend, .. }) = self.existing {
+            let step = self.state.progress.step;
+            if !changes.is_empty() {
+                let segment = Segment {
+                    step,
+                    started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+                    backend: backend.name().into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    changes,
+                };
+                run.begin_segment(self.config, &segment)?;
+            }
+            run.forget_after(step)?;
+            return Ok((run, lock, self.corpus));
+        }
+        let run = Run::create(&args.common.artifacts, &self.config, self.corpus.tokenizer.saved())?;
+        let lock = run.lock()?;
+        Ok((run, lock, self.corpus))
+    }
+}
+
+fn open_initial(args: &TrainArgs, name: &str) -> anyhow::Result<Run> {
+    Run::open(&args.common.artifacts, name)
+        .context("init_from names the run to begin with, as emberlm import makes one")
+}
+
+/// Says where a run goes on, and what was lost on the way.
+fn describe(run: &Run, resumable: Option<&Resumable>) -> RunState {
+    let name = run.name();
+    let Some(Resumable { step, state, damaged }) = resumable else {
+        say(format_args!("{name} has no checkpoint yet: it begins anew"));
+        return RunState::default();
+    };
+    for error in damaged {
+        say(format_args!("a checkpoint cannot be read and is set aside: {error}"));
+    }
+    say(format_args!("{name} goes on after step {step}"));
+    state.clone()
+}
+
+/// Lays what the command line says on a configuration.
+fn apply(args: &TrainArgs, value: &mut Value) -> anyhow::Result<()> {
+    let mut text = serde_json::Map::new();
+    for (key, path) in [("path", &args.data), ("validation_path", &args.eval_data)] {
+        if let Some(path) = path {
+            // Absolute, so that the run can be evaluated from anywhere.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            text.insert(key.into(), path.to_string_lossy().into());
+        }
+    }
+    if !text.is_empty() {
+        let architecture = value.pointer("/model/architecture").cloned().unwrap_or_default();
+        // A mistake in it is for `resolve` to report.
+        let architecture = serde_json::from_value(architecture).unwrap_or_default();
+        let kind = match (&args.data, value["data"]["kind"].as_str()) {
+            (None, Some(configured)) => configured,
+            (None, None) => "text",
+            (Some(path), _) => DataConfig::kind_of(path, architecture),
+        };
+        if kind == "tokens" && args.eval_data.is_some() {
+            bail!("prepared data has its own validation split; leave out --eval-data");
+        }
+        text.insert("kind".into(), kind.into());
+        config::override_value(value, &format!("data={}", json!(text)))?;
+    }
+    Ok(config::override_values(value, &args.set)?)
+}
+
+/// The settings that differ, by their path.
+fn compare(path: &str, from: &Value, to: &Value, changes: &mut BTreeMap<String, Change>) {
+    if let (Value::Object(from), Value::Object(to)) = (from, to) {
+        let keys = from.keys().chain(to.keys().filter(|key| !from.contains_key(*key)));
+        for key in keys {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let value = |object: &serde_json::Map<String, Value>| {
+                object.get(key).cloned().unwrap_or_default()
+            };
+            compare(&path, &value(from), &value(to), changes);
+        }
+    } else if from != to {
+        changes.insert(path.into(), Change { from: from.clone(), to: to.clone() });
+    }
+}

@@ -1,0 +1,219 @@
+//! Training with matrix products in bf16.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::Optimizer;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use burn_train::TrainStep;
+use serde_json::json;
+
+use emberlm::backend::{AttentionOptions, TrainBackend, factor};
+use emberlm::config::{self, OptimizerConfig, Precision, RunConfig};
+use emberlm::data::Window;
+use emberlm::model::{Initializer, Model, parameters, tensors};
+use emberlm::train::{LanguageModel, ModelOptimizer};
+
+use crate::command_line::{TINY, emberlm, refused, stdout};
+use crate::on_each_backend;
+use crate::support::{assert_close, floats, numbers, relative_error, window_batch};
+
+/// What rounding to bf16, with 8 bits of mantissa, may change relative to a number.
+const ROUNDING: f64 = 1.0 / 512.0;
+
+fn computes_in_bf16<B: Backend>(device: &B::Device) -> bool {
+    B::supports_dtype(device, DType::BF16)
+}
+
+/// A sum of products, and the sum of their absolute values.
+fn sum(products: impl Iterator<Item = (f32, f32)>) -> (f64, f64) {
+    products.fold((0.0, 0.0), |(sum, size), (a, b)| {
+        let product = f64::from(a) * f64::from(b);
+        (sum + product, size + product.abs())
+    })
+}
+
+/// Both factors and the result are rounded once; sums are in f32.
+#[track_caller]
+fn assert_rounded(found: &[f32], expected: &[(f64, f64)], what: &str) {
+    assert_eq!(found.len(), expected.len());
+    let mut largest = 0.0f64;
+    for (found, (expected, size)) in found.iter().zip(expected) {
+        let error = (f64::from(*found) - expected).abs();
+        assert!(error <= 3.01 * ROUNDING * size, "{what}: {found}, expected {expected}");
+        largest = largest.max(error);
+    }
+    // In f32 it would be a thousand times less.
+    assert!(largest > 1e-5, "{what} is not in bf16: {largest:e}");
+}
+
+#[test]
+fn a_dense_layer_and_its_gradients_are_rounded_to_bf16() {
+    on_each_backend!(|device: B| {
+        if !computes_in_bf16::<B>(&device) {
+            return;
+        }
+        let (n, i, o) = (33, 17, 19);
+        let (x, w, b, g) = (numbers(n * i, 1), numbers(i * o, 2), numbers(o, 3), numbers(n * o, 4));
+        let matrix = |values: &[f32], shape: [usize; 2]| {
+            Tensor::<B, 2>::from_data(TensorData::new(values.to_vec(), shape), &device)
+        };
+        let input = matrix(&x, [n, i]).require_grad();
+        let weight = matrix(&w, [i, o]).require_grad();
+        let bias = Tensor::<B, 1>::from_data(TensorData::new(b.clone(), [o]), &device);
+        let bias = bias.require_grad();
+        let lower = |tensor: &Tensor<B, 2>| factor(tensor.clone(), Precision::Bf16);
+        let output = B::dense(lower(&input), lower(&weight), Some(bias.clone()));
+        assert_eq!(output.dtype(), DType::F32);
+        let gradients = (output.clone() * matrix(&g, [n, o])).sum().backward();
+
+        let expected: Vec<(f64, f64)> = (0..n * o)
+            .map(|at| {
+                let (row, column) = (at / o, at % o);
+                let (product, size) = sum((0..i).map(|k| (x[row * i + k], w[k * o + column])));
+                (product + f64::from(b[column]), size)
+            })
+            .collect();
+        assert_rounded(&floats(output.into_data()), &expected, "output");
+
+        let of_input = input.grad(&gradients).unwrap();
+        assert_eq!(of_input.dtype(), DType::F32);
+        let expected: Vec<(f64, f64)> = (0..n * i)
+            .map(|at| sum((0..o).map(|k| (g[at / i * o + k], w[at % i * o + k]))))
+            .collect();
+        assert_rounded(&floats(of_input.into_data()), &expected, "gradient of the input");
+
+        let of_weight = weight.grad(&gradients).unwrap();
+        assert_eq!(of_weight.dtype(), DType::F32);
+        let expected: Vec<(f64, f64)> = (0..i * o)
+            .map(|at| sum((0..n).map(|k| (x[k * i + at / o], g[k * o + at % o]))))
+            .collect();
+        assert_rounded(&floats(of_weight.into_data()), &expected, "gradient of the weight");
+
+        // The bias never meets bf16: sums of 33 numbers below one.
+        let expected: Vec<f64> =
+            (0..o).map(|column| (0..n).map(|row| f64::from(g[row * o + column])).sum()).collect();
+        let of_bias = floats(bias.grad(&gradients).unwrap().into_data());
+        assert_close(&of_bias, &expected, 1e-5, "gradient of the bias");
+    });
+}
+
+#[test]
+fn attention_is_close_to_that_in_f32() {
+    on_each_backend!(|device: B| {
+        if !computes_in_bf16::<B>(&device) {
+            return;
+        }
+        let shape = [2, 4, 9, 8];
+        let tensor = |seed| {
+            let data = TensorData::new(numbers(shape.iter().product(), seed), shape);
+            Tensor::<B, 4>::from_data(data, &device)
+        };
+        let attend = |precision| {
+            let options = AttentionOptions { precision, ..AttentionOptions::causal(0.35) };
+            let output = B::attend(tensor(1), tensor(2), tensor(3), &options);
+            assert_eq!(output.dtype(), DType::F32);
+            floats(output.into_data())
+        };
+        let error = relative_error(&attend(Precision::Bf16), &attend(Precision::F32));
+        // Values, weights and their product are rounded once each, scores of about one thrice.
+        assert!((1e-5..6.0 * ROUNDING).contains(&error), "{error:e}");
+    });
+}
+
+fn config(precision: Precision) -> RunConfig {
+    let model = json!({ "d_model": 32, "n_layers": 2, "n_heads": 2, "context_length": 16,
+        "vocab_size": 11 });
+    let train = json!({ "precision": precision });
+    config::resolve(json!({ "name": "small", "model": model, "train": train })).unwrap()
+}
+
+struct Types(Vec<DType>);
+
+impl<B: Backend> ModuleVisitor<B> for Types {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        self.0.push(param.val().dtype());
+    }
+}
+
+/// Losses of fifty steps, and the last values.
+fn learn<B: TrainBackend>(precision: Precision, device: &B::Device) -> (Vec<f64>, Vec<f32>) {
+    let config = config(precision);
+    let built = Model::new("small", &config.model, 11, Initializer::seeded(2), device);
+    let mut model = LanguageModel::<B>::for_training(built, &config).unwrap();
+    let mut optimizer = ModelOptimizer::<B>::new(&OptimizerConfig::default(), &model).unwrap();
+    let tokens: Vec<u32> = (0..400).map(|i| (i * i + i / 7) % 11).collect();
+    let mut losses = Vec::new();
+    for step in 0..50 {
+        let window = |row: usize| Window { start: (step * 67 + row * 31) % 380, length: 16 };
+        let batch = window_batch(&tokens, &(0..8).map(window).collect::<Vec<_>>(), 1.0);
+        let output = TrainStep::step(&model, batch);
+        losses.push(output.item.loss);
+        model = optimizer.step(3e-3, model, output.grads);
+    }
+    let mut types = Types(Vec::new());
+    model.visit(&mut types);
+    assert!(types.0.iter().all(|it| *it == DType::F32), "{:?}", types.0);
+    for parameter in parameters(&model) {
+        let moments = optimizer.moments(parameter.id).unwrap();
+        for moment in [moments.first, moments.second].into_iter().flatten() {
+            assert_eq!(moment.dtype(), DType::F32, "{}", parameter.name);
+        }
+    }
+    (losses, tensors(&model).into_iter().flat_map(|(_, data)| floats(data)).collect())
+}
+
+#[test]
+fn losses_follow_those_in_f32() {
+    on_each_backend!(|device: B| {
+        if !computes_in_bf16::<B>(&device) {
+            return;
+        }
+        let (exact, weights) = learn::<B>(Precision::F32, &device);
+        let (rounded, others) = learn::<B>(Precision::Bf16, &device);
+        assert!(exact[49] < 0.9 * exact[0], "{exact:?}");
+        assert!(exact.iter().zip(&rounded).all(|(a, b)| a != b), "nothing was rounded");
+        for (step, (a, b)) in exact.iter().zip(&rounded).enumerate() {
+            // Each product is off by a few times 2^-9, at random; what that does to a mean over
+            // 128 tokens is less, and stays so while both learn the same.
+            assert!((a - b).abs() < 4.0 * ROUNDING * a, "step {step}: {a} and {b}");
+        }
+        // Where a gradient's sign is in doubt, Adam takes whole steps either way.
+        let error = relative_error(&others, &weights);
+        assert!((1e-5..0.2).contains(&error), "{error:e}");
+    });
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn a_backend_without_bf16_refuses_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bf16 = ["--set", "train.precision=bf16", "--backend", "ndarray"];
+    let expected = "backend `ndarray` computes in f32 only; set train.precision to \"f32\"";
+    refused(folder.path(), &[&["train"], &TINY[..], &bf16].concat(), expected);
+    let fp8 = ["--set", "train.precision=fp8"];
+    refused(folder.path(), &[&["train"], &TINY[..], &fp8].concat(), "expected `f32` or `bf16`");
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn a_run_in_bf16_can_be_evaluated_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let bf16 = [
+        "--set",
+        "train.precision=bf16",
+        "--backend",
+        "flex",
+        "--set",
+        "train.gradient_checkpointing=true",
+    ];
+    let output = crate::command_line::train(folder.path(), &bf16);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let summary = folder.path().join("artifacts/stories/summary.json");
+    let summary: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(summary).unwrap()).unwrap();
+    let found = stdout(&emberlm(folder.path(), &["eval", "stories"]));
+    let loss = found.lines().find_map(|line| line.strip_prefix("loss")).unwrap();
+    let loss: f64 = loss.split_whitespace().next().unwrap().parse().unwrap();
+    let trained = summary["final_val_loss"].as_f64().unwrap();
+    assert!((loss - trained).abs() < 4.0 * ROUNDING * trained, "{loss}, {trained} in bf16");
+}

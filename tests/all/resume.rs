@@ -1,0 +1,392 @@
+//! Runs that are stopped, killed and damaged, and go on: they must end as one that was left alone.
+
+use emberlm::artifact::Run;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::command_line::{SHORT, TINY, emberlm, stdout, train};
+
+/// Dropout, several micro-batches a step, and intervals that do not divide each other.
+const UNEVEN: [&str; 14] = [
+    "--set",
+    "model.dropout=0.2",
+    "--set",
+    "train.accumulation=2",
+    "--set",
+    "train.checkpoint_every=13",
+    "--set",
+    "train.evaluate_every=40",
+    "--set",
+    "train.evaluation_windows=4",
+    "--set",
+    "train.skip_spikes={\"z_score\":3,\"window\":20}",
+    "--set",
+    "train.log_every=10000",
+];
+
+#[track_caller]
+fn succeed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    stdout(output)
+}
+
+#[track_caller]
+fn refuse(output: &Output, expected: &str) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains(expected), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+fn resume(folder: &Path, name: &str, extra: &[&str]) -> Output {
+    emberlm(folder, &[&["train", "--plain", "--resume", name], extra].concat())
+}
+
+fn path_of(folder: &Path, run: &str) -> PathBuf {
+    folder.join("artifacts").join(run)
+}
+
+/// All that must be the same of two runs: the bytes of the newest checkpoint's weights and moments,
+/// its state and the metrics without what the clock has to say, the best checkpoint and the samples.
+#[derive(PartialEq)]
+struct Left {
+    weights: Vec<u8>,
+    moments: Vec<u8>,
+    state: Value,
+    metrics: Vec<BTreeMap<String, Value>>,
+    best: Value,
+    samples: BTreeMap<String, String>,
+}
+
+impl Left {
+    /// Names what differs, rather than to print it.
+    #[track_caller]
+    fn must_be(&self, expected: &Self, what: &str) {
+        assert!(self.weights == expected.weights, "{what}: other weights");
+        assert!(self.moments == expected.moments, "{what}: other moments");
+        assert_eq!(self.state, expected.state, "{what}");
+        assert_eq!(self.best, expected.best, "{what}");
+        assert_eq!(self.samples, expected.samples, "{what}");
+        let pairs = self.metrics.iter().zip(&expected.metrics);
+        for (found, expected) in pairs {
+            assert_eq!(found, expected, "{what}");
+        }
+        assert_eq!(self.metrics.len(), expected.metrics.len(), "{what}: other lines of metrics");
+    }
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn left_by(folder: &Path, name: &str) -> Left {
+    let path = path_of(folder, name);
+    let run = Run::open(&folder.join("artifacts"), name).unwrap();
+    let newest = run.checkpoints().path(*run.checkpoints().steps().unwrap().last().unwrap());
+    let mut state = json(&newest.join("state.json"));
+    state["progress"].as_object_mut().unwrap().remove("seconds").unwrap();
+    let metrics = fs::read_to_string(path.join("metrics.jsonl")).unwrap();
+    let timeless = ["split", "step", "loss", "perplexity", "learning_rate", "gradient_norm"];
+    let metrics = metrics
+        .lines()
+        .map(|line| {
+            let line: BTreeMap<String, Value> = serde_json::from_str(line).unwrap();
+            line.into_iter().filter(|(key, _)| timeless.contains(&key.as_str())).collect()
+        })
+        .collect();
+    let samples = fs::read_dir(path.join("samples")).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let text = fs::read_to_string(entry.path()).unwrap();
+        (entry.file_name().to_string_lossy().into_owned(), text)
+    });
+    Left {
+        weights: fs::read(newest.join("model.safetensors")).unwrap(),
+        moments: fs::read(newest.join("optimizer.safetensors")).unwrap(),
+        state,
+        metrics,
+        best: json(&path.join("best.json")),
+        samples: samples.collect(),
+    }
+}
+
+fn start(folder: &Path, args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    // It may have ended a moment ago.
+    let _ = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+}
+
+/// Pauses that look random and are the same everywhere.
+struct Pauses(u64);
+
+impl Pauses {
+    fn next(&mut self, least: u64, most: u64) -> Duration {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        Duration::from_millis(least + (self.0 >> 33) % (most - least))
+    }
+}
+
+/// Starts a run, ends it by signals in turn whenever it has gone on for a while, and lets it finish
+/// after so many of them. Returns how many it took.
+fn interrupt(folder: &Path, name: &str, first: &[&str], signals: &[&str], times: usize) -> usize {
+    let mut pauses = Pauses(times as u64);
+    let again = ["train", "--plain", "--resume", name];
+    let mut taken = 0;
+    let mut begun = false;
+    while taken < times {
+        let mut child = start(folder, if begun { &again } else { first });
+        // Long enough to start, and then anywhere.
+        std::thread::sleep(pauses.next(40, 160));
+        let ended = child.try_wait().unwrap();
+        if let Some(status) = ended {
+            assert!(
+                status.success(),
+                "{}",
+                std::io::read_to_string(child.stderr.unwrap()).unwrap()
+            );
+            return taken;
+        }
+        signal(&child, signals[taken % signals.len()]);
+        child.wait().unwrap();
+        begun = path_of(folder, name).join("checksums.json").exists();
+        if !begun {
+            // Killed while the folder was made: there is nothing to go on with.
+            let _ = fs::remove_dir_all(path_of(folder, name));
+        }
+        taken += 1;
+    }
+    succeed(&resume(folder, name, &[]));
+    taken
+}
+
+#[test]
+#[cfg(unix)]
+fn a_stopped_run_ends_as_one_that_was_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in crate::support::cpu_backends() {
+        let args = |name: &str| -> Vec<String> {
+            let own = ["--set", "train.steps=2000", "--backend", kind.name(), "--run", name];
+            let args = [&["train"], &TINY[..], &SHORT, &UNEVEN, &own].concat();
+            args.into_iter().map(String::from).collect()
+        };
+        let (whole, stopped) = (format!("{kind}-whole"), format!("{kind}-stopped"));
+        let strings = args(&whole);
+        let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
+        succeed(&emberlm(folder.path(), &strings));
+        let expected = left_by(folder.path(), &whole);
+        assert_eq!(expected.metrics.len(), 2000 + 2000 / 40);
+
+        let strings = args(&stopped);
+        let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
+        let mut child = start(folder.path(), &strings);
+        let again = ["train", "--plain", "--resume", &stopped, "--backend", kind.name()];
+        for step in [30, 300] {
+            // In the middle of whatever it does once it is beyond this step.
+            let metrics = path_of(folder.path(), &stopped).join("metrics.jsonl");
+            let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+            while lines() < step {
+                assert!(child.try_wait().unwrap().is_none(), "it ended before it was stopped");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            signal(&child, "-INT");
+            assert!(child.wait().unwrap().success());
+            let run = Run::open(&folder.path().join("artifacts"), &stopped).unwrap();
+            let summary = run.history().summary().unwrap();
+            assert!(summary.steps >= step - 10 && summary.steps < 2000, "{}", summary.steps);
+            assert_eq!(summary.final_val_loss, None);
+            assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&summary.steps));
+            child = start(folder.path(), &again);
+        }
+        assert!(child.wait().unwrap().success());
+        left_by(folder.path(), &stopped).must_be(&expected, &format!("on {kind}"));
+        // A run that has ended says so again, and changes nothing.
+        succeed(&emberlm(folder.path(), &again));
+        left_by(folder.path(), &stopped).must_be(&expected, &format!("on {kind}"));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_of_2000_steps_interrupted_ten_times_has_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = ["--set", "train.steps=2000", "--set", "train.checkpoint_every=100"];
+    let args = |run: &'static str| {
+        [&["train"], &TINY[..], &SHORT, &UNEVEN, &own, &["--run", run]].concat()
+    };
+    succeed(&emberlm(folder.path(), &args("whole")));
+    let taken = interrupt(folder.path(), "cut", &args("cut"), &["-INT", "-KILL", "-TERM"], 10);
+    println!("interrupted {taken} times");
+    assert!(taken >= 3, "the run ended after {taken} interruptions");
+    left_by(folder.path(), "cut").must_be(&left_by(folder.path(), "whole"), "interrupted");
+}
+
+#[test]
+#[cfg(unix)]
+fn two_hundred_kills_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = ["--set", "train.steps=1500", "--set", "train.checkpoint_every=7"];
+    let args = |run: &str| -> Vec<String> {
+        let args = [&["train"], &TINY[..], &SHORT, &UNEVEN, &own, &["--run", run]].concat();
+        args.into_iter().map(String::from).collect()
+    };
+    let strings = args("whole");
+    succeed(&emberlm(folder.path(), &strings.iter().map(String::as_str).collect::<Vec<_>>()));
+    let expected = left_by(folder.path(), "whole");
+    let mut kills = 0;
+    for number in 0.. {
+        let name = format!("killed-{number}");
+        let strings = args(&name);
+        let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
+        kills += interrupt(folder.path(), &name, &strings, &["-KILL"], 200 - kills);
+        left_by(folder.path(), &name).must_be(&expected, &format!("{name}, {kills} kills"));
+        if kills >= 200 {
+            println!("{kills} kills in {} runs", number + 1);
+            break;
+        }
+    }
+}
+
+#[test]
+fn an_unreadable_checkpoint_falls_back_to_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = ["--set", "train.steps=60"];
+    succeed(&train(folder.path(), &[&UNEVEN[..], &short, &["--run", "whole"]].concat()));
+    let expected = left_by(folder.path(), "whole");
+    let checkpoints = path_of(folder.path(), "whole").join("checkpoints");
+    let newest = checkpoints.join("step-00000060");
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"] {
+        let mut bytes = fs::read(newest.join(file)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(newest.join(file), bytes).unwrap();
+        let text = succeed(&resume(folder.path(), "whole", &[]));
+        assert!(text.contains("a checkpoint cannot be read and is set aside"), "{text}");
+        assert!(text.contains("goes on after step 5"), "{text}");
+        left_by(folder.path(), "whole").must_be(&expected, file);
+        assert!(checkpoints.join("damaged-step-00000060").exists());
+    }
+    // Where none can be read, the run stays as it is.
+    for entry in fs::read_dir(&checkpoints).unwrap() {
+        fs::write(entry.unwrap().path().join("model.safetensors"), "nothing").unwrap();
+    }
+    let before = Run::open(&folder.path().join("artifacts"), "whole").unwrap();
+    let before = before.checkpoints().steps().unwrap();
+    refuse(&resume(folder.path(), "whole", &[]), "model.safetensors is damaged");
+    let after = Run::open(&folder.path().join("artifacts"), "whole").unwrap();
+    assert_eq!(after.checkpoints().steps().unwrap(), before);
+}
+
+#[test]
+fn a_run_is_trained_by_one_program_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &[]));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let lock = run.lock().unwrap();
+    refuse(&resume(folder.path(), "stories", &[]), "another program is training the run");
+    drop(lock);
+    succeed(&resume(folder.path(), "stories", &[]));
+}
+
+#[test]
+fn changed_settings_are_a_new_segment() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    text("own.txt", &"one two three four. ".repeat(60));
+    let constant = [
+        "--set",
+        "train.schedule.final_learning_rate=3e-3",
+        "--set",
+        "sample.max_tokens=20",
+        "--data",
+        "own.txt",
+    ];
+    let names = |run: &'static str| [&constant[..], &["--run", run]].concat();
+    let begin = |run: &'static str, extra: &[&str]| {
+        let args = [&["train"], &TINY[..], &names(run), extra].concat();
+        succeed(&emberlm(folder.path(), &args))
+    };
+    begin("long", &["--set", "train.steps=12"]);
+    begin("own", &[]);
+    // A longer run at a rate that does not depend on its length is the one that was longer.
+    let output = succeed(&resume(folder.path(), "own", &["--set", "train.steps=12"]));
+    assert!(output.contains("changed: train.steps = 12 (was 6)"), "{output}");
+    left_by(folder.path(), "own").must_be(&left_by(folder.path(), "long"), "longer");
+
+    let open = || Run::open(&folder.path().join("artifacts"), "own").unwrap();
+    let more = ["--set", "train.steps=14", "--set", "train.schedule.learning_rate=0.01"];
+    succeed(&resume(folder.path(), "own", &more));
+    let segments = open().segments().unwrap();
+    assert_eq!(segments.iter().map(|segment| segment.step).collect::<Vec<_>>(), [6, 12]);
+    let keys: Vec<&String> = segments[1].changes.keys().collect();
+    assert_eq!(keys, ["train.schedule.learning_rate", "train.steps"]);
+    assert_eq!(open().config().train.schedule.learning_rate(), 0.01);
+    let first = json(&path_of(folder.path(), "own").join("config.json"));
+    assert_eq!(first["train"]["steps"], 6, "what it began with stays");
+
+    for (set, expected) in [
+        ("tokenizer.kind=byte", "`tokenizer` cannot be changed"),
+        ("name=other", "`name` cannot be changed"),
+        ("model.d_model=32", "the configuration says"),
+        ("train.stesp=3", "did you mean `steps`"),
+    ] {
+        let output = resume(folder.path(), "own", &["--set", set]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{set}: {message}");
+        assert_eq!(open().segments().unwrap().len(), 2, "{set}");
+    }
+
+    // Data that has changed behind its back is not gone on with, other data that is named is.
+    text("own.txt", &"four three two one. ".repeat(60));
+    refuse(&resume(folder.path(), "own", &[]), "is not what it was at step 14");
+    text("other.txt", &"two four. three one. ".repeat(60));
+    let other = ["--data", "other.txt", "--set", "train.steps=16"];
+    succeed(&resume(folder.path(), "own", &other));
+    let state = json(&open().checkpoints().path(16).join("state.json"));
+    assert_eq!(state["progress"]["cursor"], 4, "other data is read from its beginning");
+    assert_eq!(state["progress"]["examples"], 32);
+    fs::remove_file(folder.path().join("other.txt")).unwrap();
+    refuse(&resume(folder.path(), "own", &[]), "there is no file");
+    assert_eq!(open().checkpoints().steps().unwrap().last(), Some(&16));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_disk_that_fills_up_leaves_the_checkpoints_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = ["--set", "train.steps=60", "--set", "train.checkpoint_every=10"];
+    succeed(&train(folder.path(), &short));
+    let before = left_by(folder.path(), "stories");
+    // No file may grow beyond eight blocks of 512 bytes.
+    let program = env!("CARGO_BIN_EXE_emberlm");
+    let script = format!(
+        "ulimit -f 8; trap '' XFSZ; exec {program} train --plain --resume stories --set train.steps=90"
+    );
+    let output =
+        Command::new("sh").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("could not be saved") || message.contains("cannot write"),
+        "{message}"
+    );
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let newest = *run.checkpoints().steps().unwrap().last().unwrap();
+    assert_eq!(newest, 60);
+    let weights = fs::read(run.checkpoints().path(60).join("model.safetensors")).unwrap();
+    assert_eq!(weights, before.weights);
+    succeed(&resume(folder.path(), "stories", &["--set", "train.steps=70"]));
+}
