@@ -8,6 +8,7 @@ mod command_line;
 mod configuration;
 mod data;
 mod datasets;
+mod engine;
 mod generation;
 mod gguf;
 mod golden;

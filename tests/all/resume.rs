@@ -90,7 +90,16 @@ fn left_by(folder: &Path, name: &str) -> Left {
     let mut state = json(&newest.join("state.json"));
     state["progress"].as_object_mut().unwrap().remove("seconds").unwrap();
     let metrics = fs::read_to_string(path.join("metrics.jsonl")).unwrap();
-    let timeless = ["split", "step", "loss", "perplexity", "learning_rate", "gradient_norm"];
+    let timeless = [
+        "split",
+        "step",
+        "tokens",
+        "loss",
+        "perplexity",
+        "bits_per_byte",
+        "learning_rate",
+        "gradient_norm",
+    ];
     let metrics = metrics
         .lines()
         .map(|line| {
