@@ -228,7 +228,7 @@ impl Run {
         config: &ModelConfig,
         device: &B::Device,
     ) -> Result<Model<B>, ArtifactError> {
-        load_model(&self.checkpoints().path(step).join(MODEL), &self.name, config, device)
+        load_model(&self.checkpoints().weights(step), &self.name, config, device)
     }
 
     /// The tensors of the model that [`Run::load_model`] loads; adapters are part of the weights

@@ -2,7 +2,8 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::check;
 use super::{
-    ConfigError, LoggersConfig, NamePattern, OptimizerConfig, Precision, ScheduleConfig, Span,
+    AverageConfig, ConfigError, LoggersConfig, NamePattern, OptimizerConfig, Precision,
+    ScheduleConfig, Span,
 };
 
 /// How the model is trained. Its length is given in one of four units.
@@ -43,6 +44,9 @@ pub struct TrainConfig {
     pub evaluation_windows: usize,
     /// Ends the run when evaluations get no better; absent for never.
     pub early_stopping: Option<EarlyStopping>,
+    /// Evaluates and keeps a running mean of the weights in place of the last ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
     pub checkpoint_every: Span,
     /// Checkpoints kept, the newest first; the best one is kept as well.
     pub keep_checkpoints: usize,
@@ -144,6 +148,7 @@ impl Default for TrainConfig {
             evaluate_every: Span::Steps(250),
             evaluation_windows: 240,
             early_stopping: None,
+            average: None,
             checkpoint_every: Span::Steps(250),
             keep_checkpoints: 2,
             keep_every: None,
@@ -232,6 +237,10 @@ impl TrainConfig {
             let positive = z_score.is_finite() && z_score > 0.0;
             check("train.skip_spikes.z_score", z_score, positive, "a positive number")?;
             check("train.skip_spikes.window", window, window >= 2, "at least 2")?;
+        }
+        if let Some(AverageConfig { decay }) = self.average {
+            let valid = 0.0 < decay && decay < 1.0;
+            check("train.average.decay", decay, valid, "between 0 and 1")?;
         }
         if let Some(EarlyStopping { patience, min_improvement: least }) = self.early_stopping {
             check("train.early_stopping.patience", patience, patience >= 1, "at least 1")?;

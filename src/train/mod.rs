@@ -23,7 +23,7 @@ mod step;
 mod strategy;
 mod utilisation;
 
-pub use average::{Average, Mean};
+pub use average::Average;
 pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};

@@ -2,12 +2,12 @@ use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::metrics;
-use super::renderer::DueLines;
+use super::renderer::{DueLines, Silent};
 use super::step::Components;
 use super::strategy::{Shared, StepStrategy};
 use super::{
-    Ended, LanguageModel, Loggers, ModelOptimizer, Objection, PlainRenderer, RunKeeper, RunState,
-    SaveError, Schedule, total_steps,
+    Average, Ended, LanguageModel, Loggers, ModelOptimizer, Objection, PlainRenderer, RunKeeper,
+    RunState, SaveError, Schedule, total_steps,
 };
 use crate::backend::TrainBackend;
 use crate::config::RunConfig;
@@ -34,6 +34,8 @@ pub enum Display {
     Dashboard,
     /// A line an interval.
     Lines,
+    /// Nothing; loggers see everything all the same.
+    Silent,
 }
 
 /// All that a training needs.
@@ -43,6 +45,8 @@ pub struct Training<'a, B: TrainBackend> {
     pub model: LanguageModel<B>,
     /// With the moments of the steps that lie behind.
     pub optimizer: ModelOptimizer<B>,
+    /// Of the weights of the steps that lie behind, where the configuration asks for one.
+    pub average: Option<Average<B>>,
     /// That of a new run, or of the checkpoint that is resumed.
     pub state: RunState,
     pub device: B::Device,
@@ -56,7 +60,7 @@ pub struct Training<'a, B: TrainBackend> {
 
 /// What a training leaves.
 pub struct Outcome<B: TrainBackend> {
-    /// The last model, which need not be the best.
+    /// The last model as it was evaluated, which need not be the best.
     pub model: LanguageModel<B::InnerBackend>,
     pub state: RunState,
     pub ended: Ended,
@@ -67,7 +71,7 @@ pub struct Outcome<B: TrainBackend> {
 /// # Errors
 /// [`TrainError`]; what was saved before is as it was.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
-    let Training { config, corpus, model, optimizer, state, loggers, .. } = training;
+    let Training { config, corpus, model, optimizer, average, state, loggers, .. } = training;
     let context_length = config.model.context_length;
     let train_loader = TrainLoader::of_run(config, corpus, state.progress.position());
     let data = train_loader.clone();
@@ -84,8 +88,13 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let schedule = Schedule::new(&config.train.schedule, steps, taken);
     let lines = DueLines::default();
     let renderer = PlainRenderer::new(steps, taken, lines.clone(), corpus.source_entropy);
-    let shared =
-        Arc::new(Mutex::new(Shared { keeper: training.keeper, state, ended: Ok(Ended::Finished) }));
+    let shared = Arc::new(Mutex::new(Shared {
+        keeper: training.keeper,
+        state,
+        average,
+        evaluated: None,
+        ended: Ok(Ended::Finished),
+    }));
     let strategy = StepStrategy {
         config: config.train.clone(),
         steps,
@@ -111,6 +120,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         #[cfg(feature = "tui")]
         Display::Dashboard => supervised.renderer(super::dashboard::open(training.interrupter)),
         Display::Lines => supervised.renderer(renderer),
+        Display::Silent => supervised.renderer(Silent),
     };
     let result = supervised.launch(Learner::new(model, optimizer, schedule));
     drop(result.renderer); // leaves the dashboard's screen
@@ -122,5 +132,6 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         error => error,
     })?;
     let state = std::mem::take(&mut shared.state);
-    Ok(Outcome { model: result.model, state, ended })
+    let model = shared.evaluated.take().unwrap_or(result.model);
+    Ok(Outcome { model, state, ended })
 }

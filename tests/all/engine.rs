@@ -6,8 +6,8 @@ use emberlm::backend::TrainBackend;
 use emberlm::config::{self, RunConfig};
 use emberlm::data::Corpus;
 use emberlm::train::{
-    Best, Checkpoint, Display, Ended, LanguageModel, Loggers, ModelOptimizer, Row, RowLogger,
-    RunKeeper, RunState, SaveError, Training, train,
+    Display, Ended, LanguageModel, Loggers, ModelOptimizer, Row, RowLogger, RunState, Training,
+    train,
 };
 use serde_json::json;
 use std::fs;
@@ -17,27 +17,6 @@ use std::sync::{Arc, Mutex};
 use crate::command_line::emberlm;
 use crate::golden::{Golden, MODELS};
 use crate::on_each_backend;
-
-/// Nothing is kept.
-struct NoKeeper;
-
-impl<B: TrainBackend> RunKeeper<B> for NoKeeper {
-    fn save(&mut self, _checkpoint: &Checkpoint<B>) -> Result<(), SaveError> {
-        Ok(())
-    }
-
-    fn mark_best(&mut self, _best: Best) -> Result<(), SaveError> {
-        Ok(())
-    }
-
-    fn sample(
-        &mut self,
-        _step: usize,
-        _model: &LanguageModel<B::InnerBackend>,
-    ) -> Result<(), SaveError> {
-        Ok(())
-    }
-}
 
 /// The losses of the steps.
 #[derive(Clone, Default)]
@@ -97,11 +76,12 @@ fn losses<B: TrainBackend>(golden: &Golden, config: &RunConfig, device: &B::Devi
         corpus: &corpus,
         optimizer: ModelOptimizer::new(&config.train.optimizer, &model).unwrap(),
         model,
+        average: None,
         state: RunState::default(),
         device: device.clone(),
-        keeper: Box::new(NoKeeper),
+        keeper: Box::new(()),
         loggers: Loggers::new(vec![Box::new(losses.clone())]),
-        display: Display::Lines,
+        display: Display::Silent,
         interrupter: Interrupter::new(),
     })
     .unwrap();

@@ -1,6 +1,7 @@
 //! All integration tests in one binary, since each would link the whole of burn again.
 
 mod architecture;
+mod averages;
 mod bench;
 mod bpe_training;
 mod byte_pairs;

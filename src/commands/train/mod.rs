@@ -14,7 +14,7 @@ use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::data::{Corpus, EvaluationLoader, SplitTokens, Task};
 use crate::train::{
-    Display, Ended, LanguageModel, ModelOptimizer, Outcome, Training, evaluate, train,
+    Average, Display, Ended, LanguageModel, ModelOptimizer, Outcome, Training, evaluate, train,
 };
 use keeper::Keeper;
 use plan::Plan;
@@ -47,8 +47,13 @@ impl Job for Train<'_> {
         let (finetuning, checkpoint) = (plan.is_finetuning(), plan.checkpoint());
         let (config, state) = (plan.config.clone(), plan.state.clone());
         let (run, _lock, corpus) = plan.open(args)?;
+        let mut average = config.train.average.map(|config| Average::new(config, 0));
         if let Some(step) = checkpoint {
-            run.checkpoints().load_moments(step, &model, &optimizer, &device)?;
+            let checkpoints = run.checkpoints();
+            checkpoints.load_moments(step, &model, &optimizer, &device)?;
+            if let Some(config) = config.train.average {
+                average = Some(checkpoints.load_average(step, &state, config, &model, &device)?);
+            }
         }
         let taken = state.progress.step;
         let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
@@ -67,6 +72,7 @@ impl Job for Train<'_> {
             corpus: &corpus,
             model,
             optimizer,
+            average,
             state,
             device,
             keeper: Box::new(Keeper::new(&run, &config, &corpus)?),
