@@ -38,6 +38,17 @@ pub enum Display {
     Silent,
 }
 
+impl Display {
+    /// Gives the terminal back, where the process ends in the middle of a training.
+    pub fn abandon(self) {
+        match self {
+            #[cfg(feature = "tui")]
+            Self::Dashboard => super::dashboard::abandon(),
+            Self::Lines | Self::Silent => {}
+        }
+    }
+}
+
 /// All that a training needs.
 pub struct Training<'a, B: TrainBackend> {
     pub config: &'a RunConfig,

@@ -66,7 +66,8 @@ impl Job for Train<'_> {
         }
 
         let interrupter = Interrupter::new();
-        stop_on_signal(&interrupter)?;
+        let display = display(args);
+        stop_on_signal(&interrupter, display)?;
         let outcome = train(Training {
             config: &config,
             corpus: &corpus,
@@ -77,7 +78,7 @@ impl Job for Train<'_> {
             device,
             keeper: Box::new(Keeper::new(&run, &config, &corpus)?),
             loggers: loggers::open(&run, &config, taken)?,
-            display: display(args),
+            display,
             interrupter,
         })
         .with_context(|| format!("the run {} stopped", run.path().display()))?;
@@ -273,15 +274,19 @@ fn say(line: std::fmt::Arguments) {
 }
 
 /// The first signal ends the run after its step, with a checkpoint; the second ends it at once.
-fn stop_on_signal(interrupter: &Interrupter) -> anyhow::Result<()> {
+fn stop_on_signal(interrupter: &Interrupter, display: Display) -> anyhow::Result<()> {
     let interrupter = interrupter.clone();
     let mut stopping = false;
     ctrlc::set_handler(move || {
         if stopping {
+            display.abandon();
             std::process::exit(130);
         }
         stopping = true;
-        eprintln!("stopping after this step; once more to stop at once");
+        // A line would stay on the dashboard, which shows the reason itself.
+        if display == Display::Lines {
+            eprintln!("stopping after this step; once more to stop at once");
+        }
         interrupter.stop(Some("stopped by a signal"));
     })
     .context("cannot listen for Ctrl-C")
