@@ -13,6 +13,7 @@ mod merge;
 mod params;
 mod prepare;
 mod sample;
+mod schedule;
 mod tokenizer;
 mod train;
 
@@ -38,5 +39,6 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Params(args) => params::run(args),
+        Command::Schedule(args) => schedule::run(args),
     }
 }

@@ -25,6 +25,7 @@ mod preparation;
 mod reference;
 mod resume;
 mod runs;
+mod schedule_command;
 mod schedules;
 mod sources;
 mod split;
