@@ -35,3 +35,4 @@ mod tasks;
 mod tokenizer_commands;
 mod tokenizers;
 mod training;
+mod training_goldens;
