@@ -10,12 +10,15 @@ mod generate;
 mod import;
 mod logits;
 mod merge;
+mod panic;
 mod params;
 mod prepare;
 mod sample;
 mod schedule;
 mod tokenizer;
 mod train;
+
+pub use panic::end_on_panic;
 
 use crate::cli::Command;
 

@@ -65,7 +65,7 @@ pub(super) fn run(args: ScheduleArgs) -> anyhow::Result<()> {
     let warmup = match warmup_steps {
         0 => "none".into(),
         warmup if warmup < steps => format!("{warmup} steps, which end at the dotted line"),
-        warmup => format!("{warmup} steps, which the run does not get to the end of"),
+        warmup => format!("{warmup} steps, of which the run has {steps}"),
     };
     writeln!(out, "warmup        {warmup}")?;
     writeln!(out, "highest rate  {highest:.3e} at step {}", highest_at + 1)?;
@@ -150,7 +150,7 @@ fn plot(
     }
     let rates = (0..=LABELS).map(|quarter| match quarter {
         0 => "0".into(),
-        quarter => format!("{:.2e}", highest * f64::from(quarter) / f64::from(LABELS)),
+        quarter => format!("{:.2e}", highest * (f64::from(quarter) / f64::from(LABELS))),
     });
     let numbers = ["step 1".into(), steps.div_ceil(2).to_string(), steps.to_string()];
     let chart = Chart::new(lines)
