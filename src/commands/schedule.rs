@@ -14,7 +14,7 @@ use crate::train::{Schedule, total_steps};
 
 /// Columns of a plot where there is no terminal, and the fewest and the most in one.
 const WIDTH: u16 = 80;
-const NARROWEST: u16 = 20;
+const NARROWEST: u16 = 24;
 const WIDEST: u16 = 120;
 /// Rows of a plot with its axis, such that its labels are evenly apart.
 const HEIGHT: u16 = 19;
