@@ -42,6 +42,8 @@ pub enum Command {
     Configs,
     /// Count the parameters of a configuration by component
     Params(ParamsArgs),
+    /// Plot the learning rate of a configuration over its steps
+    Schedule(ScheduleArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
     /// Measure how fast this machine does what the program does
@@ -156,6 +158,19 @@ pub struct ParamsArgs {
     /// Tokens in the vocabulary, where the configuration leaves that to the data
     #[arg(long, value_name = "N")]
     pub vocab_size: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct ScheduleArgs {
+    /// A built-in configuration or a JSON file
+    #[arg(value_name = "NAME|FILE")]
+    pub config: String,
+    /// Change a key of the configuration, as in --set train.steps=500; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Print a line of JSON a step instead of a plot
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

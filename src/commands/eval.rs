@@ -51,6 +51,7 @@ impl Job for Evaluate<'_> {
         let loader =
             EvaluationLoader::new(self.split.clone(), self.task, all, config.train.batch_size);
         let evaluation = evaluate(&model, loader.batches());
+        self.split.check()?; // what was cut off meanwhile was read as zeros
         let mut out = std::io::stdout().lock();
         writeln!(out, "tokens          {}", evaluation.tokens)?;
         writeln!(out, "loss            {:.4} nats a token", evaluation.loss)?;

@@ -10,11 +10,15 @@ mod generate;
 mod import;
 mod logits;
 mod merge;
+mod panic;
 mod params;
 mod prepare;
 mod sample;
+mod schedule;
 mod tokenizer;
 mod train;
+
+pub use panic::end_on_panic;
 
 use crate::cli::Command;
 
@@ -38,5 +42,6 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Params(args) => params::run(args),
+        Command::Schedule(args) => schedule::run(args),
     }
 }

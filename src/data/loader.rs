@@ -91,6 +91,15 @@ impl TrainLoader {
         batches
     }
 
+    /// The same, of files that are whole before and after they are read: what is cut off in between
+    /// reads as zeros.
+    fn read_whole_step(&self, at: LoaderPosition) -> Result<Vec<TokenBatch>, DataError> {
+        self.split.check()?;
+        let batches = self.read_step(at);
+        self.split.check()?;
+        Ok(batches)
+    }
+
     /// Why the batches have ended, which they do only where the data cannot be read any more.
     pub fn failure(&self) -> Option<DataError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -110,12 +119,15 @@ impl<B: Backend> DataLoader<B, TokenBatch> for TrainLoader {
         thread::spawn(move || {
             let mut at = loader.start;
             loop {
-                if let Err(error) = loader.split.check() {
-                    let mut failure = loader.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    *failure = Some(error);
-                    return;
-                }
-                for batch in loader.read_step(at) {
+                let batches = match loader.read_whole_step(at) {
+                    Ok(batches) => batches,
+                    Err(error) => {
+                        let failure = loader.failure.lock();
+                        *failure.unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        return;
+                    }
+                };
+                for batch in batches {
                     if sender.send(batch).is_err() {
                         return; // nobody wants more
                     }

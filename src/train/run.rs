@@ -18,8 +18,10 @@ use crate::data::{Corpus, DataError, EvaluationLoader, TrainLoader};
 pub enum TrainError {
     #[error("the checkpoint of step {step} could not be saved")]
     Save { step: usize, source: SaveError },
-    #[error("step {step} has no data: {0}", .source.as_ref().map_or("it ended".into(), ToString::to_string))]
+    #[error("step {step} has no data{}", if .source.is_none() { ": it ended" } else { "" })]
     NoData { step: usize, source: Option<DataError> },
+    #[error("the evaluation after step {step} has no data")]
+    NoValidationData { step: usize, source: DataError },
     #[error(
         "at step {step}, with the batch of examples {first} to {last} of the data: {objection}; resume from the last checkpoint with a lower train.schedule.learning_rate, or with --set train.non_finite=skip"
     )]
@@ -109,6 +111,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let strategy = StepStrategy {
         config: config.train.clone(),
         steps,
+        validation: corpus.validation.clone(),
         seed: config.seed,
         device: training.device,
         optimizer: optimizer.clone(),

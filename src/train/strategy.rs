@@ -14,7 +14,7 @@ use super::{
 };
 use crate::backend::TrainBackend;
 use crate::config::{Span, TrainConfig};
-use crate::data::TokenBatch;
+use crate::data::{Split, TokenBatch};
 
 /// Loggers that take longer lose lines rather than hold up a checkpoint.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +29,8 @@ pub(super) struct StepStrategy<B: TrainBackend> {
     pub(super) config: TrainConfig,
     /// Of the whole run, where that is known.
     pub(super) steps: Option<usize>,
+    /// What evaluations read.
+    pub(super) validation: Split,
     pub(super) seed: u64,
     pub(super) device: B::Device,
     /// The second handle on the learner's optimizer.
@@ -226,6 +228,10 @@ impl<B: TrainBackend> Fit<'_, B> {
         model: &LanguageModel<B::InnerBackend>,
     ) -> Result<Option<Ended>, TrainError> {
         let step = self.state.progress.step;
+        // Before and after: what is cut off in between reads as zeros.
+        let validation = &self.strategy.validation;
+        let damaged = |source| TrainError::NoValidationData { step, source };
+        validation.check().map_err(damaged)?;
         let mut interrupted = false;
         let batches = self.valid_loader.iter().take_while(|_| {
             interrupted = self.interrupter.should_stop();
@@ -235,6 +241,7 @@ impl<B: TrainBackend> Fit<'_, B> {
         if interrupted {
             return Ok(Some(Ended::Interrupted));
         }
+        validation.check().map_err(damaged)?;
         self.state.evaluation_due = false;
         let mut output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
         output.expert_tokens.clone_from(&evaluation.expert_tokens);

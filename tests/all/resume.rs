@@ -32,31 +32,31 @@ const UNEVEN: [&str; 16] = [
 ];
 
 #[track_caller]
-fn succeed(output: &Output) -> String {
+pub fn succeed(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     stdout(output)
 }
 
 #[track_caller]
-fn refuse(output: &Output, expected: &str) {
+pub fn refuse(output: &Output, expected: &str) {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains(expected), "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
 }
 
-fn resume(folder: &Path, name: &str, extra: &[&str]) -> Output {
+pub fn resume(folder: &Path, name: &str, extra: &[&str]) -> Output {
     emberlm(folder, &[&["train", "--plain", "--resume", name], extra].concat())
 }
 
-fn path_of(folder: &Path, run: &str) -> PathBuf {
+pub fn path_of(folder: &Path, run: &str) -> PathBuf {
     folder.join("artifacts").join(run)
 }
 
 /// All that must be the same of two runs: the bytes of the newest checkpoint's tensors,
 /// its state and the metrics without what the clock has to say, the best checkpoint and the samples.
 #[derive(PartialEq)]
-struct Left {
+pub struct Left {
     average: Vec<u8>,
     /// Where there is an average beside them.
     weights: Option<Vec<u8>>,
@@ -70,7 +70,7 @@ struct Left {
 impl Left {
     /// Names what differs, rather than to print it.
     #[track_caller]
-    fn must_be(&self, expected: &Self, what: &str) {
+    pub fn must_be(&self, expected: &Self, what: &str) {
         assert!(self.average == expected.average, "{what}: another average");
         assert!(self.weights == expected.weights, "{what}: other weights");
         assert!(self.moments == expected.moments, "{what}: other moments");
@@ -89,7 +89,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn left_by(folder: &Path, name: &str) -> Left {
+pub fn left_by(folder: &Path, name: &str) -> Left {
     let path = path_of(folder, name);
     let run = Run::open(&folder.join("artifacts"), name).unwrap();
     let newest = run.checkpoints().path(*run.checkpoints().steps().unwrap().last().unwrap());
@@ -129,7 +129,7 @@ fn left_by(folder: &Path, name: &str) -> Left {
     }
 }
 
-fn start(folder: &Path, args: &[&str]) -> Child {
+pub fn start(folder: &Path, args: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_emberlm"))
         .args(args)
         .current_dir(folder)
