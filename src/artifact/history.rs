@@ -7,9 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ArtifactError;
 use crate::files::{self, read_error, write_error};
+use crate::train::MlflowRun;
 
 const LINES: &str = "metrics.jsonl";
 const TABLE: &str = "metrics.csv";
+const MLFLOW: &str = "mlflow.json";
 const SAMPLES: &str = "samples";
 const SUMMARY: &str = "summary.json";
 
@@ -94,6 +96,21 @@ impl History {
         let name = format!("events.out.tfevents.{:016}.emberlm", since.as_micros());
         let path = self.run.join(name);
         Ok(File::create_new(&path).map_err(write_error(&path))?)
+    }
+
+    /// The run on a tracking server that this one is, if it has been tracked before.
+    ///
+    /// # Errors
+    /// A file that is damaged.
+    pub fn mlflow(&self) -> Result<Option<MlflowRun>, ArtifactError> {
+        let path = self.run.join(MLFLOW);
+        Ok(if path.exists() { Some(files::read_json(&path)?) } else { None })
+    }
+
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn write_mlflow(&self, run: &MlflowRun) -> Result<(), ArtifactError> {
+        Ok(files::write_json(&self.run.join(MLFLOW), run)?)
     }
 
     /// Where the sample of a step is, or would be.

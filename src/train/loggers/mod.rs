@@ -3,10 +3,12 @@
 
 mod csv;
 mod json_lines;
+mod mlflow;
 mod tensorboard;
 
 pub use csv::CsvLogger;
 pub use json_lines::JsonLinesLogger;
+pub use mlflow::{MlflowLogger, MlflowRun, MlflowTracking, RunStatus};
 pub use tensorboard::TensorBoardLogger;
 
 use burn_train::logger::MetricLogger;
