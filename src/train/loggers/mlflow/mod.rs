@@ -19,8 +19,9 @@ use sender::Sender;
 /// How long the first answer of a server is waited for.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
-/// How long the last metrics of a run are tried to get to the server.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a run that has ended waits for a server that takes nothing, and for one that does.
+const SILENCE: Duration = Duration::from_secs(4);
+const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// Characters of a value that older servers take; newer ones take more.
 const LONGEST_VALUE: usize = 500;
@@ -126,14 +127,27 @@ impl MlflowTracking {
     /// server does not have, if anything.
     pub fn finish(self, status: RunStatus) -> Option<String> {
         let deadline = Instant::now() + LAST_WORDS;
-        self.queue.change(|state| state.ending = Some((status, deadline)));
-        self.queue.wait(LAST_WORDS, |state| state.is_done, |state| self.report(state, status))
+        let mut left = self.queue.change(|state| {
+            state.ending = Some(status);
+            state.rows.len()
+        });
+        loop {
+            let pause = SILENCE.min(deadline.saturating_duration_since(Instant::now()));
+            let moves = |state: &State| state.is_done || state.rows.len() < left;
+            let (is_done, now_left) =
+                self.queue.wait(pause, moves, |state| (state.is_done, state.rows.len()));
+            if is_done || now_left == left || Instant::now() > deadline {
+                return self.queue.change(|state| self.report(state, status));
+            }
+            left = now_left;
+        }
     }
 
     fn report(&self, state: &State, status: RunStatus) -> Option<String> {
         let missing = state.lost + state.rows.len();
         let reason = state.refusal.as_ref().or(state.trouble.as_ref());
-        let why = reason.map_or("no answer", String::as_str);
+        let silent = if state.page.is_some() { "it takes too long" } else { "no answer" };
+        let why = reason.map_or(silent, String::as_str);
         if missing > 0 {
             return Some(format!(
                 "mlflow: {missing} steps and evaluations were not logged at {}: {why}; metrics.jsonl has them all",

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::RunStatus;
 use crate::train::Row;
@@ -28,8 +28,8 @@ pub(super) struct State {
     pub(super) trouble: Option<String>,
     /// Where the run is shown, once the server knows it.
     pub(super) page: Option<String>,
-    /// How the run ended, and when its metrics are given up.
-    pub(super) ending: Option<(RunStatus, Instant)>,
+    /// How the run ended, once it has.
+    pub(super) ending: Option<RunStatus>,
     /// The server knows how the run ended.
     pub(super) is_closed: bool,
     /// Nothing is sent any more.

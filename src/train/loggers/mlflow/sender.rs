@@ -1,10 +1,10 @@
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::client::{Client, Failure};
 use super::queue::{Queue, now};
-use super::{MlflowRun, RunStatus};
+use super::{MlflowRun, RunStatus, SILENCE};
 use crate::config::MlflowConfig;
 use crate::train::{Row, SaveError};
 
@@ -36,8 +36,6 @@ pub(super) struct Sender {
     pub(super) remember: Box<dyn Fn(&MlflowRun) -> Result<(), SaveError> + Send>,
 }
 
-type Ending = Option<(RunStatus, Instant)>;
-
 impl Sender {
     pub(super) fn run(mut self) {
         let mut client = Client::new(&self.server.uri, TIMEOUT);
@@ -45,19 +43,21 @@ impl Sender {
         loop {
             let is_ending = |state: &super::State| state.ending.is_some();
             let ending = self.queue.wait(pause, is_ending, |state| state.ending);
-            if let Some((_, deadline)) = ending {
-                client.timeout = deadline.saturating_duration_since(Instant::now()).min(TIMEOUT);
+            if ending.is_some() {
+                client.timeout = SILENCE;
             }
             let sent = self.send(&client, &mut is_open, ending);
             pause =
                 if sent.is_ok() { INTERVAL } else { (pause * 2).clamp(INTERVAL, LONGEST_PAUSE) };
             let has_failed = sent.is_err();
             if let Err(failure) = sent {
+                // The server may have lost it; then it is made anew.
+                is_open &= !matches!(failure, Failure::Missing);
                 self.queue.change(|state| state.trouble = Some(failure.reason()));
             }
-            if let Some((_, deadline)) = ending {
+            if ending.is_some() {
                 last_attempts += 1;
-                if !has_failed || last_attempts == LAST_ATTEMPTS || Instant::now() > deadline {
+                if !has_failed || last_attempts == LAST_ATTEMPTS {
                     self.queue.change(|state| state.is_done = true);
                     return;
                 }
@@ -66,7 +66,12 @@ impl Sender {
         }
     }
 
-    fn send(&mut self, client: &Client, is_open: &mut bool, ending: Ending) -> Result<(), Failure> {
+    fn send(
+        &mut self,
+        client: &Client,
+        is_open: &mut bool,
+        ending: Option<RunStatus>,
+    ) -> Result<(), Failure> {
         let run_id = if let (true, Some(run_id)) = (*is_open, self.run_id.clone()) {
             run_id
         } else {
@@ -80,12 +85,17 @@ impl Sender {
             }
             let metrics: Vec<Value> =
                 rows.iter().flat_map(|(time, row)| metrics(*time, row)).collect();
+            let mut is_taken = true;
             for metrics in metrics.chunks(MOST_METRICS) {
-                self.log(client, &run_id, "metrics", metrics, rows.len())?;
+                is_taken &= self.log(client, &run_id, "metrics", metrics)?;
             }
-            self.queue.change(|state| state.rows.drain(..rows.len()).for_each(drop));
+            self.queue.change(|state| {
+                state.rows.drain(..rows.len());
+                state.lost += if is_taken { 0 } else { rows.len() };
+                state.trouble = None;
+            });
         }
-        if let Some((status, _)) = ending {
+        if let Some(status) = ending {
             let end = json!({"run_id": run_id, "status": status.name(), "end_time": now()});
             client.post("runs/update", &end)?;
             self.queue.change(|state| state.is_closed = true);
@@ -93,25 +103,22 @@ impl Sender {
         Ok(())
     }
 
-    /// Logs one batch. What the server refuses, it would refuse again: it is left out.
+    /// Whether the server has taken a batch. What it refuses, it would refuse again: that is left
+    /// out.
     fn log(
         &self,
         client: &Client,
         run_id: &str,
         kind: &str,
         batch: &[Value],
-        rows: usize,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         match client.post("runs/log-batch", &json!({"run_id": run_id, kind: batch})) {
-            Ok(_) => Ok(()),
-            Err(Failure::Unreachable(reason)) => Err(Failure::Unreachable(reason)),
-            Err(failure) => {
-                self.queue.change(|state| {
-                    state.lost += rows;
-                    state.refusal = Some(failure.reason());
-                });
-                Ok(())
+            Ok(_) => Ok(true),
+            Err(Failure::Refused(reason)) => {
+                self.queue.change(|state| state.refusal = Some(reason));
+                Ok(false)
             }
+            Err(failure) => Err(failure),
         }
     }
 
@@ -192,7 +199,7 @@ impl Sender {
         tags.extend(self.tags.iter().map(entry));
         for (kind, entries) in [("params", params), ("tags", tags)] {
             for entries in entries.chunks(MOST_SETTINGS) {
-                self.log(client, run_id, kind, entries, 0)?;
+                self.log(client, run_id, kind, entries)?;
             }
         }
         Ok(())
