@@ -32,7 +32,7 @@ pub use guard::{Guard, Objection, Verdict, Watched};
 use loggers::Recorded;
 pub use loggers::{
     CsvLogger, JsonLinesLogger, Logged, Loggers, MlflowLogger, MlflowRun, MlflowTracking, Row,
-    RowLogger, RunStatus, TensorBoardLogger, Written,
+    RowLogger, RunStatus, TensorBoardLogger, Written, keep_rows,
 };
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
