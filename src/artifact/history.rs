@@ -7,9 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ArtifactError;
 use crate::files::{self, read_error, write_error};
+use crate::train::{self, MlflowRun};
 
 const LINES: &str = "metrics.jsonl";
 const TABLE: &str = "metrics.csv";
+const EVENTS: &str = "events.out.tfevents.";
+const MLFLOW: &str = "mlflow.json";
 const SAMPLES: &str = "samples";
 const SUMMARY: &str = "summary.json";
 
@@ -91,9 +94,24 @@ impl History {
     /// A disk that cannot be written.
     pub fn event_file(&self) -> Result<File, ArtifactError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("events.out.tfevents.{:016}.emberlm", since.as_micros());
+        let name = format!("{EVENTS}{:016}.emberlm", since.as_micros());
         let path = self.run.join(name);
         Ok(File::create_new(&path).map_err(write_error(&path))?)
+    }
+
+    /// The run on a tracking server that this one is, if it has been tracked before.
+    ///
+    /// # Errors
+    /// A file that is damaged.
+    pub fn mlflow(&self) -> Result<Option<MlflowRun>, ArtifactError> {
+        let path = self.run.join(MLFLOW);
+        Ok(if path.exists() { Some(files::read_json(&path)?) } else { None })
+    }
+
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn write_mlflow(&self, run: &MlflowRun) -> Result<(), ArtifactError> {
+        Ok(files::write_json(&self.run.join(MLFLOW), run)?)
     }
 
     /// Where the sample of a step is, or would be.
@@ -142,7 +160,7 @@ impl History {
     }
 
     /// Removes the metrics of what is going to be computed again: of later steps, and the
-    /// evaluation of this one. TensorBoard is told by the next event file.
+    /// evaluation of this one. A TensorBoard that has read them is told by the next event file.
     fn cut_metrics(&self, step: usize) -> Result<(), ArtifactError> {
         let stays =
             |split: &str, of: u64| of < step as u64 || (of == step as u64 && split == "train");
@@ -151,6 +169,11 @@ impl History {
             let (split, of) = (line["split"].as_str(), line["step"].as_u64());
             split.zip(of).is_some_and(|(split, of)| stays(split, of))
         })?;
+        for name in files::names(&self.run)?.iter().filter(|name| name.starts_with(EVENTS)) {
+            let path = self.run.join(name);
+            let kept = train::keep_rows(&fs::read(&path).map_err(read_error(&path))?, stays);
+            files::write_whole(&path, |file| file.write_all(&kept))?;
+        }
         let mut is_header = true;
         keep_lines(&self.run.join(TABLE), |line| {
             let mut fields = line.split(|byte| *byte == b',').map(std::str::from_utf8);

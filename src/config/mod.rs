@@ -25,7 +25,7 @@ pub use error::ConfigError;
 pub use load::{
     Source, builtin_names, inherit, load, load_value, override_value, override_values, resolve,
 };
-pub use loggers::LoggersConfig;
+pub use loggers::{LoggersConfig, MlflowConfig};
 pub use lora::LoraConfig;
 pub use model::{
     Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,

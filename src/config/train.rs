@@ -248,6 +248,7 @@ impl TrainConfig {
             let path = "train.early_stopping.min_improvement";
             check(path, least, valid, "zero or a positive number")?;
         }
+        self.loggers.validate()?;
         let peak = self.peak_tflops.unwrap_or(1.0);
         let positive = peak.is_finite() && peak > 0.0;
         check("train.peak_tflops", peak, positive, "a positive number")?;

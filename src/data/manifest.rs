@@ -262,6 +262,6 @@ fn is_allowed(url: &str) -> bool {
 }
 
 /// Whether a host is this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     ["127.0.0.1", "[::1]", "localhost"].contains(&host)
 }

@@ -27,6 +27,7 @@ pub use error::DataError;
 pub use example::{Example, ExamplePlace, Place, Task};
 pub use grammar::{Grammar, GrammarError};
 pub use loader::{EvaluationLoader, LoaderPosition, TrainLoader};
+pub(crate) use manifest::is_loopback;
 pub use manifest::{FileSplit, Manifest, ManifestError, ManifestFile, SplitBy};
 pub use permutation::Permutation;
 pub use prepare::{Preparation, Prepare, PrepareProgress, ValidationSplit, discard, prepare};

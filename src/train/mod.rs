@@ -31,7 +31,8 @@ pub use freeze::trained;
 pub use guard::{Guard, Objection, Verdict, Watched};
 use loggers::Recorded;
 pub use loggers::{
-    CsvLogger, JsonLinesLogger, Logged, Loggers, Row, RowLogger, TensorBoardLogger, Written,
+    CsvLogger, JsonLinesLogger, Logged, Loggers, MlflowLogger, MlflowRun, MlflowTracking, Row,
+    RowLogger, RunStatus, TensorBoardLogger, Written, keep_rows,
 };
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};

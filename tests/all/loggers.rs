@@ -6,7 +6,7 @@ use emberlm::train::{flops_per_token, peak_tflops};
 use serde_json::Value;
 use std::fs;
 
-use crate::command_line::train;
+use crate::command_line::{emberlm, train};
 
 /// CRC-32C bit by bit, from its polynomial, with TensorFlow's mask.
 fn masked_crc(data: &[u8]) -> u32 {
@@ -155,6 +155,51 @@ fn tables_and_event_files_say_what_the_lines_say() {
             assert_eq!(scalar, line[key].as_f64().unwrap() as f32, "{tag}");
         }
     }
+}
+
+#[test]
+fn a_resumed_run_has_each_row_once_in_event_files_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = train(folder.path(), &["--set", "train.loggers.tensorboard=true"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let run = folder.path().join("artifacts/stories");
+    let files = || {
+        let mut paths: Vec<_> =
+            fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.to_string_lossy().contains(".tfevents."));
+        paths.sort();
+        paths
+    };
+    // Killed while it wrote a record.
+    let first = fs::read(&files()[0]).unwrap();
+    fs::write(&files()[0], [&first[..], &first[..50]].concat()).unwrap();
+    let resume = ["train", "--resume", "stories", "--set", "train.steps=9"];
+    let output = emberlm(folder.path(), &resume);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let mut rows = Vec::new();
+    assert_eq!(files().len(), 2);
+    for path in files() {
+        let file = fs::read(path).unwrap();
+        let mut rest = &file[..];
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            let event = fields(&rest[12..12 + length]);
+            rest = &rest[16 + length..];
+            let Some(summary) = bytes(&event, 5) else { continue };
+            let value = fields(bytes(&fields(summary), 1).unwrap());
+            let tag = String::from_utf8_lossy(bytes(&value, 1).unwrap()).into_owned();
+            if let Some((split, _)) = tag.split_once('/') {
+                rows.push((split.to_string(), number(&event, 2)));
+            }
+        }
+    }
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let row =
+        |line: Value| (line["split"].as_str().unwrap().into(), line["step"].as_u64().unwrap());
+    assert_eq!(rows, lines.map(row).collect::<Vec<_>>());
+    assert_eq!(rows.len(), 9 + 3);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod interop;
 mod loggers;
 mod lora;
 mod losses;
+mod mlflow;
 mod model;
 mod operations;
 mod optimizers;

@@ -1,9 +1,21 @@
+use std::io::Write;
+
+use super::say;
 use crate::artifact::{ArtifactError, Run};
+use crate::backend::{BackendKind, TrainBackend};
 use crate::config::RunConfig;
-use crate::train::{CsvLogger, JsonLinesLogger, Loggers, RowLogger, TensorBoardLogger};
+use crate::train::{
+    CsvLogger, Ended, JsonLinesLogger, Loggers, MlflowTracking, Outcome, RowLogger, RunStatus,
+    TensorBoardLogger, TrainError,
+};
 
 /// The loggers that a configuration asks for, of a run that has taken some steps already.
-pub(super) fn open(run: &Run, config: &RunConfig, taken: usize) -> Result<Loggers, ArtifactError> {
+pub(super) fn open(
+    run: &Run,
+    config: &RunConfig,
+    taken: usize,
+    tracking: Option<&MlflowTracking>,
+) -> Result<Loggers, ArtifactError> {
     let (wanted, history) = (&config.train.loggers, run.history());
     let mut loggers: Vec<Box<dyn RowLogger>> =
         vec![Box::new(JsonLinesLogger::new(history.lines()?))];
@@ -16,5 +28,38 @@ pub(super) fn open(run: &Run, config: &RunConfig, taken: usize) -> Result<Logger
         let text = format!("# {}\n\n```json\n{settings}\n```\n", config.name);
         loggers.push(Box::new(TensorBoardLogger::new(history.event_file()?, taken + 1, &text)));
     }
+    if let Some(tracking) = tracking {
+        loggers.push(Box::new(tracking.logger()));
+    }
     Ok(Loggers::new(loggers))
+}
+
+/// The connection with the tracking server, where a configuration names one.
+pub(super) fn track(
+    run: &Run,
+    config: &RunConfig,
+    backend: BackendKind,
+) -> Result<Option<MlflowTracking>, ArtifactError> {
+    let Some(server) = &config.train.loggers.mlflow else { return Ok(None) };
+    let history = run.history();
+    let before = history.mlflow()?;
+    let remember = move |run: &_| Ok(history.write_mlflow(run)?);
+    let tracking = MlflowTracking::start(config, server, backend.name(), before, remember);
+    say(format_args!("{}", tracking.greeting()));
+    Ok(Some(tracking))
+}
+
+/// Says how a training ended, after the dashboard is gone.
+pub(super) fn conclude<B: TrainBackend>(
+    tracking: MlflowTracking,
+    outcome: &Result<Outcome<B>, TrainError>,
+) {
+    let status = match outcome.as_ref().map(|outcome| outcome.ended) {
+        Ok(Ended::Finished | Ended::StoppedEarly) => RunStatus::Finished,
+        Ok(Ended::Interrupted) => RunStatus::Killed,
+        Err(_) => RunStatus::Failed,
+    };
+    if let Some(missing) = tracking.finish(status) {
+        let _ = writeln!(std::io::stderr(), "{missing}");
+    }
 }

@@ -68,6 +68,8 @@ impl Job for Train<'_> {
         let interrupter = Interrupter::new();
         let display = display(args);
         stop_on_signal(&interrupter, display)?;
+        let keeper = Box::new(Keeper::new(&run, &config, &corpus)?);
+        let tracking = loggers::track(&run, &config, backend)?;
         let outcome = train(Training {
             config: &config,
             corpus: &corpus,
@@ -76,12 +78,16 @@ impl Job for Train<'_> {
             average,
             state,
             device,
-            keeper: Box::new(Keeper::new(&run, &config, &corpus)?),
-            loggers: loggers::open(&run, &config, taken)?,
+            keeper,
+            loggers: loggers::open(&run, &config, taken, tracking.as_ref())?,
             display,
             interrupter,
-        })
-        .with_context(|| format!("the run {} stopped", run.path().display()))?;
+        });
+        if let Some(tracking) = tracking {
+            loggers::conclude(tracking, &outcome);
+        }
+        let outcome =
+            outcome.with_context(|| format!("the run {} stopped", run.path().display()))?;
         report.conclude(outcome)
     }
 }

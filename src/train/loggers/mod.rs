@@ -3,11 +3,13 @@
 
 mod csv;
 mod json_lines;
+mod mlflow;
 mod tensorboard;
 
 pub use csv::CsvLogger;
 pub use json_lines::JsonLinesLogger;
-pub use tensorboard::TensorBoardLogger;
+pub use mlflow::{MlflowLogger, MlflowRun, MlflowTracking, RunStatus};
+pub use tensorboard::{TensorBoardLogger, keep_rows};
 
 use burn_train::logger::MetricLogger;
 use burn_train::metric::store::{EpochSummary, MetricsUpdate, Split};

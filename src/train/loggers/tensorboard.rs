@@ -61,6 +61,31 @@ impl<W: Write + Send> RowLogger for TensorBoardLogger<W> {
     }
 }
 
+/// What is left of an event file: whole records and, of rows, those that `stays` says of their
+/// split and step.
+pub fn keep_rows(file: &[u8], stays: impl Fn(&str, u64) -> bool) -> Vec<u8> {
+    let (mut kept, mut rest) = (Vec::with_capacity(file.len()), file);
+    while let Some((record, data)) = first_record(rest) {
+        rest = &rest[record.len()..];
+        let Ok(event) = Event::decode(data) else { continue };
+        let tag = event.summary.as_ref().and_then(|summary| summary.value.first());
+        let split = tag.and_then(|value| Some(value.tag.split_once('/')?.0));
+        if split.is_none_or(|split| stays(split, event.step.unsigned_abs())) {
+            kept.extend_from_slice(record);
+        }
+    }
+    kept
+}
+
+/// The record that a file begins with, and its data; none where it is cut off or damaged.
+fn first_record(file: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, _) = file.split_first_chunk()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let record = file.get(..length.checked_add(16)?)?;
+    let (data, checksum) = record[12..].split_at(length);
+    (checksum == masked_crc(data).to_le_bytes()).then_some((record, data))
+}
+
 /// A checksum that may be stored among the data that it is of.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
