@@ -445,6 +445,8 @@ pub enum BenchCommand {
     Prepare(BenchPrepareArgs),
     /// Take training steps, and see how long they wait for data
     Train(BenchTrainArgs),
+    /// Time a whole training against its bare steps, written by hand
+    Engine(BenchEngineArgs),
 }
 
 #[derive(Args, Debug)]
@@ -499,6 +501,26 @@ pub struct BenchPrepareArgs {
     pub json: bool,
     #[command(flatten)]
     pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchEngineArgs {
+    /// s, m, l or xl, the shapes that speed is compared at; a built-in configuration, or a JSON
+    /// file
+    #[arg(long, value_name = "SHAPE|NAME|FILE", default_value = "s")]
+    pub shape: String,
+    /// Trainings and loops by hand, in turns
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Steps of each
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

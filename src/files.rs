@@ -136,3 +136,34 @@ pub fn checksum(path: &Path) -> Result<String, FileError> {
 pub fn hexadecimal(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// The names in a folder; none where there is no such folder.
+///
+/// # Errors
+/// [`FileError::Read`]
+pub fn names(folder: &Path) -> Result<Vec<String>, FileError> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(folder).map_err(read_error(folder))?;
+    entries
+        .map(|entry| {
+            let name = entry.map_err(read_error(folder))?.file_name();
+            Ok(name.to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+/// Removes what a killed program left half written in a folder.
+///
+/// # Errors
+/// [`FileError::Write`]
+pub fn remove_parts(folder: &Path) -> Result<(), FileError> {
+    for name in names(folder)?.iter().filter(|name| name.starts_with(".part-")) {
+        let part = folder.join(name);
+        let removed =
+            if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };
+        removed.map_err(write_error(&part))?;
+    }
+    Ok(())
+}

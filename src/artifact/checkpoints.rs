@@ -9,11 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{ArtifactError, TensorFile, stream_tensors};
+use crate::config::AverageConfig;
 use crate::files::{self, FileError, read_error, write_error};
 use crate::model::{self, ModelError};
-use crate::train::{Best, Checkpoint, LanguageModel, ModelOptimizer, Moments, RunState};
+use crate::train::{Average, Best, Checkpoint, LanguageModel, ModelOptimizer, Moments, RunState};
 
 pub(super) const MODEL: &str = "model.safetensors";
+/// The weights that are trained, beside a model that is their average.
+const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const STATE: &str = "state.json";
 /// A file of this name, whoever made it, keeps a checkpoint for good.
@@ -121,10 +124,19 @@ impl Checkpoints {
             .tempdir_in(&folder)
             .map_err(write_error(&folder))?;
 
-        write_model(&part.path().join(MODEL), checkpoint.model)?;
+        let mut names = vec![MODEL, OPTIMIZER, STATE];
+        let weights = checkpoint.model.valid();
+        match checkpoint.average {
+            None => write_model(&part.path().join(MODEL), &weights)?,
+            Some(average) => {
+                write_model(&part.path().join(WEIGHTS), &weights)?;
+                write_model(&part.path().join(MODEL), &average.applied(weights))?;
+                names.push(WEIGHTS);
+            }
+        }
         write_moments(&part.path().join(OPTIMIZER), checkpoint.model, checkpoint.optimizer)?;
         files::write_json(&part.path().join(STATE), checkpoint.state)?;
-        files::write_checksums(part.path(), &[MODEL, OPTIMIZER, STATE])?;
+        files::write_checksums(part.path(), &names)?;
         if checkpoint.for_good {
             let kept = part.path().join(KEPT);
             fs::write(&kept, "").map_err(write_error(&kept))?;
@@ -264,6 +276,42 @@ impl Checkpoints {
             None => Ok(()),
         }
     }
+
+    /// The file of a checkpoint that has the weights to train further.
+    pub(super) fn weights(&self, step: usize) -> PathBuf {
+        let folder = self.path(step);
+        let weights = folder.join(WEIGHTS);
+        if weights.exists() { weights } else { folder.join(MODEL) }
+    }
+
+    /// The average of a model's weights, to go on with; a new one, where the checkpoint, which
+    /// [`Checkpoints::resume`] has found, has none.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that is of another model.
+    pub fn load_average<B: AutodiffBackend>(
+        &self,
+        step: usize,
+        state: &RunState,
+        config: AverageConfig,
+        model: &LanguageModel<B>,
+        device: &B::Device,
+    ) -> Result<Average<B>, ArtifactError> {
+        let mut average = Average::new(config, state.averaged.unwrap_or(0));
+        if state.averaged.is_none() {
+            return Ok(average);
+        }
+        let path = self.path(step).join(MODEL);
+        let mut file = TensorFile::open(&path)?;
+        let trained = model.trained_parameters();
+        for parameter in model::parameters(&model.model) {
+            if trained.contains_key(&parameter.id) {
+                let mean = tensor::<B::InnerBackend>(file.read(&parameter.name)?, device);
+                average.restore(parameter.id, mean);
+            }
+        }
+        Ok(average)
+    }
 }
 
 fn tensor<B: Backend>(data: TensorData, device: &B::Device) -> Tensor<B, 1> {
@@ -276,20 +324,21 @@ fn read_state(folder: &Path) -> Result<RunState, ArtifactError> {
     for name in [STATE, OPTIMIZER, MODEL] {
         files::verify(folder, name)?;
     }
-    Ok(files::read_json(&folder.join(STATE))?)
+    let state: RunState = files::read_json(&folder.join(STATE))?;
+    if state.averaged.is_some() {
+        files::verify(folder, WEIGHTS)?;
+    }
+    Ok(state)
 }
 
 /// Writes the parameters, of which no more than one is on the host at a time.
-fn write_model<B: AutodiffBackend>(
-    path: &Path,
-    model: &LanguageModel<B>,
-) -> Result<(), ArtifactError> {
-    let model = model.valid().model;
-    let parameters = model::parameters(&model);
+fn write_model<B: Backend>(path: &Path, model: &LanguageModel<B>) -> Result<(), ArtifactError> {
+    let model = &model.model;
+    let parameters = model::parameters(model);
     let shapes: Vec<_> =
         parameters.iter().map(|found| (found.name.clone(), found.shape.clone())).collect();
     stream_tensors(path, &shapes, HashMap::new(), |index| {
-        let data = model::tensor(&model, parameters[index].id);
+        let data = model::tensor(model, parameters[index].id);
         Ok(Cow::Owned(data.expect("it was listed a moment ago")))
     })
 }

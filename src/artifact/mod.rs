@@ -4,10 +4,14 @@
 
 mod checkpoints;
 mod error;
+mod history;
 mod run;
+mod segments;
 mod tensors;
 
 pub use checkpoints::{Checkpoints, Resumable};
 pub use error::ArtifactError;
-pub use run::{Change, Run, RunLock, Segment, Summary};
+pub use history::{History, Summary};
+pub use run::{Run, RunLock};
+pub use segments::{Change, Segment};
 pub use tensors::{TensorError, TensorFile, read_tensors, stream_tensors, write_tensors};

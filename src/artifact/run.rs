@@ -1,89 +1,23 @@
 use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::checkpoints::{MODEL, STATE};
-use super::{ArtifactError, Checkpoints, TensorFile, stream_tensors};
+use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
 use crate::files::{self, FileError, read_error, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::RunState;
 
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-const SUMMARY: &str = "summary.json";
-const METRICS: &str = "metrics.jsonl";
-const SEGMENTS: &str = "segments";
-const SEGMENT: &str = "segment.json";
-const SAMPLES: &str = "samples";
 const LOCK: &str = "lock";
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Summary {
-    pub name: String,
-    pub steps: usize,
-    pub tokens: u64,
-    pub params: usize,
-    /// The lowest loss on the fixed sample of the validation split, in nats a token.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub best_val_loss: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub best_step: Option<usize>,
-    /// The last model's loss on the whole validation split, in nats a token. Absent of a run that
-    /// was stopped, and can be resumed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub final_val_loss: Option<f64>,
-    /// The same in bits a byte, where the model predicts every byte.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub bits_per_byte: Option<f64>,
-    /// What the loss cannot fall below in the long run, in nats a token, where it is known.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub source_entropy: Option<f64>,
-    /// Steps whose gradients were not used.
-    #[serde(skip_serializing_if = "is_zero", default)]
-    pub skipped_steps: u64,
-    /// From the first step to the last evaluation.
-    pub seconds: f64,
-    /// Over the whole of `seconds`, evaluations and checkpoints included.
-    pub tokens_per_s: f64,
-    pub backend: String,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-/// A part of a run's history that has settings of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Segment {
-    /// The step after which it begins.
-    pub step: usize,
-    /// When it was begun, as RFC 3339 has it.
-    pub started: String,
-    pub backend: String,
-    /// Of this program.
-    pub version: String,
-    /// What is otherwise than before, by the path in the configuration.
-    pub changes: BTreeMap<String, Change>,
-}
-
-/// A setting that was changed; null where it was, or is, not there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Change {
-    pub from: Value,
-    pub to: Value,
-}
 
 /// Keeps other programs from training a run, for as long as it lives.
 #[derive(Debug)]
@@ -208,7 +142,7 @@ impl Run {
         files::verify(&path, CONFIG)?;
         files::verify(&path, TOKENIZER)?;
         // That of the last segment is the one that counts.
-        let folder = segments(&path)?.pop().unwrap_or_else(|| path.clone());
+        let folder = segments::folders(&path)?.pop().unwrap_or_else(|| path.clone());
         files::verify(&folder, CONFIG)?;
         let value: Value = files::read_json(&folder.join(CONFIG))?;
         let config = config::resolve(value)
@@ -239,6 +173,10 @@ impl Run {
         self.tokenizer
             .restore()
             .map_err(|source| ArtifactError::Tokenizer { path: self.path.join(TOKENIZER), source })
+    }
+
+    pub fn history(&self) -> History {
+        History::new(&self.path)
     }
 
     pub fn checkpoints(&self) -> Checkpoints {
@@ -290,7 +228,7 @@ impl Run {
         config: &ModelConfig,
         device: &B::Device,
     ) -> Result<Model<B>, ArtifactError> {
-        load_model(&self.checkpoints().path(step).join(MODEL), &self.name, config, device)
+        load_model(&self.checkpoints().weights(step), &self.name, config, device)
     }
 
     /// The tensors of the model that [`Run::load_model`] loads; adapters are part of the weights
@@ -320,16 +258,6 @@ impl Run {
         Ok(checkpoints.path(step))
     }
 
-    /// Where the metrics go, a JSON object a line.
-    ///
-    /// # Errors
-    /// A disk that cannot be written.
-    pub fn metrics_file(&self) -> Result<File, ArtifactError> {
-        let path = self.path.join(METRICS);
-        let file = File::options().create(true).append(true).open(&path);
-        Ok(file.map_err(write_error(&path))?)
-    }
-
     /// Makes sure that no other program trains this run.
     ///
     /// # Errors
@@ -355,21 +283,7 @@ impl Run {
         config: RunConfig,
         segment: &Segment,
     ) -> Result<(), ArtifactError> {
-        let folder = self.path.join(SEGMENTS);
-        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-        let number = segments(&self.path)?.len() + 2; // the run began with the first
-        let path = folder.join(format!("{number:04}"));
-        let part = tempfile::Builder::new()
-            .prefix(".part-")
-            .tempdir_in(&folder)
-            .map_err(write_error(&folder))?;
-        files::write_json(&part.path().join(CONFIG), &config)?;
-        files::write_json(&part.path().join(SEGMENT), segment)?;
-        files::write_checksums(part.path(), &[CONFIG, SEGMENT])?;
-        fs::rename(part.path(), &path)
-            .and_then(|()| files::sync_folder(&folder))
-            .map_err(write_error(&path))?;
-        let _renamed = part.keep();
+        segments::begin(&self.path, &config, segment)?;
         self.config = config;
         Ok(())
     }
@@ -379,26 +293,7 @@ impl Run {
     /// # Errors
     /// One that cannot be read.
     pub fn segments(&self) -> Result<Vec<Segment>, ArtifactError> {
-        let read = |folder: PathBuf| {
-            files::verify(&folder, SEGMENT)?;
-            Ok(files::read_json(&folder.join(SEGMENT))?)
-        };
-        segments(&self.path)?.into_iter().map(read).collect()
-    }
-
-    /// Where the sample of a step is, or would be.
-    pub fn sample_path(&self, step: usize) -> PathBuf {
-        self.path.join(SAMPLES).join(format!("step-{step:08}.txt"))
-    }
-
-    /// Keeps what the model of a step wrote.
-    ///
-    /// # Errors
-    /// A disk that cannot be written.
-    pub fn write_sample(&self, step: usize, text: &[u8]) -> Result<(), ArtifactError> {
-        let folder = self.path.join(SAMPLES);
-        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-        Ok(files::write_whole(&self.sample_path(step), |file| file.write_all(text))?)
+        segments::read(&self.path)
     }
 
     /// Forgets what came after a step: the run goes on from there.
@@ -406,61 +301,10 @@ impl Run {
     /// # Errors
     /// A folder that cannot be written.
     pub fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
-        let folder = self.path.join(SAMPLES);
-        // What a killed program left half written.
-        for folder in [&self.path, &folder, &self.path.join(SEGMENTS)] {
-            for name in entries(folder)?.iter().filter(|name| name.starts_with(".part-")) {
-                let part = folder.join(name);
-                let removed =
-                    if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };
-                removed.map_err(write_error(&part))?;
-            }
+        for folder in [self.path.clone(), segments::folder(&self.path)] {
+            files::remove_parts(&folder)?;
         }
-        for name in entries(&folder)? {
-            let of = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".txt"));
-            if of.and_then(|of| of.parse::<usize>().ok()).is_some_and(|of| of > step) {
-                let path = folder.join(&name);
-                fs::remove_file(&path).map_err(write_error(&path))?;
-            }
-        }
-        self.cut_metrics(step)?;
-        let path = self.path.join(SUMMARY);
-        if path.exists() {
-            fs::remove_file(&path).map_err(write_error(&path))?;
-        }
-        Ok(())
-    }
-
-    /// Removes the metrics of what is going to be computed again: of later steps, and the evaluation
-    /// of this one.
-    fn cut_metrics(&self, step: usize) -> Result<(), ArtifactError> {
-        let path = self.path.join(METRICS);
-        if !path.exists() {
-            return Ok(());
-        }
-        let text = fs::read(&path).map_err(read_error(&path))?;
-        let stays = |line: &&[u8]| {
-            let line: Value = serde_json::from_slice(line).unwrap_or_default();
-            let of = line["step"].as_u64().unwrap_or(u64::MAX) as usize;
-            of < step || (of == step && line["split"] == "train")
-        };
-        Ok(files::write_whole(&path, |file| {
-            text.split_inclusive(|byte| *byte == b'\n')
-                .filter(stays)
-                .try_for_each(|line| file.write_all(line))
-        })?)
-    }
-
-    /// # Errors
-    /// A disk that cannot be written.
-    pub fn write_summary(&self, summary: &Summary) -> Result<(), ArtifactError> {
-        Ok(files::write_json(&self.path.join(SUMMARY), summary)?)
-    }
-
-    /// # Errors
-    /// A summary that is missing or damaged.
-    pub fn summary(&self) -> Result<Summary, ArtifactError> {
-        Ok(files::read_json(&self.path.join(SUMMARY))?)
+        self.history().forget_after(step)
     }
 }
 
@@ -504,29 +348,6 @@ fn first_rows(data: TensorData, count: usize) -> TensorData {
         }
         _ => data,
     }
-}
-
-/// The names in a folder; none where there is no such folder.
-fn entries(folder: &Path) -> Result<Vec<String>, ArtifactError> {
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let entries = fs::read_dir(folder).map_err(read_error(folder))?;
-    entries
-        .map(|entry| {
-            let name = entry.map_err(read_error(folder))?.file_name();
-            Ok(name.to_string_lossy().into_owned())
-        })
-        .collect()
-}
-
-/// The folders of the segments after the first, in their order.
-fn segments(run: &Path) -> Result<Vec<PathBuf>, ArtifactError> {
-    let folder = run.join(SEGMENTS);
-    let mut names = entries(&folder)?;
-    names.retain(|name| name.parse::<u32>().is_ok());
-    names.sort_unstable();
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// The runs under a folder, by name; none where it cannot be read.

@@ -5,10 +5,12 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+mod device;
 mod ops;
 mod precision;
 mod random;
 
+pub use device::{NVIDIA_DEVICES, nvidia_model};
 pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
 pub use precision::{check_precision, factor};
 pub use random::draw_seed;
@@ -196,7 +198,11 @@ fn one_line(message: &str) -> String {
 }
 
 #[cfg(feature = "cuda")]
-impl GptBackend for burn_cuda::Cuda {}
+impl GptBackend for burn_cuda::Cuda {
+    fn device_model() -> Option<String> {
+        nvidia_model(std::path::Path::new(NVIDIA_DEVICES))
+    }
+}
 
 #[cfg(feature = "wgpu")]
 impl GptBackend for burn_wgpu::Wgpu {}

@@ -126,6 +126,11 @@ pub struct LossTerms {
 
 /// A backend that can run the models of this crate.
 pub trait GptBackend: Backend {
+    /// The model of the device that it runs on, as its maker names it, where that is known.
+    fn device_model() -> Option<String> {
+        None
+    }
+
     /// `input weight + bias`, the sum in f32; the product is in the precision that both factors
     /// have.
     ///

@@ -9,6 +9,7 @@ mod depth;
 mod error;
 mod kind;
 mod load;
+mod loggers;
 mod lora;
 mod model;
 mod optimizer;
@@ -24,6 +25,7 @@ pub use error::ConfigError;
 pub use load::{
     Source, builtin_names, inherit, load, load_value, override_value, override_values, resolve,
 };
+pub use loggers::LoggersConfig;
 pub use lora::LoraConfig;
 pub use model::{
     Activation, Architecture, AttentionConfig, ExpertsConfig, FeedForwardConfig, ModelConfig,

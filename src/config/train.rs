@@ -1,7 +1,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::schema::check;
-use super::{ConfigError, NamePattern, OptimizerConfig, Precision, ScheduleConfig, Span};
+use super::{
+    AverageConfig, ConfigError, LoggersConfig, NamePattern, OptimizerConfig, Precision,
+    ScheduleConfig, Span,
+};
 
 /// How the model is trained. Its length is given in one of four units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +44,9 @@ pub struct TrainConfig {
     pub evaluation_windows: usize,
     /// Ends the run when evaluations get no better; absent for never.
     pub early_stopping: Option<EarlyStopping>,
+    /// Evaluates and keeps a running mean of the weights in place of the last ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
     pub checkpoint_every: Span,
     /// Checkpoints kept, the newest first; the best one is kept as well.
     pub keep_checkpoints: usize,
@@ -50,6 +56,12 @@ pub struct TrainConfig {
     pub sample_every: Option<Span>,
     /// A line is printed this often where there is no dashboard.
     pub log_every: Span,
+    /// Where metrics go besides the screen and `metrics.jsonl`.
+    pub loggers: LoggersConfig,
+    /// What the device can do at most, in 10^12 operations a second, to tell how well it is used;
+    /// known of some devices where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_tflops: Option<f64>,
     /// Share of the target that is spread over all tokens (Szegedy et al. 2016, section 7).
     pub label_smoothing: f64,
     /// Weight of the square of the logits' log-normaliser in what is minimised (Chowdhery et al.
@@ -136,11 +148,14 @@ impl Default for TrainConfig {
             evaluate_every: Span::Steps(250),
             evaluation_windows: 240,
             early_stopping: None,
+            average: None,
             checkpoint_every: Span::Steps(250),
             keep_checkpoints: 2,
             keep_every: None,
             sample_every: None,
             log_every: Span::Steps(20),
+            loggers: LoggersConfig::default(),
+            peak_tflops: None,
             label_smoothing: 0.0,
             z_loss: 0.0,
             freeze: Vec::new(),
@@ -223,12 +238,19 @@ impl TrainConfig {
             check("train.skip_spikes.z_score", z_score, positive, "a positive number")?;
             check("train.skip_spikes.window", window, window >= 2, "at least 2")?;
         }
+        if let Some(AverageConfig { decay }) = self.average {
+            let valid = 0.0 < decay && decay < 1.0;
+            check("train.average.decay", decay, valid, "between 0 and 1")?;
+        }
         if let Some(EarlyStopping { patience, min_improvement: least }) = self.early_stopping {
             check("train.early_stopping.patience", patience, patience >= 1, "at least 1")?;
             let valid = least.is_finite() && least >= 0.0;
             let path = "train.early_stopping.min_improvement";
             check(path, least, valid, "zero or a positive number")?;
         }
+        let peak = self.peak_tflops.unwrap_or(1.0);
+        let positive = peak.is_finite() && peak > 0.0;
+        check("train.peak_tflops", peak, positive, "a positive number")?;
         let smoothing = self.label_smoothing;
         let valid = (0.0..1.0).contains(&smoothing);
         check("train.label_smoothing", smoothing, valid, "at least 0 and below 1")?;

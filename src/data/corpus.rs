@@ -195,8 +195,11 @@ impl Split {
     fn check_length(&self, split: &'static str, context_length: usize) -> Result<(), DataError> {
         match &self.tokens {
             // Documents are padded, but one of them must have something to predict.
-            SplitTokens::Text(tokens) if self.packing == Packing::Documents && tokens.len() > 1 => {
-                Ok(())
+            SplitTokens::Text(tokens) if self.packing == Packing::Documents => {
+                match DocumentOrder::new(tokens.clone(), context_length, 0).is_empty() {
+                    true => Err(DataError::TooShort { split, found: 1, context_length: 1 }),
+                    false => Ok(()),
+                }
             }
             // The last token of a window is only a target, so a window needs one more.
             SplitTokens::Text(tokens) if tokens.len() <= context_length => {
@@ -213,9 +216,6 @@ fn checked_packing(prepared: &Prepared, packing: Packing) -> Result<Packing, Dat
     if packing == Packing::Documents {
         if matches!(meta.split, SplitRule::Characters { .. }) {
             return Err(DataError::NoDocumentsToPack { path: prepared.folder().into() });
-        }
-        if meta.tokenizer.end_of_text.is_none() {
-            return Err(DataError::NoEndOfText { name: meta.tokenizer.name.clone() });
         }
     }
     Ok(packing)

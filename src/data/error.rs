@@ -111,10 +111,6 @@ pub enum DataError {
         "{} was prepared with the tokenizer {name} of {vocab_size} tokens, not with the one of {wanted} tokens that is asked for; prepare it again with that one", .path.display()
     )]
     OtherTokenizer { path: PathBuf, name: String, vocab_size: usize, wanted: usize },
-    #[error(
-        "one document a row needs to see where documents end, but the tokenizer {name} has no end-of-text token; prepare the data with another, or take data.packing = stream"
-    )]
-    NoEndOfText { name: String },
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]

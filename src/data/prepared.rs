@@ -207,7 +207,11 @@ impl Prepared {
             .par_iter()
             .map(|shard| self.shard(shard))
             .collect::<Result<Vec<Shard>, DataError>>()?;
-        Ok(TokenStream::new(shards))
+        let stream = TokenStream::new(shards);
+        Ok(match self.meta.tokenizer.end_of_text {
+            Some(_) => stream,
+            None => stream.without_ends(),
+        })
     }
 
     fn shard(&self, shard: &ShardMeta) -> Result<Shard, DataError> {

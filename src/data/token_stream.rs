@@ -63,6 +63,7 @@ pub struct TokenStream {
     shards: Arc<[Shard]>,
     tokens: usize,
     documents: usize,
+    ended: bool,
 }
 
 /// A part of it. No document lies in two.
@@ -200,7 +201,12 @@ impl TokenStream {
             tokens += shard.tokens();
             documents += shard.documents();
         }
-        Self { shards: shards.into(), tokens, documents }
+        Self { shards: shards.into(), tokens, documents, ended: true }
+    }
+
+    /// The same tokens, of a tokenizer without a token that ends a document.
+    pub fn without_ends(self) -> Self {
+        Self { ended: false, ..self }
     }
 
     /// Tokens.
@@ -214,6 +220,11 @@ impl TokenStream {
 
     pub fn documents(&self) -> usize {
         self.documents
+    }
+
+    /// Whether a token of its own ends each document, so that the next one begins after it.
+    pub fn has_ends(&self) -> bool {
+        self.ended
     }
 
     /// The tokens at some places, which must lie within the stream.

@@ -48,8 +48,8 @@ impl WindowOrder {
 
 /// The documents of a stream, each a window of its own.
 ///
-/// A window begins with the token before its document, which ends the one before, so that the
-/// first token of the document is a target too.
+/// A window begins with the token that ends the document before, so that the first token of the
+/// document is a target too; where documents have no such token, with the document.
 #[derive(Debug, Clone)]
 pub struct DocumentOrder {
     stream: TokenStream,
@@ -58,7 +58,7 @@ pub struct DocumentOrder {
 }
 
 impl DocumentOrder {
-    /// The stream must have a document of two tokens or more.
+    /// Windows can be taken of a stream that is not [`DocumentOrder::is_empty`].
     pub fn new(stream: TokenStream, context_length: usize, seed: u64) -> Self {
         Self { stream, context_length, seed }
     }
@@ -67,12 +67,25 @@ impl DocumentOrder {
         self.stream.documents()
     }
 
-    /// A document as inputs, however long; the last of its tokens is only a target. Nothing, of a
-    /// first document of one token.
+    /// Whether no document has a token to predict.
+    pub fn is_empty(&self) -> bool {
+        (0..self.documents()).all(|document| self.whole(document).length == 0)
+    }
+
+    /// A document as inputs, however long; the last of its tokens is only a target. Nothing, of one
+    /// token that nothing comes before.
     fn whole(&self, document: usize) -> Window {
         let places = self.stream.document(document);
-        let start = places.start.saturating_sub(1);
+        let start = places.start.saturating_sub(usize::from(self.stream.has_ends()));
         Window { start, length: places.end - 1 - start }
+    }
+
+    /// A document, or the next one that has a token to predict.
+    fn next_whole(&self, document: usize) -> Window {
+        let all = (document..self.documents()).chain(0..document);
+        all.map(|document| self.whole(document))
+            .find(|whole| whole.length > 0)
+            .expect("a stream of such documents is refused")
     }
 
     /// The `index`-th window of the whole training: every pass takes all documents, in an order of
@@ -82,17 +95,15 @@ impl DocumentOrder {
         let (pass, place) = (index / count, index % count);
         let key = mix(self.seed ^ mix(pass));
         let document = Permutation::new(count, key).at(place);
-        let whole = match self.whole(document as usize) {
-            Window { length: 0, start } => Window { start, length: 1 },
-            whole => whole,
-        };
+        let whole = self.next_whole(document as usize);
         let length = whole.length.min(self.context_length);
         let parts = (whole.length - length + 1) as u64;
         let skipped = mix(key ^ mix(document)) % parts;
         Window { start: whole.start + skipped as usize, length }
     }
 
-    /// All windows, one after the other: every token but the first of all is a target once.
+    /// All windows, one after the other: every token but the first, of all or where documents have
+    /// no ends of each document, is a target once.
     pub fn disjoint(&self) -> Vec<Window> {
         (0..self.documents()).flat_map(|document| self.parts(document)).collect()
     }

@@ -1,8 +1,9 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use std::collections::HashMap;
 
+use super::LanguageModel;
 use crate::config::AverageConfig;
 
 /// An exponential moving average of a model's weights (Polyak and Juditsky 1992), which often
@@ -10,79 +11,76 @@ use crate::config::AverageConfig;
 ///
 /// The first average is the weights at the first update. At update `t + 1` the average `a` becomes
 /// `d a + (1 - d) w`, with `d = min(decay, (1 + t) / (10 + t))`: a young average forgets faster, so
-/// that a short run is not averaged with its beginning.
+/// that a short run is not averaged with its beginning. What is frozen has no average.
 #[derive(Debug, Clone)]
-pub struct Average<B: Backend> {
+pub struct Average<B: AutodiffBackend> {
     decay: f64,
-    means: HashMap<ParamId, Mean<B>>,
-}
-
-/// The average of one parameter.
-#[derive(Debug, Clone)]
-pub struct Mean<B: Backend> {
+    updates: usize,
     /// Flattened, `[N]`.
-    pub value: Tensor<B, 1>,
-    /// Updates so far.
-    pub updates: usize,
+    means: HashMap<ParamId, Tensor<B::InnerBackend, 1>>,
 }
 
-impl<B: Backend> Average<B> {
-    pub fn new(config: AverageConfig) -> Self {
-        Self { decay: config.decay, means: HashMap::new() }
+impl<B: AutodiffBackend> Average<B> {
+    /// One that has taken in so many weights before; their averages are restored then.
+    pub fn new(config: AverageConfig, updates: usize) -> Self {
+        Self { decay: config.decay, updates, means: HashMap::new() }
+    }
+
+    /// Weights that were taken in.
+    pub fn updates(&self) -> usize {
+        self.updates
     }
 
     /// Takes in the weights that an optimizer step has left.
-    pub fn update<M: Module<B>>(&mut self, model: &M) {
-        model.visit(&mut Take { average: self });
+    pub fn update(&mut self, model: &LanguageModel<B>) {
+        let t = self.updates as f64;
+        let decay = self.decay.min((1.0 + t) / (10.0 + t));
+        model.visit(&mut Take { means: &mut self.means, decay });
+        self.updates += 1;
     }
 
     /// The model with the averages in place of its weights.
-    pub fn applied<M: Module<B>>(&self, model: M) -> M {
-        model.map(&mut Apply { average: self })
+    pub fn applied<M: Module<B::InnerBackend>>(&self, model: M) -> M {
+        model.map(&mut Apply::<B> { means: &self.means })
     }
 
-    /// The average of a parameter, once there is one.
-    pub fn value(&self, id: ParamId) -> Option<&Mean<B>> {
-        self.means.get(&id)
-    }
-
-    /// Goes on from an average that was kept.
-    pub fn restore(&mut self, id: ParamId, mean: Mean<B>) {
+    /// Goes on from the average of a parameter, `[N]`.
+    pub fn restore(&mut self, id: ParamId, mean: Tensor<B::InnerBackend, 1>) {
         self.means.insert(id, mean);
     }
 }
 
-struct Take<'a, B: Backend> {
-    average: &'a mut Average<B>,
+struct Take<'a, B: AutodiffBackend> {
+    means: &'a mut HashMap<ParamId, Tensor<B::InnerBackend, 1>>,
+    decay: f64,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Take<'_, B> {
+impl<B: AutodiffBackend> ModuleVisitor<B> for Take<'_, B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let weight = param.val();
-        let count = weight.dims().iter().product::<usize>();
-        let weight = weight.reshape([count]);
-        let mean = match self.average.means.remove(&param.id) {
-            None => Mean { value: weight, updates: 1 },
-            Some(Mean { value, updates }) => {
-                let t = updates as f64;
-                let decay = self.average.decay.min((1.0 + t) / (10.0 + t));
-                // In this form a weight that does not move is its own average, to the last bit.
-                let step = (weight - value.clone()) * (1.0 - decay);
-                Mean { value: value + step, updates: updates + 1 }
-            }
+        if !param.is_require_grad() {
+            return;
+        }
+        let weight = param.val().inner().flatten(0, D - 1);
+        let mean = match self.means.remove(&param.id) {
+            None => weight,
+            // In this form a weight that does not move is its own average, to the last bit.
+            Some(mean) => mean.clone() + (weight - mean) * (1.0 - self.decay),
         };
-        self.average.means.insert(param.id, mean);
+        self.means.insert(param.id, mean);
     }
 }
 
-struct Apply<'a, B: Backend> {
-    average: &'a Average<B>,
+struct Apply<'a, B: AutodiffBackend> {
+    means: &'a HashMap<ParamId, Tensor<B::InnerBackend, 1>>,
 }
 
-impl<B: Backend> ModuleMapper<B> for Apply<'_, B> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        match self.average.value(param.id) {
-            Some(mean) => param.map(|weight| mean.value.clone().reshape(weight.dims())),
+impl<B: AutodiffBackend, I: Backend> ModuleMapper<I> for Apply<'_, B>
+where
+    B: AutodiffBackend<InnerBackend = I>,
+{
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<I, D>>) -> Param<Tensor<I, D>> {
+        match self.means.get(&param.id) {
+            Some(mean) => param.map(|weight| mean.clone().reshape(weight.dims())),
             None => param,
         }
     }

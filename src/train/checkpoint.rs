@@ -2,7 +2,7 @@ use burn::tensor::backend::AutodiffBackend;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 
-use super::{Guard, LanguageModel, ModelOptimizer, Progress};
+use super::{Average, Guard, LanguageModel, ModelOptimizer, Progress};
 
 /// Whatever keeps something from being saved.
 pub type SaveError = Box<dyn Error + Send + Sync>;
@@ -35,12 +35,16 @@ pub struct RunState {
     /// The sample of this step is still to come.
     pub sample_due: bool,
     pub guard: Guard,
+    /// Weights that their average has taken in, where there is one.
+    pub averaged: Option<usize>,
 }
 
 /// All that a run needs to go on from here.
 pub struct Checkpoint<'a, B: AutodiffBackend> {
     pub model: &'a LanguageModel<B>,
     pub optimizer: &'a ModelOptimizer<B>,
+    /// Of the weights, where there is one.
+    pub average: Option<&'a Average<B>>,
     pub state: &'a RunState,
     /// Not to be removed when others follow.
     pub for_good: bool,
@@ -69,4 +73,23 @@ pub trait RunKeeper<B: AutodiffBackend>: Send {
         step: usize,
         model: &LanguageModel<B::InnerBackend>,
     ) -> Result<(), SaveError>;
+}
+
+/// Keeps nothing.
+impl<B: AutodiffBackend> RunKeeper<B> for () {
+    fn save(&mut self, _checkpoint: &Checkpoint<B>) -> Result<(), SaveError> {
+        Ok(())
+    }
+
+    fn mark_best(&mut self, _best: Best) -> Result<(), SaveError> {
+        Ok(())
+    }
+
+    fn sample(
+        &mut self,
+        _step: usize,
+        _model: &LanguageModel<B::InnerBackend>,
+    ) -> Result<(), SaveError> {
+        Ok(())
+    }
 }

@@ -1,7 +1,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::LanguageModel;
 use crate::config::{ConfigError, RunConfig, select_names};
@@ -25,9 +25,8 @@ pub fn trained(config: &RunConfig, names: &[String]) -> Result<Vec<bool>, Config
 }
 
 impl<B: Backend> LanguageModel<B> {
-    /// A model as a configuration trains it: with its loss and
-    /// in its precision, and with no gradient, and so no state
-    /// of the optimizer, for what is frozen.
+    /// A model as a configuration trains it: with its loss and in its precision, and with no
+    /// gradient, and so no state of the optimizer, for what is frozen.
     ///
     /// # Errors
     /// As for [`trained`].
@@ -43,11 +42,16 @@ impl<B: Backend> LanguageModel<B> {
 }
 
 impl<B: AutodiffBackend> LanguageModel<B> {
+    /// The parameters that are trained, with how many numbers each has.
+    pub fn trained_parameters(&self) -> HashMap<ParamId, usize> {
+        let mut trained = Trained(HashMap::new());
+        self.visit(&mut trained);
+        trained.0
+    }
+
     /// How many numbers are trained.
     pub fn trained_params(&self) -> usize {
-        let mut count = Count(0);
-        self.visit(&mut count);
-        count.0
+        self.trained_parameters().values().sum()
     }
 }
 
@@ -61,12 +65,12 @@ impl<B: Backend> ModuleMapper<B> for Freeze {
     }
 }
 
-struct Count(usize);
+struct Trained(HashMap<ParamId, usize>);
 
-impl<B: Backend> ModuleVisitor<B> for Count {
+impl<B: Backend> ModuleVisitor<B> for Trained {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if param.is_require_grad() {
-            self.0 += param.dims().iter().product::<usize>();
+            self.0.insert(param.id, param.dims().iter().product());
         }
     }
 }

@@ -7,10 +7,11 @@ mod checkpoint;
 mod clip;
 #[cfg(feature = "tui")]
 mod dashboard;
+mod data_wait;
 mod evaluate;
 mod freeze;
 mod guard;
-mod logger;
+mod loggers;
 mod metrics;
 mod objective;
 mod optimizer;
@@ -20,14 +21,18 @@ mod run;
 mod schedule;
 mod step;
 mod strategy;
+mod utilisation;
 
-pub use average::{Average, Mean};
+pub use average::Average;
 pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_gradients, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
 pub use freeze::trained;
 pub use guard::{Guard, Objection, Verdict, Watched};
-pub use logger::JsonLinesLogger;
+use loggers::Recorded;
+pub use loggers::{
+    CsvLogger, JsonLinesLogger, Logged, Loggers, Row, RowLogger, TensorBoardLogger, Written,
+};
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
 pub use progress::{Progress, total_steps};
@@ -36,3 +41,4 @@ pub use run::{Display, Outcome, TrainError, Training, train};
 pub use schedule::Schedule;
 pub use step::{NoStep, Step, Stepper};
 pub use strategy::Ended;
+pub use utilisation::{flops_per_token, peak_tflops};

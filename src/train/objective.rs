@@ -9,7 +9,6 @@ use burn::tensor::{ElementConversion, Int, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
-use super::metrics::Observation;
 use crate::backend::{GptBackend, LossTerms, TrainBackend};
 use crate::config::{ModelConfig, TrainConfig};
 use crate::data::TokenBatch;
@@ -94,16 +93,20 @@ impl<B: GptBackend> LanguageModel<B> {
     }
 }
 
-/// What a step reports to the metrics: plain numbers, so that nothing large is kept or copied.
+/// What a step or an evaluation reports to the metrics: plain numbers, so that nothing large is
+/// kept or copied. What is known only once the optimizer has stepped is not a number before.
 #[derive(Debug, Clone)]
 pub struct StepOutput {
     /// Mean over the step's tokens, in nats.
     pub loss: f64,
     pub tokens: usize,
-    /// Known once the optimizer has stepped; not a number in evaluation.
+    /// Tokens learned from since the run began, this step's included.
+    pub tokens_so_far: u64,
     pub gradient_norm: f64,
-    /// Known once the optimizer has stepped; not a number in evaluation.
-    pub tokens_per_second: f64,
+    /// From the first batch that is asked for to the last weight that is updated.
+    pub seconds: f64,
+    /// Of these, those spent waiting for data.
+    pub data_seconds: f64,
     /// Tokens that went to each expert, a layer each; none without experts.
     pub expert_tokens: Vec<Vec<usize>>,
 }
@@ -114,10 +117,16 @@ impl StepOutput {
         Self {
             loss,
             tokens,
+            tokens_so_far: 0,
             gradient_norm: f64::NAN,
-            tokens_per_second: f64::NAN,
+            seconds: f64::NAN,
+            data_seconds: f64::NAN,
             expert_tokens: Vec::new(),
         }
+    }
+
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.seconds
     }
 }
 
@@ -129,15 +138,9 @@ impl ItemLazy for StepOutput {
     }
 }
 
-impl Adaptor<Observation> for StepOutput {
-    fn adapt(&self) -> Observation {
-        Observation {
-            loss: self.loss,
-            tokens: self.tokens,
-            gradient_norm: self.gradient_norm,
-            tokens_per_second: self.tokens_per_second,
-            expert_tokens: self.expert_tokens.clone(),
-        }
+impl Adaptor<StepOutput> for StepOutput {
+    fn adapt(&self) -> StepOutput {
+        self.clone()
     }
 }
 

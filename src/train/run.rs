@@ -1,13 +1,12 @@
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::metrics::{ExpertTokens, StepMetric};
-use super::renderer::DueLines;
+use super::metrics;
+use super::renderer::{DueLines, Silent};
 use super::step::Components;
 use super::strategy::{Shared, StepStrategy};
 use super::{
-    Ended, JsonLinesLogger, LanguageModel, ModelOptimizer, Objection, PlainRenderer, RunKeeper,
+    Average, Ended, LanguageModel, Loggers, ModelOptimizer, Objection, PlainRenderer, RunKeeper,
     RunState, SaveError, Schedule, total_steps,
 };
 use crate::backend::TrainBackend;
@@ -37,6 +36,8 @@ pub enum Display {
     Dashboard,
     /// A line an interval.
     Lines,
+    /// Nothing; loggers see everything all the same.
+    Silent,
 }
 
 /// All that a training needs.
@@ -46,12 +47,14 @@ pub struct Training<'a, B: TrainBackend> {
     pub model: LanguageModel<B>,
     /// With the moments of the steps that lie behind.
     pub optimizer: ModelOptimizer<B>,
+    /// Of the weights of the steps that lie behind, where the configuration asks for one.
+    pub average: Option<Average<B>>,
     /// That of a new run, or of the checkpoint that is resumed.
     pub state: RunState,
     pub device: B::Device,
     pub keeper: Box<dyn RunKeeper<B>>,
-    /// Where metrics go as JSON lines.
-    pub metrics: Box<dyn Write + Send>,
+    /// Where metrics go besides the display.
+    pub loggers: Loggers,
     pub display: Display,
     /// Stops the run after the step that it is in.
     pub interrupter: Interrupter,
@@ -59,7 +62,7 @@ pub struct Training<'a, B: TrainBackend> {
 
 /// What a training leaves.
 pub struct Outcome<B: TrainBackend> {
-    /// The last model, which need not be the best.
+    /// The last model as it was evaluated, which need not be the best.
     pub model: LanguageModel<B::InnerBackend>,
     pub state: RunState,
     pub ended: Ended,
@@ -70,7 +73,7 @@ pub struct Outcome<B: TrainBackend> {
 /// # Errors
 /// [`TrainError`]; what was saved before is as it was.
 pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, TrainError> {
-    let Training { config, corpus, model, optimizer, state, .. } = training;
+    let Training { config, corpus, model, optimizer, average, state, loggers, .. } = training;
     let context_length = config.model.context_length;
     let train_loader = TrainLoader::of_run(config, corpus, state.progress.position());
     let data = train_loader.clone();
@@ -87,8 +90,13 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     let schedule = Schedule::new(&config.train.schedule, steps, taken);
     let lines = DueLines::default();
     let renderer = PlainRenderer::new(steps, taken, lines.clone(), corpus.source_entropy);
-    let shared =
-        Arc::new(Mutex::new(Shared { keeper: training.keeper, state, ended: Ok(Ended::Finished) }));
+    let shared = Arc::new(Mutex::new(Shared {
+        keeper: training.keeper,
+        state,
+        average,
+        evaluated: None,
+        ended: Ok(Ended::Finished),
+    }));
     let strategy = StepStrategy {
         config: config.train.clone(),
         steps,
@@ -98,6 +106,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         optimizer: optimizer.clone(),
         shared: shared.clone(),
         lines,
+        written: loggers.written(),
     };
     // The folder is where burn would put its own logs and checkpoints; ours go to the keeper.
     let supervised = SupervisedTraining::<Components<B>>::new(
@@ -105,27 +114,16 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         Arc::new(train_loader),
         Arc::new(valid_loader),
     )
-    .metric_train_numeric(StepMetric::loss())
-    .metric_valid_numeric(StepMetric::loss())
-    .metric_train_numeric(StepMetric::perplexity())
-    .metric_valid_numeric(StepMetric::perplexity())
-    .metric_train_numeric(StepMetric::learning_rate())
-    .metric_train_numeric(StepMetric::gradient_norm())
-    .metric_train_numeric(StepMetric::tokens_per_second())
-    .with_metric_logger(JsonLinesLogger::new(training.metrics, taken))
+    .with_metric_logger(loggers)
     .with_application_logger(None)
     .with_interrupter(training.interrupter.clone())
     .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)));
-    let supervised = match config.model.feed_forward.experts {
-        Some(_) => supervised
-            .metric_train_numeric(ExpertTokens::new())
-            .metric_valid_numeric(ExpertTokens::new()),
-        None => supervised,
-    };
+    let supervised = metrics::register(supervised, config, corpus);
     let supervised = match training.display {
         #[cfg(feature = "tui")]
         Display::Dashboard => supervised.renderer(super::dashboard::open(training.interrupter)),
         Display::Lines => supervised.renderer(renderer),
+        Display::Silent => supervised.renderer(Silent),
     };
     let result = supervised.launch(Learner::new(model, optimizer, schedule));
     drop(result.renderer); // leaves the dashboard's screen
@@ -137,5 +135,6 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         error => error,
     })?;
     let state = std::mem::take(&mut shared.state);
-    Ok(Outcome { model: result.model, state, ended })
+    let model = shared.evaluated.take().unwrap_or(result.model);
+    Ok(Outcome { model, state, ended })
 }

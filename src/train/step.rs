@@ -1,10 +1,12 @@
+use burn::module::AutodiffModule;
 use burn::optim::GradientsAccumulator;
 use burn_train::{Learner, LearningComponentsMarker};
 use std::time::Instant;
 
+use super::data_wait::DataWait;
 use super::evaluate::add_counts;
 use super::{
-    Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Progress, Schedule,
+    Average, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Progress, Schedule,
     StepOutput, Verdict, clip_gradients,
 };
 use crate::backend::TrainBackend;
@@ -21,6 +23,7 @@ pub struct Stepper<B: TrainBackend> {
     learner: Learner<Components<B>>,
     config: TrainConfig,
     plan: BatchPlan,
+    average: Option<Average<B>>,
     seed: u64,
     device: B::Device,
 }
@@ -43,15 +46,16 @@ pub struct Step {
 }
 
 impl<B: TrainBackend> Stepper<B> {
-    /// With a learner of this configuration.
+    /// With a learner of this configuration, and the average of its weights that it asks for.
     pub(super) fn new(
         learner: Learner<Components<B>>,
+        average: Option<Average<B>>,
         config: &TrainConfig,
         seed: u64,
         device: B::Device,
     ) -> Self {
         let plan = BatchPlan::of_run(config);
-        Self { learner, config: config.clone(), plan, seed, device }
+        Self { learner, config: config.clone(), plan, average, seed, device }
     }
 
     /// Before the first step of a configuration.
@@ -66,15 +70,31 @@ impl<B: TrainBackend> Stepper<B> {
         let train = &config.train;
         let optimizer = ModelOptimizer::new(&train.optimizer, &model)?;
         let schedule = Schedule::new(&train.schedule, None, 0);
-        Ok(Self::new(Learner::new(model, optimizer, schedule), train, config.seed, device))
+        let learner = Learner::new(model, optimizer, schedule);
+        let average = train.average.map(|config| Average::new(config, 0));
+        Ok(Self::new(learner, average, train, config.seed, device))
     }
 
     pub(super) fn plan(&self) -> BatchPlan {
         self.plan
     }
 
+    /// The weights that are trained.
     pub fn model(&self) -> LanguageModel<B> {
         self.learner.model()
+    }
+
+    /// What there is to evaluate: the average of the weights, where there is one.
+    pub(super) fn evaluated(&self) -> LanguageModel<B::InnerBackend> {
+        let model = self.learner.model().valid();
+        match &self.average {
+            Some(average) => average.applied(model),
+            None => model,
+        }
+    }
+
+    pub(super) fn average(&self) -> Option<&Average<B>> {
+        self.average.as_ref()
     }
 
     /// That of the last step.
@@ -101,6 +121,7 @@ impl<B: TrainBackend> Stepper<B> {
         let (mut loss, mut tokens) = (0.0, 0);
         let mut expert_tokens = Vec::new();
         let mut accumulator = GradientsAccumulator::new();
+        let mut batches = DataWait::new(batches);
         for _ in self.plan.micro_batches(progress.step as u64) {
             let batch = batches.next().ok_or(NoStep::NoData)?;
             let share = batch.share;
@@ -115,6 +136,9 @@ impl<B: TrainBackend> Stepper<B> {
         let skipped = match guard.judge(&self.config, loss, gradient_norm) {
             Verdict::Take => {
                 learner.optimizer_step(gradients);
+                if let Some(average) = &mut self.average {
+                    average.update(&learner.model());
+                }
                 None
             }
             Verdict::Skip(objection) => Some(objection),
@@ -126,8 +150,10 @@ impl<B: TrainBackend> Stepper<B> {
         progress.examples += examples;
         progress.cursor += examples;
         let output = StepOutput {
+            tokens_so_far: progress.tokens,
             gradient_norm,
-            tokens_per_second: tokens as f64 / started.elapsed().as_secs_f64(),
+            seconds: started.elapsed().as_secs_f64(),
+            data_seconds: batches.waited().as_secs_f64(),
             expert_tokens,
             ..StepOutput::of_loss(loss, tokens)
         };

@@ -1,21 +1,23 @@
 use burn::data::dataloader::{DataLoader, Progress as Items};
-use burn::module::AutodiffModule;
 use burn_train::{
     EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::renderer::DueLines;
 use super::step::Components;
 use super::{
-    Best, Checkpoint, Evaluation, LanguageModel, ModelOptimizer, NoStep, RunKeeper, RunState,
-    SaveError, Step, StepOutput, Stepper, TrainError, evaluate,
+    Average, Best, Checkpoint, Evaluation, LanguageModel, ModelOptimizer, NoStep, RunKeeper,
+    RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written, evaluate,
 };
 use crate::backend::TrainBackend;
 use crate::config::{Span, TrainConfig};
 use crate::data::{Split, TokenBatch};
+
+/// Loggers that take longer lose lines rather than hold up a checkpoint.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
 
 type EventProcessor<B> = SupervisedTrainingEventProcessor<Components<B>>;
 
@@ -36,12 +38,18 @@ pub(super) struct StepStrategy<B: TrainBackend> {
     pub(super) shared: Arc<Mutex<Shared<B>>>,
     /// Tells the renderer which steps are worth a line.
     pub(super) lines: DueLines,
+    /// How far the metrics of the training have come.
+    pub(super) written: Written,
 }
 
 /// What the loop changes outside the learner, read by the caller when it has ended.
 pub(super) struct Shared<B: TrainBackend> {
     pub(super) keeper: Box<dyn RunKeeper<B>>,
     pub(super) state: RunState,
+    /// Of the weights, until the training has it.
+    pub(super) average: Option<Average<B>>,
+    /// The last model as it was evaluated.
+    pub(super) evaluated: Option<LanguageModel<B::InnerBackend>>,
     pub(super) ended: Result<Ended, TrainError>,
 }
 
@@ -66,11 +74,17 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
         _starting_epoch: usize,
     ) -> (LanguageModel<B>, EventProcessor<B>) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let Shared { keeper, state, ended } = &mut *shared;
+        let Shared { keeper, state, average, evaluated, ended } = &mut *shared;
         let mut fit = Fit {
             strategy: self,
             pass: train_loader.num_items(),
-            stepper: Stepper::new(learner, &self.config, self.seed, self.device.clone()),
+            stepper: Stepper::new(
+                learner,
+                average.take(),
+                &self.config,
+                self.seed,
+                self.device.clone(),
+            ),
             valid_loader,
             events: components.event_processor,
             interrupter: components.interrupter,
@@ -81,6 +95,7 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
             state,
         };
         *ended = fit.run(train_loader.as_ref());
+        *evaluated = Some(fit.stepper.evaluated());
         (fit.stepper.model(), fit.events)
     }
 }
@@ -153,6 +168,7 @@ impl<B: TrainBackend> Fit<'_, B> {
         let examples = self.stepper.plan().examples(progress.step as u64) as u64;
         let (first, last) = (progress.cursor, progress.cursor + examples - 1);
         let taken = self.stepper.step(batches, progress, guard);
+        self.state.averaged = self.stepper.average().map(Average::updates);
         self.note_time();
         taken.map_err(|reason| match reason {
             NoStep::NoData => TrainError::NoData { step, source: None },
@@ -170,9 +186,13 @@ impl<B: TrainBackend> Fit<'_, B> {
         if self.saved == Some(step) || step == 0 {
             return Ok(());
         }
+        // A run that is killed after this has the metrics of all its checkpoint's steps.
+        self.strategy.written.wait_for(step, METRICS_TIMEOUT);
         let model = self.stepper.model();
         let optimizer = &self.strategy.optimizer;
-        let checkpoint = Checkpoint { model: &model, optimizer, state: self.state, for_good };
+        let average = self.stepper.average();
+        let state = &*self.state;
+        let checkpoint = Checkpoint { model: &model, optimizer, average, state, for_good };
         self.keeper.save(&checkpoint).map_err(|source| TrainError::Save { step, source })?;
         self.saved = Some(step);
         Ok(())
@@ -187,7 +207,7 @@ impl<B: TrainBackend> Fit<'_, B> {
         if !evaluation_due && !sample_due {
             return Ok(None);
         }
-        let model = self.stepper.model().valid();
+        let model = self.stepper.evaluated();
         let mut ended = None;
         if evaluation_due {
             ended = self.evaluate(&model)?;

@@ -142,6 +142,20 @@ fn training_steps_are_measured_with_their_data() {
 }
 
 #[test]
+fn a_whole_training_is_timed_against_its_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let measured = ["bare_step_ms", "whole_step_ms", "ratio", "ratio_lowest", "ratio_highest"];
+    let args = ["engine", "--shape", "s", "--steps", "2", "--rounds", "3"];
+    let result = bench(folder.path(), &args, &measured);
+    assert_eq!((&result["rounds"], &result["steps"]), (&3.into(), &2.into()));
+    let ratio = |key: &str| result[key].as_f64().unwrap();
+    assert!(ratio("ratio_lowest") > 0.0, "{result}");
+    assert!(ratio("ratio_lowest") <= ratio("ratio"), "{result}");
+    assert!(ratio("ratio") <= ratio("ratio_highest"), "{result}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
 fn results_are_lines_for_people() {
     let (folder, _) = with_stories();
     let output = emberlm(folder.path(), &["bench", "encode", "stories.txt", "--repeat", "1"]);

@@ -173,6 +173,11 @@ fn refusals_say_what_would_be_right() {
             "`tokenizer.vocab_size` = 259 is out of range: it must be at least 256 and the number of special tokens",
         ),
         ("stories", &["model.dropout=1"], "`model.dropout` = 1 is out of range"),
+        (
+            "stories",
+            &["train.average={\"decay\":1}"],
+            "`train.average.decay` = 1 is out of range: it must be between 0 and 1",
+        ),
         ("stories", &["train.clip_norm=-1"], "`train.clip_norm` = -1 is out of range"),
         ("stories", &["name=../x"], "`name` = ../x is out of range"),
     ] {

@@ -20,7 +20,7 @@ use emberlm::train::{LanguageModel, ModelOptimizer, clip_gradients};
 use crate::on_each_backend;
 use crate::support::{assert_close, floats, golden, golden_batch, relative_error};
 
-const MODELS: [&str; 2] = ["gpt2-tiny", "llama-tiny"];
+pub const MODELS: [&str; 2] = ["gpt2-tiny", "llama-tiny"];
 
 pub struct Golden {
     name: &'static str,
@@ -66,6 +66,30 @@ impl Golden {
             .collect()
     }
 
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Each row of the batch, with its last target.
+    pub fn rows(&self) -> Vec<Vec<u32>> {
+        let columns = self.reference["input_ids"].shape[1];
+        let ids = |name: &str| -> Vec<u32> {
+            self.reference[name].iter::<i64>().map(|id| id as u32).collect()
+        };
+        let (inputs, targets) = (ids("input_ids"), ids("target_ids"));
+        let rows = inputs.chunks(columns).zip(targets.chunks(columns));
+        rows.map(|(inputs, targets)| [inputs, &targets[columns - 1..]].concat()).collect()
+    }
+
+    /// Before each of ten steps on the batch.
+    pub fn adamw_losses(&self) -> Vec<f64> {
+        self.reference["adamw_losses"].iter::<f64>().collect()
+    }
+
+    pub fn whole_model<B: GptBackend>(&self, device: &B::Device) -> Model<B> {
+        Model::Gpt(self.model(device))
+    }
+
     fn model<B: GptBackend>(&self, device: &B::Device) -> Gpt<B> {
         let mut tensors = self.tensors();
         let blank = Gpt::new(self.name, &self.config, self.vocab_size, Initializer::Zeros, device);
@@ -73,7 +97,7 @@ impl Golden {
     }
 
     fn trained<B: GptBackend>(&self, device: &B::Device) -> LanguageModel<B> {
-        LanguageModel::new(Model::Gpt(self.model(device)), &self.config)
+        LanguageModel::new(self.whole_model(device), &self.config)
     }
 }
 

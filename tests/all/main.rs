@@ -1,6 +1,7 @@
 //! All integration tests in one binary, since each would link the whole of burn again.
 
 mod architecture;
+mod averages;
 mod bench;
 mod bpe_training;
 mod byte_pairs;
@@ -9,11 +10,13 @@ mod configuration;
 mod cut_data;
 mod data;
 mod datasets;
+mod engine;
 mod generation;
 mod gguf;
 mod golden;
 mod gradient_checkpointing;
 mod interop;
+mod loggers;
 mod lora;
 mod losses;
 mod model;

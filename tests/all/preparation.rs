@@ -493,6 +493,31 @@ fn every_token_of_documents_is_a_target_once_in_evaluation() {
     }
 }
 
+/// Where no token ends a document, the one before says nothing of where the next begins.
+#[test]
+fn documents_without_ends_are_read_from_their_own_first_token() {
+    let lengths = [5, 1, 2, 1, 30, 1];
+    let stream = stream(&lengths).without_ends();
+    let order = DocumentOrder::new(stream.clone(), 8, 7);
+    for index in 0..600 {
+        let window = order.window(index);
+        let last = window.start + window.length;
+        assert!((1..=8).contains(&window.length));
+        assert_eq!(stream.document_at(window.start), stream.document_at(last), "{window:?}");
+    }
+    let targets: Vec<usize> = order
+        .disjoint()
+        .into_iter()
+        .flat_map(|window| window.start + 1..window.start + window.length + 1)
+        .collect();
+    let firsts: BTreeSet<usize> = (0..6).map(|number| stream.document(number).start).collect();
+    let expected: Vec<usize> = (0..40).filter(|place| !firsts.contains(place)).collect();
+    assert_eq!(targets, expected);
+    let nothing = TokenStream::of_documents(vec![1, 2, 3], vec![0, 1, 2]);
+    assert!(DocumentOrder::new(nothing.clone().without_ends(), 8, 7).is_empty());
+    assert!(!DocumentOrder::new(nothing, 8, 7).is_empty());
+}
+
 #[test]
 fn masked_streams_know_the_document_of_every_place() {
     let lengths = [3, 1, 1, 10, 2, 40, 1];

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use crate::command_line::{SHORT, TINY, emberlm, stdout, train};
 
-/// Dropout, several micro-batches a step, and intervals that do not divide each other.
-const UNEVEN: [&str; 14] = [
+/// Dropout, several micro-batches a step, an average of the weights, and intervals that do not
+/// divide each other.
+const UNEVEN: [&str; 16] = [
     "--set",
     "model.dropout=0.2",
     "--set",
@@ -26,6 +27,8 @@ const UNEVEN: [&str; 14] = [
     "train.skip_spikes={\"z_score\":3,\"window\":20}",
     "--set",
     "train.log_every=10000",
+    "--set",
+    "train.average={\"decay\":0.9}",
 ];
 
 #[track_caller]
@@ -50,11 +53,13 @@ pub fn path_of(folder: &Path, run: &str) -> PathBuf {
     folder.join("artifacts").join(run)
 }
 
-/// All that must be the same of two runs: the bytes of the newest checkpoint's weights and moments,
+/// All that must be the same of two runs: the bytes of the newest checkpoint's tensors,
 /// its state and the metrics without what the clock has to say, the best checkpoint and the samples.
 #[derive(PartialEq)]
 pub struct Left {
-    weights: Vec<u8>,
+    average: Vec<u8>,
+    /// Where there is an average beside them.
+    weights: Option<Vec<u8>>,
     moments: Vec<u8>,
     state: Value,
     metrics: Vec<BTreeMap<String, Value>>,
@@ -66,6 +71,7 @@ impl Left {
     /// Names what differs, rather than to print it.
     #[track_caller]
     pub fn must_be(&self, expected: &Self, what: &str) {
+        assert!(self.average == expected.average, "{what}: another average");
         assert!(self.weights == expected.weights, "{what}: other weights");
         assert!(self.moments == expected.moments, "{what}: other moments");
         assert_eq!(self.state, expected.state, "{what}");
@@ -90,7 +96,16 @@ pub fn left_by(folder: &Path, name: &str) -> Left {
     let mut state = json(&newest.join("state.json"));
     state["progress"].as_object_mut().unwrap().remove("seconds").unwrap();
     let metrics = fs::read_to_string(path.join("metrics.jsonl")).unwrap();
-    let timeless = ["split", "step", "loss", "perplexity", "learning_rate", "gradient_norm"];
+    let timeless = [
+        "split",
+        "step",
+        "tokens",
+        "loss",
+        "perplexity",
+        "bits_per_byte",
+        "learning_rate",
+        "gradient_norm",
+    ];
     let metrics = metrics
         .lines()
         .map(|line| {
@@ -104,7 +119,8 @@ pub fn left_by(folder: &Path, name: &str) -> Left {
         (entry.file_name().to_string_lossy().into_owned(), text)
     });
     Left {
-        weights: fs::read(newest.join("model.safetensors")).unwrap(),
+        average: fs::read(newest.join("model.safetensors")).unwrap(),
+        weights: fs::read(newest.join("weights.safetensors")).ok(),
         moments: fs::read(newest.join("optimizer.safetensors")).unwrap(),
         state,
         metrics,
@@ -204,7 +220,7 @@ fn a_stopped_run_ends_as_one_that_was_left_alone() {
             signal(&child, "-INT");
             assert!(child.wait().unwrap().success());
             let run = Run::open(&folder.path().join("artifacts"), &stopped).unwrap();
-            let summary = run.summary().unwrap();
+            let summary = run.history().summary().unwrap();
             assert!(summary.steps >= step - 10 && summary.steps < 2000, "{}", summary.steps);
             assert_eq!(summary.final_val_loss, None);
             assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&summary.steps));
@@ -387,6 +403,6 @@ fn a_disk_that_fills_up_leaves_the_checkpoints_before() {
     let newest = *run.checkpoints().steps().unwrap().last().unwrap();
     assert_eq!(newest, 60);
     let weights = fs::read(run.checkpoints().path(60).join("model.safetensors")).unwrap();
-    assert_eq!(weights, before.weights);
+    assert_eq!(weights, before.average);
     succeed(&resume(folder.path(), "stories", &["--set", "train.steps=70"]));
 }

@@ -308,7 +308,7 @@ fn an_interrupted_run_keeps_what_it_learned() {
     assert!(message.contains("stopping after this step"), "{message}");
     assert!(rest.iter().any(|line| line.starts_with("stopped after ")), "{rest:?}");
     let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
-    let steps = run.summary().unwrap().steps;
+    let steps = run.history().summary().unwrap().steps;
     assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&steps));
     succeed(&emberlm(folder.path(), &["generate", "stories", "--max-tokens", "3"]));
 }

@@ -2,7 +2,9 @@
 //! the parts that are for their user.
 
 mod encode;
+mod engine;
 mod prepare;
+mod shapes;
 mod tokenizer_train;
 mod train;
 
@@ -21,6 +23,7 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<()> {
         BenchCommand::Encode(args) => encode::run(args),
         BenchCommand::Prepare(args) => prepare::run(args),
         BenchCommand::Train(args) => train::run(args),
+        BenchCommand::Engine(args) => engine::run(args),
     }
 }
 
@@ -42,6 +45,10 @@ fn median(mut numbers: Vec<f64>) -> f64 {
         count if count % 2 == 1 => numbers[middle],
         _ => (numbers[middle - 1] + numbers[middle]) / 2.0,
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn megabytes_per_second(bytes: u64, time: Duration) -> f64 {

@@ -2,7 +2,7 @@ use burn::tensor::backend::AutodiffBackend;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use crate::artifact::{Checkpoints, Run};
+use crate::artifact::{Checkpoints, History, Run};
 use crate::backend::{GptBackend, TrainBackend};
 use crate::commands::sample::{gaps, stream, translation};
 use crate::config::{RunConfig, SampleConfig};
@@ -17,7 +17,7 @@ const SHOWN_EXAMPLES: usize = 3;
 
 /// Puts checkpoints and samples into a run's folder.
 pub(super) struct Keeper {
-    run: Run,
+    history: History,
     checkpoints: Checkpoints,
     samples: Samples,
 }
@@ -29,7 +29,7 @@ impl Keeper {
         corpus: &Corpus,
     ) -> Result<Self, SamplingError> {
         let samples = Samples::new(config, corpus)?;
-        Ok(Self { run: run.clone(), checkpoints: run.checkpoints(), samples })
+        Ok(Self { history: run.history(), checkpoints: run.checkpoints(), samples })
     }
 }
 
@@ -49,7 +49,7 @@ impl<B: TrainBackend> RunKeeper<B> for Keeper {
     ) -> Result<(), SaveError> {
         let mut text = Vec::new();
         self.samples.write(&model.model, &mut text)?;
-        Ok(self.run.write_sample(step, &text)?)
+        Ok(self.history.write_sample(step, &text)?)
     }
 }
 

@@ -1,4 +1,5 @@
 mod keeper;
+mod loggers;
 mod plan;
 
 use anyhow::{Context, bail};
@@ -13,7 +14,7 @@ use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::data::{Corpus, EvaluationLoader, SplitTokens, Task};
 use crate::train::{
-    Display, Ended, LanguageModel, ModelOptimizer, Outcome, Training, evaluate, train,
+    Average, Display, Ended, LanguageModel, ModelOptimizer, Outcome, Training, evaluate, train,
 };
 use keeper::Keeper;
 use plan::Plan;
@@ -46,9 +47,15 @@ impl Job for Train<'_> {
         let (finetuning, checkpoint) = (plan.is_finetuning(), plan.checkpoint());
         let (config, state) = (plan.config.clone(), plan.state.clone());
         let (run, _lock, corpus) = plan.open(args)?;
+        let mut average = config.train.average.map(|config| Average::new(config, 0));
         if let Some(step) = checkpoint {
-            run.checkpoints().load_moments(step, &model, &optimizer, &device)?;
+            let checkpoints = run.checkpoints();
+            checkpoints.load_moments(step, &model, &optimizer, &device)?;
+            if let Some(config) = config.train.average {
+                average = Some(checkpoints.load_average(step, &state, config, &model, &device)?);
+            }
         }
+        let taken = state.progress.step;
         let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
         report.announce();
         if model.trained_params() < params {
@@ -65,10 +72,11 @@ impl Job for Train<'_> {
             corpus: &corpus,
             model,
             optimizer,
+            average,
             state,
             device,
             keeper: Box::new(Keeper::new(&run, &config, &corpus)?),
-            metrics: Box::new(run.metrics_file()?),
+            loggers: loggers::open(&run, &config, taken)?,
             display: display(args),
             interrupter,
         })
@@ -196,7 +204,7 @@ impl Report<'_> {
             say(format_args!("left out: {} steps", state.guard.skipped));
         }
         if ended == Ended::Interrupted {
-            run.write_summary(&summary)?;
+            run.history().write_summary(&summary)?;
             say(format_args!("run: {}", run.path().display()));
             say(format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()));
             return Ok(());
@@ -216,7 +224,7 @@ impl Report<'_> {
         summary.final_val_loss = Some(whole.loss);
         summary.bits_per_byte =
             corpus.validation.bytes_per_target(corpus.task).map(|bytes| whole.bits_per_byte(bytes));
-        run.write_summary(&summary)?;
+        run.history().write_summary(&summary)?;
         say(format_args!(
             "best validation loss: {:.4} nats a token, at step {}",
             best.loss, best.step
@@ -237,7 +245,7 @@ impl Report<'_> {
             ));
         }
         say(format_args!("run: {}", run.path().display()));
-        let sample = run.sample_path(progress.step);
+        let sample = run.history().sample_path(progress.step);
         let sample = std::fs::read(&sample).with_context(|| sample.display().to_string())?;
         say(format_args!("\na sample:\n\n{}", String::from_utf8_lossy(&sample)));
         let command = match corpus.task {

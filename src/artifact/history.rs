@@ -1,0 +1,176 @@
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::ArtifactError;
+use crate::files::{self, read_error, write_error};
+
+const LINES: &str = "metrics.jsonl";
+const TABLE: &str = "metrics.csv";
+const SAMPLES: &str = "samples";
+const SUMMARY: &str = "summary.json";
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    pub name: String,
+    pub steps: usize,
+    pub tokens: u64,
+    pub params: usize,
+    /// The lowest loss on the fixed sample of the validation split, in nats a token.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_val_loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_step: Option<usize>,
+    /// The last model's loss on the whole validation split, in nats a token. Absent of a run that
+    /// was stopped, and can be resumed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub final_val_loss: Option<f64>,
+    /// The same in bits a byte, where the model predicts every byte.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bits_per_byte: Option<f64>,
+    /// What the loss cannot fall below in the long run, in nats a token, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source_entropy: Option<f64>,
+    /// Steps whose gradients were not used.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub skipped_steps: u64,
+    /// From the first step to the last evaluation.
+    pub seconds: f64,
+    /// Over the whole of `seconds`, evaluations and checkpoints included.
+    pub tokens_per_s: f64,
+    pub backend: String,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// What is kept of how a run went: its metrics, the samples of its model, its summary.
+#[derive(Debug, Clone)]
+pub struct History {
+    run: PathBuf,
+}
+
+impl History {
+    pub(super) fn new(run: &Path) -> Self {
+        Self { run: run.into() }
+    }
+
+    /// Where the metrics go, a JSON object a line.
+    ///
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn lines(&self) -> Result<File, ArtifactError> {
+        let path = self.run.join(LINES);
+        let file = File::options().create(true).append(true).open(&path);
+        Ok(file.map_err(write_error(&path))?)
+    }
+
+    /// Where the metrics go as a table, and the columns that it has already.
+    ///
+    /// # Errors
+    /// A disk that cannot be read or written.
+    pub fn table(&self) -> Result<(File, Option<Vec<String>>), ArtifactError> {
+        let path = self.run.join(TABLE);
+        let file = File::options().create(true).append(true).read(true).open(&path);
+        let file = file.map_err(write_error(&path))?;
+        let mut columns = String::new();
+        BufReader::new(&file).read_line(&mut columns).map_err(read_error(&path))?;
+        let columns = columns.strip_suffix('\n').map(|line| line.split(',').map(String::from));
+        Ok((file, columns.map(Iterator::collect)))
+    }
+
+    /// A new event file of TensorBoard's, which reads them in the order of their names.
+    ///
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn event_file(&self) -> Result<File, ArtifactError> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("events.out.tfevents.{:016}.emberlm", since.as_micros());
+        let path = self.run.join(name);
+        Ok(File::create_new(&path).map_err(write_error(&path))?)
+    }
+
+    /// Where the sample of a step is, or would be.
+    pub fn sample_path(&self, step: usize) -> PathBuf {
+        self.run.join(SAMPLES).join(format!("step-{step:08}.txt"))
+    }
+
+    /// Keeps what the model of a step wrote.
+    ///
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn write_sample(&self, step: usize, text: &[u8]) -> Result<(), ArtifactError> {
+        let folder = self.run.join(SAMPLES);
+        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+        Ok(files::write_whole(&self.sample_path(step), |file| file.write_all(text))?)
+    }
+
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn write_summary(&self, summary: &Summary) -> Result<(), ArtifactError> {
+        Ok(files::write_json(&self.run.join(SUMMARY), summary)?)
+    }
+
+    /// # Errors
+    /// A summary that is missing or damaged.
+    pub fn summary(&self) -> Result<Summary, ArtifactError> {
+        Ok(files::read_json(&self.run.join(SUMMARY))?)
+    }
+
+    pub(super) fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
+        let folder = self.run.join(SAMPLES);
+        files::remove_parts(&folder)?;
+        for name in files::names(&folder)? {
+            let of = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".txt"));
+            if of.and_then(|of| of.parse::<usize>().ok()).is_some_and(|of| of > step) {
+                let path = folder.join(&name);
+                fs::remove_file(&path).map_err(write_error(&path))?;
+            }
+        }
+        self.cut_metrics(step)?;
+        let path = self.run.join(SUMMARY);
+        if path.exists() {
+            fs::remove_file(&path).map_err(write_error(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the metrics of what is going to be computed again: of later steps, and the
+    /// evaluation of this one. TensorBoard is told by the next event file.
+    fn cut_metrics(&self, step: usize) -> Result<(), ArtifactError> {
+        let stays =
+            |split: &str, of: u64| of < step as u64 || (of == step as u64 && split == "train");
+        keep_lines(&self.run.join(LINES), |line| {
+            let line: Value = serde_json::from_slice(line).unwrap_or_default();
+            let (split, of) = (line["split"].as_str(), line["step"].as_u64());
+            split.zip(of).is_some_and(|(split, of)| stays(split, of))
+        })?;
+        let mut is_header = true;
+        keep_lines(&self.run.join(TABLE), |line| {
+            let mut fields = line.split(|byte| *byte == b',').map(std::str::from_utf8);
+            let (split, of) = (fields.next(), fields.next());
+            let of = of.and_then(|of| of.ok()?.parse().ok());
+            let row = split.and_then(Result::ok).zip(of);
+            std::mem::take(&mut is_header) || row.is_some_and(|(split, of)| stays(split, of))
+        })
+    }
+}
+
+/// Leaves only some of a file's whole lines, if there is such a file.
+fn keep_lines(path: &Path, mut stays: impl FnMut(&[u8]) -> bool) -> Result<(), ArtifactError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let text = fs::read(path).map_err(read_error(path))?;
+    Ok(files::write_whole(path, |file| {
+        text.split_inclusive(|byte| *byte == b'\n')
+            .filter(|line| line.ends_with(b"\n") && stays(line))
+            .try_for_each(|line| file.write_all(line))
+    })?)
+}

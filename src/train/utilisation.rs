@@ -1,0 +1,58 @@
+//! How much of what a device could compute the model makes use of (Chowdhery et al. 2022,
+//! "PaLM", appendix B).
+
+use crate::config::Architecture;
+use crate::config::ModelConfig;
+use crate::model::parameter_shapes;
+
+/// Devices by the names that their driver gives them, and what they can do at most: dense
+/// products of bf16, in 10^12 operations a second, from NVIDIA's data sheets of H100, H200, A100
+/// and L40S and its white paper on the Ada architecture. Sheets that count sparse products name
+/// twice as much.
+const PEAK_TFLOPS: [(&str, f64); 9] = [
+    ("NVIDIA H200", 989.4),
+    ("NVIDIA H100 80GB HBM3", 989.4),
+    ("NVIDIA H100 PCIe", 756.0),
+    ("NVIDIA A100-SXM4-40GB", 312.0),
+    ("NVIDIA A100-SXM4-80GB", 312.0),
+    ("NVIDIA A100-PCIE-40GB", 312.0),
+    ("NVIDIA A100 80GB PCIe", 312.0),
+    ("NVIDIA L40S", 362.05),
+    ("NVIDIA GeForce RTX 4090", 165.2),
+];
+
+/// What a device can do at most, in 10^12 operations a second, by its exact name.
+pub fn peak_tflops(device_model: &str) -> Option<f64> {
+    PEAK_TFLOPS.iter().find(|(known, _)| *known == device_model).map(|(_, peak)| *peak)
+}
+
+/// Operations that training takes for each token of a full window, forward and backward:
+/// `6 N + 12 H Q T` a layer, with N weights that a token is multiplied by, H heads of width Q and
+/// T positions in sight (nanoGPT's `estimate_mfu`, after PaLM).
+///
+/// N leaves out embeddings that are only looked up, and experts that the token does not go
+/// through; T is no more than a layer's window. None for models with an encoder, which reads
+/// tokens that none of its targets stand for.
+pub fn flops_per_token(config: &ModelConfig, vocab_size: usize) -> Option<f64> {
+    if config.architecture != Architecture::Decoder {
+        return None;
+    }
+    let weights = parameter_shapes(config, vocab_size).into_iter().map(|(name, shape)| {
+        let size = shape.iter().product::<usize>() as f64;
+        match (name.as_str(), config.feed_forward.experts) {
+            ("embedding.position", _) => 0.0,
+            ("embedding.token", _) if !config.tied_head => 0.0,
+            (name, Some(experts)) if name.contains(".experts.") => {
+                size * experts.per_token as f64 / experts.count as f64
+            }
+            _ => size,
+        }
+    });
+    let heads = (config.n_heads * config.head_dim()) as f64;
+    let attention = (0..config.n_layers).map(|layer| {
+        let length = config.context_length;
+        let seen = config.window(layer).map_or(length, |window| window.min(length));
+        12.0 * heads * seen as f64
+    });
+    Some(6.0 * weights.sum::<f64>() + attention.sum::<f64>())
+}
