@@ -3,14 +3,17 @@
 //! This is the only module that names a concrete backend or asks for its feature. Everything
 //! else is generic, and meets a concrete type only through [`dispatch`].
 
+mod autodiff;
 #[cfg(feature = "flex")]
 mod cpu;
 mod device;
+mod kernels;
 mod ops;
 mod precision;
 mod random;
 
 pub use device::{NVIDIA_DEVICES, nvidia_model};
+pub use kernels::{AdamwStep, Kernels, Scaling, Sight};
 pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
 pub use precision::{check_precision, factor};
 pub use random::draw_seed;

@@ -1,25 +1,20 @@
 //! The heavy operations of a GPT behind one trait.
 //!
-//! Every default method is a composition of burn's own operations, so that any backend works
-//! and autodiff finds the gradient by itself. Where a backend has a faster kernel, the operation
-//! has a `_backward` beside it, [`Autodiff`] joins the two, and the backend overrides both; the
-//! defaults stay the reference that the kernels are tested against.
+//! Every operation can be composed of burn's own, so that any backend works and autodiff finds
+//! the gradient by itself. Where a backend has [`Kernels`], they are used instead, and autodiff is
+//! told of their gradients; the compositions stay the reference that they are tested against.
 //!
 //! B batch, T new positions, S all positions, H heads, K head width, D model width,
 //! V vocabulary, N any number of rows
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
-use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, relu, sigmoid, softmax};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Bool, Distribution, Int, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{Bool, DType, Distribution, Int, Tensor, TensorData, TensorPrimitive};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
+use super::{AdamwStep, Kernels, Scaling, Sight};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::Precision;
@@ -71,6 +66,23 @@ impl<B: Backend> AttentionOptions<'_, B> {
     /// Every query sees the keys up to its own position.
     pub fn causal(scale: f64) -> Self {
         Self { causal: true, ..Self::full(scale) }
+    }
+
+    /// What kernels need to know; none where they do not compute this.
+    pub(super) fn sight<C: Backend>(&self, inputs: &[&Tensor<C, 4>]) -> Option<Sight> {
+        let drops = self.dropout > 0.0 && C::ad_enabled(&inputs[0].device());
+        let is_plain = self.soft_cap.is_none()
+            && self.slopes.is_empty()
+            && self.key_lengths.is_none()
+            && self.documents.is_none()
+            && self.precision == Precision::F32
+            && !drops
+            && inputs.iter().all(|input| is_f32(input));
+        is_plain.then_some(Sight {
+            scale: self.scale as f32,
+            causal: self.causal,
+            window: self.window,
+        })
     }
 }
 
@@ -131,6 +143,11 @@ pub trait GptBackend: Backend {
         None
     }
 
+    /// Kernels of this backend's own.
+    fn kernels() -> Option<&'static dyn Kernels<Self>> {
+        None
+    }
+
     /// `input weight + bias`, the sum in f32; the product is in the precision that both factors
     /// have.
     ///
@@ -142,17 +159,13 @@ pub trait GptBackend: Backend {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, D> {
-        let mut dims = input.dims();
-        let [d_input, d_output] = weight.dims();
-        let rows = dims.iter().take(D - 1).product();
-        dims[D - 1] = d_output;
-        // One product over all rows: a batched one would build a weight gradient a batch entry.
-        let output = product(input.reshape([rows, d_input]), weight);
-        let output = match bias {
-            Some(bias) => output + bias.unsqueeze(),
-            None => output,
+        let factors_are_f32 = is_f32(&input) && is_f32(&weight);
+        let Some(kernels) = Self::kernels().filter(|_| factors_are_f32) else {
+            return default_dense(input, weight, bias);
         };
-        output.reshape(dims)
+        on_rows(input, weight, |input, weight| {
+            from_float(kernels.dense(to_float(input), to_float(weight), bias.map(to_float)))
+        })
     }
 
     /// Brings the last dimension to one scale, then multiplies by `weight` and adds `bias`.
@@ -166,31 +179,15 @@ pub trait GptBackend: Backend {
         kind: NormKind,
         epsilon: f64,
     ) -> Tensor<Self, D> {
-        // Not `powf`: the square of a negative number must stay exact on every backend.
-        let square = |input: &Tensor<Self, D>| input.clone() * input.clone();
-        let output = match kind {
-            NormKind::Layer => {
-                let centered = input.clone() - input.mean_dim(D - 1);
-                let variance = square(&centered).mean_dim(D - 1);
-                centered / (variance + epsilon).sqrt()
-            }
-            NormKind::Rms => {
-                let mean_square = square(&input).mean_dim(D - 1);
-                input / (mean_square + epsilon).sqrt()
-            }
-            NormKind::Cosine => {
-                // Bounded before the root, whose slope at zero is infinite.
-                let square_length = square(&input).sum_dim(D - 1).clamp_min(epsilon * epsilon);
-                input / square_length.sqrt()
-            }
-        };
-        let output = match weight {
-            Some(weight) => output * weight.unsqueeze(),
-            None => output,
-        };
-        match bias {
-            Some(bias) => output + bias.unsqueeze(),
-            None => output,
+        let scaling = scaling(kind, epsilon).filter(|_| is_f32(&input));
+        match (Self::kernels(), scaling) {
+            (Some(kernels), Some(scaling)) => from_float(kernels.normalization(
+                to_float(input),
+                weight.map(to_float),
+                bias.map(to_float),
+                scaling,
+            )),
+            _ => default_normalization(input, weight, bias, kind, epsilon),
         }
     }
 
@@ -267,46 +264,26 @@ pub trait GptBackend: Backend {
         value: Tensor<Self, 4>,
         options: &AttentionOptions<Self>,
     ) -> Tensor<Self, 4> {
-        let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
-        // The oldest keys may be out of every query's sight.
-        let (key, value, s) = match options.window {
-            Some(window) if options.causal && s > t + window - 1 => {
-                let seen = t + window - 1;
-                (key.narrow(2, s - seen, seen), value.narrow(2, s - seen, seen), seen)
+        match (Self::kernels(), options.sight(&[&query, &key, &value])) {
+            (Some(kernels), Some(sight)) => {
+                from_float(kernels.attend([query, key, value].map(to_float), sight).0)
             }
-            _ => (key, value, s),
-        };
-        let query = query * options.scale;
-        // The query heads of a group stand one below the other, so that nothing is repeated.
-        // Groups of one are left alone: to reshape heads that lie apart is to copy them.
-        let query = if g == h { query } else { query.reshape([b, g, h / g * t, k]) };
-        let factor = |tensor| factor(tensor, options.precision);
-        let mut scores = product(factor(query), factor(key).swap_dims(2, 3)); // [B, G, H/G T, S]
-        if let Some(cap) = options.soft_cap {
-            scores = Self::soft_cap(scores, cap);
+            _ => default_attend(query, key, value, options),
         }
-        // Added rather than filled in: a sum broadcasts over rows without a mask of all scores,
-        // and its gradient is free.
-        let device = value.device();
-        let mut barrier = barrier(options, t, s, &device);
-        if let Some(documents) = options.documents {
-            // One sum over the scores of all heads, for both.
-            let barrier = documents.barrier(barrier.take()); // [B, 1, T T]
-            let sum = scores.reshape([b, h, t * s]) + barrier;
-            scores = sum.reshape([b, g, h / g * t, s]);
-        }
-        let summands = [barrier, alibi(options, t, s, &device)];
-        for summand in summands.into_iter().flatten() {
-            let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
-            let sum = scores.reshape([rows, columns]) + summand;
-            scores = sum.reshape([b, g, h / g * t, s]);
-        }
-        if let Some(lengths) = options.key_lengths {
-            scores = hide_padding(scores, lengths);
-        }
-        let weights = Self::dropout(softmax(scores, 3), options.dropout);
-        let width = value.dims()[3];
-        product(factor(weights), factor(value)).reshape([b, h, t, width])
+    }
+
+    /// [`GptBackend::attend`] of H query heads, then G key heads, then their values, which stand
+    /// in one tensor.
+    ///
+    /// # Shapes
+    /// - `joined` `[B, H + 2 G, T, K]` -> `[B, H, T, K]`
+    fn attend_joined(
+        joined: Tensor<Self, 4>,
+        heads: [usize; 2],
+        options: &AttentionOptions<Self>,
+    ) -> Tensor<Self, 4> {
+        let [query, key, value] = separate(joined, heads);
+        Self::attend(query, key, value, options)
     }
 
     /// Keeps numbers within ± `cap`: `cap * tanh(x / cap)` (Gemma 2).
@@ -330,8 +307,12 @@ pub trait GptBackend: Backend {
     /// # Shapes
     /// - `logits` `[N, V]`, `targets` `[N]` -> `[1]`
     fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
-        let log_probabilities = log_softmax(logits, 1);
-        log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
+        match Self::kernels().filter(|_| is_f32(&logits)) {
+            Some(kernels) => {
+                from_float(kernels.cross_entropy(to_float(logits), targets.into_primitive()).0)
+            }
+            None => default_cross_entropy(logits, targets),
+        }
     }
 
     /// [`GptBackend::cross_entropy`], and what is minimised in its place: with ε of label
@@ -367,6 +348,194 @@ pub trait GptBackend: Backend {
         }
         (loss, minimised)
     }
+
+    /// A parameter and its two moments, which are zero where there are none, after a step.
+    ///
+    /// # Shapes
+    /// - `value`, `gradient` and each of the moments `[N]`
+    fn adamw(
+        value: Tensor<Self, 1>,
+        gradient: Tensor<Self, 1>,
+        moments: Option<[Tensor<Self, 1>; 2]>,
+        step: &AdamwStep,
+    ) -> [Tensor<Self, 1>; 3] {
+        match Self::kernels().filter(|_| is_f32(&value) && is_f32(&gradient)) {
+            Some(kernels) => {
+                let moments = moments.map(|moments| moments.map(to_float));
+                kernels.adamw(to_float(value), to_float(gradient), moments, step).map(from_float)
+            }
+            None => default_adamw(value, gradient, moments, step),
+        }
+    }
+}
+
+/// [`GptBackend::dense`] by burn's own operations.
+pub(super) fn default_dense<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, D> {
+    on_rows(input, weight, |input, weight| {
+        let output = product(input, weight);
+        match bias {
+            Some(bias) => output + bias.unsqueeze(),
+            None => output,
+        }
+    })
+}
+
+/// One product over all rows: a batched one would build a weight gradient a batch entry.
+pub(super) fn on_rows<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    multiply: impl FnOnce(Tensor<B, 2>, Tensor<B, 2>) -> Tensor<B, 2>,
+) -> Tensor<B, D> {
+    let mut dims = input.dims();
+    let [d_input, d_output] = weight.dims();
+    let rows = dims.iter().take(D - 1).product();
+    dims[D - 1] = d_output;
+    multiply(input.reshape([rows, d_input]), weight).reshape(dims)
+}
+
+/// [`GptBackend::normalization`] by burn's own operations.
+pub(super) fn default_normalization<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Option<Tensor<B, 1>>,
+    bias: Option<Tensor<B, 1>>,
+    kind: NormKind,
+    epsilon: f64,
+) -> Tensor<B, D> {
+    // Not `powf`: the square of a negative number must stay exact on every backend.
+    let square = |input: &Tensor<B, D>| input.clone() * input.clone();
+    let output = match kind {
+        NormKind::Layer => {
+            let centered = input.clone() - input.mean_dim(D - 1);
+            let variance = square(&centered).mean_dim(D - 1);
+            centered / (variance + epsilon).sqrt()
+        }
+        NormKind::Rms => {
+            let mean_square = square(&input).mean_dim(D - 1);
+            input / (mean_square + epsilon).sqrt()
+        }
+        NormKind::Cosine => {
+            // Bounded before the root, whose slope at zero is infinite.
+            let square_length = square(&input).sum_dim(D - 1).clamp_min(epsilon * epsilon);
+            input / square_length.sqrt()
+        }
+    };
+    let output = match weight {
+        Some(weight) => output * weight.unsqueeze(),
+        None => output,
+    };
+    match bias {
+        Some(bias) => output + bias.unsqueeze(),
+        None => output,
+    }
+}
+
+/// What kernels need to know of a norm; none of one that they do not compute.
+pub(super) fn scaling(kind: NormKind, epsilon: f64) -> Option<Scaling> {
+    let epsilon = epsilon as f32;
+    match kind {
+        NormKind::Layer => Some(Scaling { centered: true, epsilon }),
+        NormKind::Rms => Some(Scaling { centered: false, epsilon }),
+        NormKind::Cosine => None,
+    }
+}
+
+/// [`GptBackend::attend`] by burn's own operations.
+pub(super) fn default_attend<B: GptBackend>(
+    query: Tensor<B, 4>,
+    key: Tensor<B, 4>,
+    value: Tensor<B, 4>,
+    options: &AttentionOptions<B>,
+) -> Tensor<B, 4> {
+    let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
+    // The oldest keys may be out of every query's sight.
+    let (key, value, s) = match options.window {
+        Some(window) if options.causal && s > t + window - 1 => {
+            let seen = t + window - 1;
+            (key.narrow(2, s - seen, seen), value.narrow(2, s - seen, seen), seen)
+        }
+        _ => (key, value, s),
+    };
+    let query = query * options.scale;
+    // The query heads of a group stand one below the other, so that nothing is repeated.
+    // Groups of one are left alone: to reshape heads that lie apart is to copy them.
+    let query = if g == h { query } else { query.reshape([b, g, h / g * t, k]) };
+    let factor = |tensor| factor(tensor, options.precision);
+    let mut scores = product(factor(query), factor(key).swap_dims(2, 3)); // [B, G, H/G T, S]
+    if let Some(cap) = options.soft_cap {
+        scores = B::soft_cap(scores, cap);
+    }
+    // Added rather than filled in: a sum broadcasts over rows without a mask of all scores,
+    // and its gradient is free.
+    let device = value.device();
+    let mut barrier = barrier(options, t, s, &device);
+    if let Some(documents) = options.documents {
+        // One sum over the scores of all heads, for both.
+        let barrier = documents.barrier(barrier.take()); // [B, 1, T T]
+        let sum = scores.reshape([b, h, t * s]) + barrier;
+        scores = sum.reshape([b, g, h / g * t, s]);
+    }
+    let summands = [barrier, alibi(options, t, s, &device)];
+    for summand in summands.into_iter().flatten() {
+        let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
+        let sum = scores.reshape([rows, columns]) + summand;
+        scores = sum.reshape([b, g, h / g * t, s]);
+    }
+    if let Some(lengths) = options.key_lengths {
+        scores = hide_padding(scores, lengths);
+    }
+    let weights = B::dropout(softmax(scores, 3), options.dropout);
+    let width = value.dims()[3];
+    product(factor(weights), factor(value)).reshape([b, h, t, width])
+}
+
+/// Queries, keys and values of [`GptBackend::attend_joined`].
+pub(super) fn separate<B: Backend>(joined: Tensor<B, 4>, [h, g]: [usize; 2]) -> [Tensor<B, 4>; 3] {
+    [(0, h), (h, g), (h + g, g)].map(|(first, count)| joined.clone().narrow(1, first, count))
+}
+
+/// [`GptBackend::cross_entropy`] by burn's own operations.
+pub(super) fn default_cross_entropy<B: Backend>(
+    logits: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+) -> Tensor<B, 1> {
+    let log_probabilities = log_softmax(logits, 1);
+    log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
+}
+
+/// [`GptBackend::adamw`] by burn's own operations, in PyTorch's order.
+pub(super) fn default_adamw<B: Backend>(
+    value: Tensor<B, 1>,
+    gradient: Tensor<B, 1>,
+    moments: Option<[Tensor<B, 1>; 2]>,
+    step: &AdamwStep,
+) -> [Tensor<B, 1>; 3] {
+    let (new1, new2) = (gradient.clone(), gradient.clone() * gradient);
+    let (new1, new2) = (new1 * (1.0 - step.beta1), new2 * (1.0 - step.beta2));
+    let (first, second) = match moments {
+        Some([first, second]) => (first * step.beta1 + new1, second * step.beta2 + new2),
+        None => (new1, new2),
+    };
+    let [correction1, correction2] = step.corrections();
+    let denominator = second.clone().sqrt() / correction2.sqrt() + step.epsilon;
+    let update = first.clone() / denominator * (step.learning_rate / correction1);
+    let value = value * (1.0 - step.learning_rate * step.weight_decay) - update;
+    [value, first, second]
+}
+
+pub(super) fn is_f32<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
+    tensor.dtype() == DType::F32
+}
+
+pub(super) fn to_float<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+pub(super) fn from_float<B: Backend, const D: usize>(tensor: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
 }
 
 /// What the causal mask and the window add to the scores, `[1, T S]`.
@@ -497,48 +666,6 @@ pub(super) fn default_activation_backward<B: Backend, const D: usize>(
             gradient * (gate + input.clone() * slope * sigmoid(input))
         }
     }
-}
-
-impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
-    fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
-        #[derive(Debug)]
-        struct ActivationBackward<const D: usize>;
-
-        impl<B: GptBackend, const D: usize> Backward<B, 1> for ActivationBackward<D> {
-            type State = (NodeId, Activation);
-
-            fn backward(
-                self,
-                ops: Ops<Self::State, 1>,
-                grads: &mut Gradients,
-                checkpointer: &mut Checkpointer,
-            ) {
-                let (input, kind) = ops.state;
-                let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
-                unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
-                    let (input, gradient) = (float::<B, D>(input), float(gradient));
-                    B::activation_backward(input, gradient, kind).into_primitive().tensor()
-                });
-            }
-        }
-
-        let input = input.into_primitive().tensor();
-        let output = B::activation(float::<B, D>(input.primitive.clone()), kind);
-        let output = output.into_primitive().tensor();
-        let prepared =
-            ActivationBackward::<D>.prepare::<C>([input.node.clone()]).compute_bound().stateful();
-        Tensor::from_primitive(TensorPrimitive::Float(match prepared {
-            OpsKind::Tracked(mut prepared) => {
-                let state = (prepared.checkpoint(&input), kind);
-                prepared.finish(state, output)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }))
-    }
-}
-
-fn float<B: Backend, const D: usize>(tensor: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(tensor))
 }
 
 /// All that training asks of a backend: gradients, and our operations with and without them.

@@ -158,14 +158,6 @@ impl<B: GptBackend> SelfAttention<B> {
     ) -> Tensor<B, 3> {
         let (h, g) = (self.heads.queries, self.heads.keys);
         let joined = self.heads.split(self.qkv.forward(input)); // [B, H + 2 G, T, K]
-        let part = |first: usize, count: usize| joined.clone().narrow(1, first, count);
-        let query = place(part(0, h), &self.query_norm, &pass.rotation); // [B, H, T, K]
-        let key = place(part(h, g), &self.key_norm, &pass.rotation); // [B, G, T, K]
-        let value = part(h + g, g); // [B, G, T, K]
-        let (key, value) = match &mut pass.cache {
-            Some(cache) => cache.layers[layer].extend(key, value), // [B, G, S, K]
-            None => (key, value),
-        };
         let options = AttentionOptions {
             causal: self.causal,
             window: self.window,
@@ -174,6 +166,19 @@ impl<B: GptBackend> SelfAttention<B> {
             key_lengths: pass.lengths.filter(|_| !self.causal),
             documents: pass.documents.as_ref(),
             ..self.heads.options()
+        };
+        let stays = self.query_norm.is_none() && self.key_norm.is_none();
+        if stays && pass.rotation.is_none() && pass.cache.is_none() {
+            let attended = B::attend_joined(joined, [h, g], &options); // [B, H, T, K]
+            return self.heads.join(attended, &self.output);
+        }
+        let part = |first: usize, count: usize| joined.clone().narrow(1, first, count);
+        let query = place(part(0, h), &self.query_norm, &pass.rotation); // [B, H, T, K]
+        let key = place(part(h, g), &self.key_norm, &pass.rotation); // [B, G, T, K]
+        let value = part(h + g, g); // [B, G, T, K]
+        let (key, value) = match &mut pass.cache {
+            Some(cache) => cache.layers[layer].extend(key, value), // [B, G, S, K]
+            None => (key, value),
         };
         let attended = B::attend(query, key, value, &options); // [B, H, T, K]
         self.heads.join(attended, &self.output)

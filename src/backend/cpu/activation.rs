@@ -2,6 +2,7 @@
 //! branches and no calls.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LN_2, LOG2_E};
+use std::mem::MaybeUninit;
 
 use crate::config::Activation;
 
@@ -12,44 +13,63 @@ const SQRT_2_OVER_PI: f32 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 /// Of the cubic term in the tanh form.
 const CUBIC: f32 = 0.044_715;
 
-pub(super) fn forward(kind: Activation, x: &[f32], output: &mut [f32]) {
+#[inline(always)]
+pub(super) fn forward(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
     let pairs = output.iter_mut().zip(x);
     match kind {
-        Activation::Gelu => pairs.for_each(|(output, x)| *output = x * normal(*x).0),
-        Activation::GeluTanh => pairs.for_each(|(output, x)| *output = x * gate(*x)),
-        Activation::Relu => pairs.for_each(|(output, x)| *output = relu(*x)),
-        Activation::ReluSquared => pairs.for_each(|(output, x)| *output = relu(*x) * relu(*x)),
-        Activation::Silu => pairs.for_each(|(output, x)| *output = x * sigmoid(*x)),
-        Activation::Mish => pairs.for_each(|(output, x)| *output = x * mish_gate(*x)),
+        Activation::Gelu => pairs.for_each(|(output, x)| {
+            output.write(x * normal(*x).0);
+        }),
+        Activation::GeluTanh => pairs.for_each(|(output, x)| {
+            output.write(x * gate(*x));
+        }),
+        Activation::Relu => pairs.for_each(|(output, x)| {
+            output.write(relu(*x));
+        }),
+        Activation::ReluSquared => pairs.for_each(|(output, x)| {
+            output.write(relu(*x) * relu(*x));
+        }),
+        Activation::Silu => pairs.for_each(|(output, x)| {
+            output.write(x * sigmoid(*x));
+        }),
+        Activation::Mish => pairs.for_each(|(output, x)| {
+            output.write(x * mish_gate(*x));
+        }),
     }
 }
 
 /// The gradient with respect to `x`.
-pub(super) fn backward(kind: Activation, x: &[f32], gradient: &[f32], output: &mut [f32]) {
+#[inline(always)]
+pub(super) fn backward(
+    kind: Activation,
+    x: &[f32],
+    gradient: &[f32],
+    output: &mut [MaybeUninit<f32>],
+) {
     let triples = output.iter_mut().zip(x.iter().zip(gradient));
     match kind {
         Activation::Gelu => triples.for_each(|(output, (x, gradient))| {
             let (cumulative, density) = normal(*x);
-            *output = gradient * (cumulative + x * density);
+            output.write(gradient * (cumulative + x * density));
         }),
         Activation::GeluTanh => triples.for_each(|(output, (x, gradient))| {
             let gate = gate(*x);
             let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-            *output = gradient * (gate + x * gate * (1.0 - gate) * slope);
+            output.write(gradient * (gate + x * gate * (1.0 - gate) * slope));
         }),
         Activation::Relu => triples.for_each(|(output, (x, gradient))| {
-            *output = if *x > 0.0 { *gradient } else { 0.0 };
+            output.write(if *x > 0.0 { *gradient } else { 0.0 });
         }),
         Activation::ReluSquared => triples.for_each(|(output, (x, gradient))| {
-            *output = gradient * 2.0 * relu(*x);
+            output.write(gradient * 2.0 * relu(*x));
         }),
         Activation::Silu => triples.for_each(|(output, (x, gradient))| {
             let gate = sigmoid(*x);
-            *output = gradient * (gate + x * gate * (1.0 - gate));
+            output.write(gradient * (gate + x * gate * (1.0 - gate)));
         }),
         Activation::Mish => triples.for_each(|(output, (x, gradient))| {
             let gate = mish_gate(*x);
-            *output = gradient * (gate + x * (1.0 - gate * gate) * sigmoid(*x));
+            output.write(gradient * (gate + x * (1.0 - gate * gate) * sigmoid(*x)));
         }),
     }
 }
@@ -101,7 +121,7 @@ fn mish_gate(x: f32) -> f32 {
 /// `e^x` for `x` at most zero, to two units in the last place: `2^n e^r` with `|r| <= ln 2 / 2`
 /// and the Taylor polynomial of `e^r`. Below -87, where floats end, that of -87.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // Adding it pushes the fraction out of a float, which rounds to the nearest integer and
     // leaves that integer in the low bits.
     const ROUND: f32 = 12_582_912.0;

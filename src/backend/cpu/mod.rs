@@ -2,31 +2,48 @@
 //! the default operations.
 
 mod activation;
+mod adamw;
+mod attention;
+mod loss;
+mod matrix;
+mod normalization;
+mod rows;
 
-use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
+use pulp::Arch;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
-use super::GptBackend;
 use super::ops::{default_activation, default_activation_backward};
+use super::{AdamwStep, GptBackend, Kernels, Scaling, Sight};
 use crate::config::Activation;
+use attention::{Heads, Outcome, Room};
+use matrix::{Matrix, product};
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
 const TASK: usize = 16 * 1024;
 
 impl GptBackend for Flex {
+    fn kernels() -> Option<&'static dyn Kernels<Self>> {
+        Some(&CpuKernels)
+    }
+
     fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
         if input.dtype() != DType::F32 {
             return default_activation(input, kind);
         }
         let input = contiguous(input);
-        let x = elements(&input);
-        let mut output = vec![0.0; x.len()];
-        output
-            .par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK))
-            .for_each(|(output, x)| activation::forward(kind, x, output));
-        tensor(output, &input)
+        let (x, arch) = (elements(&input), Arch::new());
+        // SAFETY: every part is written.
+        let output = unsafe {
+            written(x.len(), |output| {
+                output.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(output, x)| {
+                    arch.dispatch(|| activation::forward(kind, x, output));
+                });
+            })
+        };
+        Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
     }
 
     fn activation_backward<const D: usize>(
@@ -38,14 +55,233 @@ impl GptBackend for Flex {
             return default_activation_backward(input, gradient, kind);
         }
         let (input, gradient) = (contiguous(input), contiguous(gradient));
-        let (x, gradients) = (elements(&input), elements(&gradient));
-        let mut output = vec![0.0; x.len()];
-        output
-            .par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK).zip(gradients.par_chunks(TASK)))
-            .for_each(|(output, (x, gradient))| activation::backward(kind, x, gradient, output));
-        tensor(output, &input)
+        let (x, gradients, arch) = (elements(&input), elements(&gradient), Arch::new());
+        // SAFETY: every part is written.
+        let output = unsafe {
+            written(x.len(), |output| {
+                output
+                    .par_chunks_mut(TASK)
+                    .zip(x.par_chunks(TASK).zip(gradients.par_chunks(TASK)))
+                    .for_each(|(output, (x, gradient))| {
+                        arch.dispatch(|| activation::backward(kind, x, gradient, output));
+                    });
+            })
+        };
+        Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
     }
+}
+
+#[derive(Debug)]
+struct CpuKernels;
+
+impl Kernels<Flex> for CpuKernels {
+    fn dense(&self, input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+        let shape = [input.layout().shape()[0], weight.layout().shape()[1]];
+        let bias = bias.map(|bias| bias.to_contiguous());
+        let output = product(matrix(&input), matrix(&weight), bias.as_ref().map(elements));
+        tensor(output, &shape)
+    }
+
+    fn dense_backward(
+        &self,
+        input: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        [of_input, of_weight, of_bias]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let (x, w, g) = (matrix(&input), matrix(&weight), matrix(&gradient));
+        let [d_input, d_output] = [weight.layout().shape()[0], weight.layout().shape()[1]];
+        let rows = input.layout().shape()[0];
+        let of_input = of_input.then(|| tensor(product(g, w.transposed(), None), &[rows, d_input]));
+        let of_weight =
+            of_weight.then(|| tensor(product(x.transposed(), g, None), &[d_input, d_output]));
+        let of_bias = of_bias.then(|| {
+            let gradient = gradient.to_contiguous();
+            tensor(rows::column_sums(elements(&gradient), d_output), &[d_output])
+        });
+        [of_input, of_weight, of_bias]
+    }
+
+    fn normalization(
+        &self,
+        input: FlexTensor,
+        weight: Option<FlexTensor>,
+        bias: Option<FlexTensor>,
+        scaling: Scaling,
+    ) -> FlexTensor {
+        let [weight, bias] =
+            [weight, bias].map(|tensor| tensor.map(|tensor| tensor.to_contiguous()));
+        let input = input.to_contiguous();
+        let (weight, bias) = (weight.as_ref().map(elements), bias.as_ref().map(elements));
+        let width = width(&input);
+        like(normalization::forward(elements(&input), width, weight, bias, scaling), &input)
+    }
+
+    fn normalization_backward(
+        &self,
+        input: FlexTensor,
+        weight: Option<FlexTensor>,
+        gradient: FlexTensor,
+        scaling: Scaling,
+    ) -> [FlexTensor; 3] {
+        let weight = weight.map(|weight| weight.to_contiguous());
+        let (input, gradient) = (input.to_contiguous(), gradient.to_contiguous());
+        let width = width(&input);
+        let (of_input, of_weight, of_bias) = normalization::backward(
+            elements(&input),
+            width,
+            weight.as_ref().map(elements),
+            elements(&gradient),
+            scaling,
+        );
+        [like(of_input, &input), tensor(of_weight, &[width]), tensor(of_bias, &[width])]
+    }
+
+    fn attend(&self, inputs: [FlexTensor; 3], sight: Sight) -> (FlexTensor, FlexTensor) {
+        let inputs = inputs.map(with_rows);
+        let [b, h, t, _] = dims(&inputs[0]);
+        let width = dims(&inputs[2])[3];
+        let [query, key, value] = inputs.each_ref().map(heads);
+        let (output, log_sums) = attention::forward(query, key, value, &sight);
+        (tensor(output, &[b, t, h, width]).transpose(1, 2), tensor(log_sums, &[b, h, t]))
+    }
+
+    fn attend_backward(
+        &self,
+        inputs: [FlexTensor; 3],
+        output: FlexTensor,
+        log_sums: FlexTensor,
+        gradient: FlexTensor,
+        sight: Sight,
+    ) -> [FlexTensor; 3] {
+        let inputs = inputs.map(with_rows);
+        let mut gradients = [Vec::new(), Vec::new(), Vec::new()];
+        let shapes = inputs.each_ref().map(|input| {
+            let [b, heads, length, width] = dims(input);
+            [b, length, heads, width]
+        });
+        let mut rooms = Vec::new();
+        for (gradient, [b, length, heads, width]) in gradients.iter_mut().zip(shapes) {
+            gradient.reserve_exact(b * length * heads * width);
+            // SAFETY: of that size, and nobody else's.
+            rooms.push(unsafe { Room::new(gradient.as_mut_ptr(), heads, [length, width]) });
+        }
+        let rooms = [rooms[0], rooms[1], rooms[2]];
+        backward(&inputs, output, log_sums, gradient, &sight, rooms);
+        let mut finished = gradients.into_iter().zip(shapes).map(|(mut gradient, shape)| {
+            // SAFETY: the kernel writes all of it.
+            unsafe { gradient.set_len(shape.iter().product()) };
+            tensor(gradient, &shape).transpose(1, 2)
+        });
+        std::array::from_fn(|_| finished.next().expect("there are three"))
+    }
+
+    fn attend_joined_backward(
+        &self,
+        joined: FlexTensor,
+        [h, g]: [usize; 2],
+        output: FlexTensor,
+        log_sums: FlexTensor,
+        gradient: FlexTensor,
+        sight: Sight,
+    ) -> FlexTensor {
+        let joined = with_rows(joined);
+        let [b, all, length, width] = dims(&joined);
+        let inputs = [(0, h), (h, g), (h + g, g)].map(|(first, n)| joined.narrow(1, first, n));
+        // SAFETY: the kernel writes the queries', the keys' and the values' part, which are all.
+        let of_joined = unsafe {
+            written(b * length * all * width, |room| {
+                let start: *mut f32 = room.as_mut_ptr().cast();
+                let rooms = [0, h, h + g]
+                    .map(|first| Room::new(start.add(first * width), all, [length, width]));
+                backward(&inputs, output, log_sums, gradient, &sight, rooms);
+            })
+        };
+        tensor(of_joined, &[b, length, all, width]).transpose(1, 2)
+    }
+
+    fn cross_entropy(&self, logits: FlexTensor, targets: FlexTensor) -> (FlexTensor, FlexTensor) {
+        let logits = logits.to_contiguous();
+        let targets = indices(targets);
+        let (loss, log_sums) = loss::forward(elements(&logits), width(&logits), &targets);
+        (tensor(vec![loss], &[1]), tensor(log_sums, &[targets.len()]))
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        logits: FlexTensor,
+        targets: FlexTensor,
+        log_sums: FlexTensor,
+        gradient: FlexTensor,
+    ) -> FlexTensor {
+        let (logits, log_sums) = (logits.to_contiguous(), log_sums.to_contiguous());
+        let gradient = gradient.to_contiguous();
+        let targets = indices(targets);
+        let factor = elements(&gradient)[0] / targets.len() as f32;
+        let width = width(&logits);
+        let log_sums = elements(&log_sums);
+        like(loss::backward(elements(&logits), width, &targets, log_sums, factor), &logits)
+    }
+
+    fn adamw(
+        &self,
+        value: FlexTensor,
+        gradient: FlexTensor,
+        moments: Option<[FlexTensor; 2]>,
+        step: &AdamwStep,
+    ) -> [FlexTensor; 3] {
+        let gradient = gradient.to_contiguous();
+        let count = value.layout().num_elements();
+        // Copied where somebody else has them too.
+        let own = |tensor: FlexTensor| match tensor.as_slice::<f32>() {
+            Some(all) if all.len() == tensor.storage::<f32>().len() => tensor,
+            _ => tensor.to_contiguous(),
+        };
+        let mut value = own(value);
+        let [mut first, mut second] = match moments {
+            Some(moments) => moments.map(own),
+            None => [(); 2].map(|()| tensor(vec![0.0; count], &[count])),
+        };
+        adamw::update(
+            value.storage_mut(),
+            elements(&gradient),
+            first.storage_mut(),
+            second.storage_mut(),
+            step,
+        );
+        [value, first, second]
+    }
+}
+
+fn backward(
+    inputs: &[FlexTensor; 3],
+    output: FlexTensor,
+    log_sums: FlexTensor,
+    gradient: FlexTensor,
+    sight: &Sight,
+    rooms: [Room; 3],
+) {
+    let (output, gradient) = (with_rows(output), with_rows(gradient));
+    let log_sums = log_sums.to_contiguous();
+    let outcome = Outcome {
+        output: heads(&output),
+        log_sums: elements(&log_sums),
+        gradient: heads(&gradient),
+    };
+    // SAFETY: the rooms are of the inputs' shapes, and apart.
+    unsafe { attention::backward(inputs.each_ref().map(heads), outcome, sight, rooms) };
+}
+
+/// So many numbers, which `write` puts there.
+///
+/// # Safety
+/// It writes all of them.
+unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(count);
+    write(&mut numbers.spare_capacity_mut()[..count]);
+    // SAFETY: they have been written.
+    unsafe { numbers.set_len(count) };
+    numbers
 }
 
 fn contiguous<const D: usize>(tensor: Tensor<Flex, D>) -> FlexTensor {
@@ -57,8 +293,50 @@ fn elements(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("made contiguous, and its type was checked")
 }
 
+fn indices(tensor: FlexTensor) -> Vec<usize> {
+    tensor.into_data().iter::<i64>().map(|index| index as usize).collect()
+}
+
+/// Of the last dimension.
+fn width(tensor: &FlexTensor) -> usize {
+    let shape = tensor.layout().shape();
+    shape[shape.num_dims() - 1]
+}
+
+fn dims(tensor: &FlexTensor) -> [usize; 4] {
+    let shape = tensor.layout().shape();
+    std::array::from_fn(|dimension| shape[dimension])
+}
+
+fn strides<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
+    let strides = tensor.layout().strides();
+    std::array::from_fn(|dimension| strides[dimension] as usize)
+}
+
+/// Two dimensions, wherever they are in memory.
+fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
+    let shape = tensor.layout().shape();
+    let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
+    Matrix::new(elements, [shape[0], shape[1]], strides(tensor))
+}
+
+/// With the numbers of a row side by side.
+fn with_rows(tensor: FlexTensor) -> FlexTensor {
+    let strides = tensor.layout().strides();
+    let has_rows = strides[strides.len() - 1] == 1 && strides.iter().all(|stride| *stride >= 0);
+    if has_rows { tensor } else { tensor.to_contiguous() }
+}
+
+fn heads(tensor: &FlexTensor) -> Heads<'_> {
+    let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
+    Heads::new(elements, dims(tensor), strides(tensor))
+}
+
+fn tensor(elements: Vec<f32>, shape: &[usize]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(elements, Shape::from(shape.to_vec())))
+}
+
 /// A tensor of the same shape as another.
-fn tensor<const D: usize>(elements: Vec<f32>, like: &FlexTensor) -> Tensor<Flex, D> {
-    let data = TensorData::new(elements, like.layout().shape().clone());
-    Tensor::from_primitive(TensorPrimitive::Float(FlexTensor::from_data(data)))
+fn like(elements: Vec<f32>, other: &FlexTensor) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(elements, other.layout().shape().clone()))
 }

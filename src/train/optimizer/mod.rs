@@ -19,6 +19,7 @@ pub use rule::OptimizerError;
 use rule::{Algorithm, Rule, Rules};
 
 use super::LanguageModel;
+use crate::backend::{GptBackend, TrainBackend};
 use crate::config::OptimizerConfig;
 
 /// Any of the algorithms that a configuration can name, with parameter groups. Parameters of one
@@ -79,6 +80,13 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
         self.state().insert(id, moments);
     }
 
+    fn state(&self) -> MutexGuard<'_, HashMap<ParamId, Moments<B::InnerBackend>>> {
+        // The map is whole between insertions, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: TrainBackend> ModelOptimizer<B> {
     fn update<M: AutodiffModule<B>>(&self, lr: f64, module: M, gradients: GradAdaptor) -> M {
         module.map(&mut Update {
             rules: &self.rules,
@@ -87,14 +95,9 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
             gradients,
         })
     }
-
-    fn state(&self) -> MutexGuard<'_, HashMap<ParamId, Moments<B::InnerBackend>>> {
-        // The map is whole between insertions, so a panic elsewhere does not spoil it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl<B: AutodiffBackend, M: AutodiffModule<B>> Optimizer<M, B> for ModelOptimizer<B> {
+impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for ModelOptimizer<B> {
     type Record = Vec<MomentsRecord<B>>;
 
     fn step(&mut self, lr: LearningRate, module: M, gradients: GradientsParams) -> M {
@@ -136,7 +139,7 @@ struct Update<'a, B: AutodiffBackend> {
     gradients: GradAdaptor,
 }
 
-impl<B: AutodiffBackend> ModuleMapper<B> for Update<'_, B> {
+impl<B: TrainBackend> ModuleMapper<B> for Update<'_, B> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let Some((gradient, device)) = self.gradients.remove::<B::InnerBackend, D>(param.id) else {
             return param; // frozen, or not part of this step
@@ -180,7 +183,7 @@ impl<B: Backend> Variable<B> {
     }
 }
 
-fn apply<B: Backend>(rule: &Rule, variable: Variable<B>) -> (Tensor<B, 1>, Moments<B>) {
+fn apply<B: GptBackend>(rule: &Rule, variable: Variable<B>) -> (Tensor<B, 1>, Moments<B>) {
     match &rule.algorithm {
         Algorithm::Adamw(settings) => adamw::update(settings, variable),
         Algorithm::Muon(settings) => muon::update(settings, variable),

@@ -1,0 +1,245 @@
+//! How burn's autodiff learns of the gradients of kernels.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::autodiff::{Autodiff, NodeId};
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Int, Tensor, TensorPrimitive};
+use std::fmt::{self, Debug, Formatter};
+use std::sync::Arc;
+
+use super::ops::{
+    default_attend, default_cross_entropy, default_dense, default_normalization, from_float,
+    is_f32, on_rows, scaling, separate, to_float,
+};
+use super::{AttentionOptions, GptBackend};
+use crate::config::Activation;
+use crate::config::NormKind;
+
+impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
+    fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
+        #[derive(Debug)]
+        struct ActivationBackward<const D: usize>;
+
+        impl<B: GptBackend, const D: usize> Backward<B, 1> for ActivationBackward<D> {
+            type State = (NodeId, Activation);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                grads: &mut Gradients,
+                checkpointer: &mut Checkpointer,
+            ) {
+                let (input, kind) = ops.state;
+                let input: FloatTensor<B> = checkpointer.retrieve_node_output(input);
+                unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+                    let (input, gradient) = (from_float::<B, D>(input), from_float(gradient));
+                    B::activation_backward(input, gradient, kind).into_primitive().tensor()
+                });
+            }
+        }
+
+        let input = input.into_primitive().tensor();
+        let output = B::activation(from_float::<B, D>(input.primitive.clone()), kind);
+        let output = output.into_primitive().tensor();
+        let prepared =
+            ActivationBackward::<D>.prepare::<C>([input.node.clone()]).compute_bound().stateful();
+        Tensor::from_primitive(TensorPrimitive::Float(match prepared {
+            OpsKind::Tracked(mut prepared) => {
+                let state = (prepared.checkpoint(&input), kind);
+                prepared.finish(state, output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }))
+    }
+
+    fn dense<const D: usize>(
+        input: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, D> {
+        let factors_are_f32 = is_f32(&input) && is_f32(&weight);
+        let Some(kernels) = B::kernels().filter(|_| factors_are_f32) else {
+            return default_dense(input, weight, bias);
+        };
+        on_rows(input, weight, |input, weight| {
+            let (input, weight) = (to_float(input), to_float(weight));
+            let (x, w) = (input.primitive.clone(), weight.primitive.clone());
+            match bias.map(to_float) {
+                Some(bias) => {
+                    let output = kernels.dense(x.clone(), w.clone(), Some(bias.primitive.clone()));
+                    record::<B, C, 3, _>(
+                        [&input, &weight, &bias],
+                        output,
+                        move |gradient, wanted| {
+                            kernels.dense_backward(x.clone(), w.clone(), gradient, wanted)
+                        },
+                    )
+                }
+                None => {
+                    let output = kernels.dense(x.clone(), w.clone(), None);
+                    record::<B, C, 2, _>([&input, &weight], output, move |gradient, [a, b]| {
+                        let wanted = [a, b, false];
+                        let [a, b, _] =
+                            kernels.dense_backward(x.clone(), w.clone(), gradient, wanted);
+                        [a, b]
+                    })
+                }
+            }
+        })
+    }
+
+    fn normalization<const D: usize>(
+        input: Tensor<Self, D>,
+        weight: Option<Tensor<Self, 1>>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: NormKind,
+        epsilon: f64,
+    ) -> Tensor<Self, D> {
+        let scaling = scaling(kind, epsilon).filter(|_| is_f32(&input));
+        let (Some(kernels), Some(scaling)) = (B::kernels(), scaling) else {
+            return default_normalization(input, weight, bias, kind, epsilon);
+        };
+        let (input, weight, bias) = (to_float(input), weight.map(to_float), bias.map(to_float));
+        let (x, w) = (input.primitive.clone(), weight.as_ref().map(|it| it.primitive.clone()));
+        let b = bias.as_ref().map(|it| it.primitive.clone());
+        let output = kernels.normalization(x.clone(), w.clone(), b, scaling);
+        let gradients = move |gradient| {
+            kernels.normalization_backward(x.clone(), w.clone(), gradient, scaling).map(Some)
+        };
+        match (weight, bias) {
+            (Some(weight), Some(bias)) => {
+                record::<B, C, 3, _>([&input, &weight, &bias], output, move |gradient, _| {
+                    gradients(gradient)
+                })
+            }
+            (Some(weight), None) => {
+                record::<B, C, 2, _>([&input, &weight], output, move |gradient, _| {
+                    let [input, weight, _] = gradients(gradient);
+                    [input, weight]
+                })
+            }
+            (None, Some(bias)) => {
+                record::<B, C, 2, _>([&input, &bias], output, move |gradient, _| {
+                    let [input, _, bias] = gradients(gradient);
+                    [input, bias]
+                })
+            }
+            (None, None) => record::<B, C, 1, _>([&input], output, move |gradient, _| {
+                let [input, _, _] = gradients(gradient);
+                [input]
+            }),
+        }
+    }
+
+    fn attend(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        value: Tensor<Self, 4>,
+        options: &AttentionOptions<Self>,
+    ) -> Tensor<Self, 4> {
+        let sight = options.sight(&[&query, &key, &value]);
+        let (Some(kernels), Some(sight)) = (B::kernels(), sight) else {
+            return default_attend(query, key, value, options);
+        };
+        let inputs = [query, key, value].map(to_float);
+        let values = inputs.each_ref().map(|input| input.primitive.clone());
+        let (output, log_sums) = kernels.attend(values.clone(), sight);
+        let saved = output.clone();
+        record::<B, C, 3, _>(inputs.each_ref(), output, move |gradient, _| {
+            let (output, log_sums) = (saved.clone(), log_sums.clone());
+            kernels.attend_backward(values.clone(), output, log_sums, gradient, sight).map(Some)
+        })
+    }
+
+    fn attend_joined(
+        joined: Tensor<Self, 4>,
+        heads: [usize; 2],
+        options: &AttentionOptions<Self>,
+    ) -> Tensor<Self, 4> {
+        let sight = options.sight(&[&joined]);
+        let (Some(kernels), Some(sight)) = (B::kernels(), sight) else {
+            let [query, key, value] = separate(joined, heads);
+            return default_attend(query, key, value, options);
+        };
+        let joined = to_float(joined);
+        let all = joined.primitive.clone();
+        let parts = separate(from_float::<B, 4>(all.clone()), heads).map(to_float);
+        let (output, log_sums) = kernels.attend(parts, sight);
+        let saved = output.clone();
+        record::<B, C, 1, _>([&joined], output, move |gradient, _| {
+            let (all, output, log_sums) = (all.clone(), saved.clone(), log_sums.clone());
+            let of_joined =
+                kernels.attend_joined_backward(all, heads, output, log_sums, gradient, sight);
+            [Some(of_joined)]
+        })
+    }
+
+    fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
+        let Some(kernels) = B::kernels().filter(|_| is_f32(&logits)) else {
+            return default_cross_entropy(logits, targets);
+        };
+        let (logits, targets) = (to_float(logits), targets.into_primitive());
+        let x = logits.primitive.clone();
+        let (loss, log_sums) = kernels.cross_entropy(x.clone(), targets.clone());
+        record::<B, C, 1, _>([&logits], loss, move |gradient, _| {
+            let (x, targets, log_sums) = (x.clone(), targets.clone(), log_sums.clone());
+            [Some(kernels.cross_entropy_backward(x, targets, log_sums, gradient))]
+        })
+    }
+}
+
+/// The gradients with respect to the parents, from that with respect to the output, as far as they
+/// are wanted.
+type GradientFn<B, const N: usize> =
+    dyn Fn(FloatTensor<B>, [bool; N]) -> [Option<FloatTensor<B>>; N] + Send + Sync;
+
+/// How an operation passes its gradient on.
+#[derive(Clone)]
+struct Pass<B: Backend, const N: usize>(Arc<GradientFn<B, N>>);
+
+impl<B: Backend, const N: usize> Debug for Pass<B, N> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("Pass")
+    }
+}
+
+#[derive(Debug)]
+struct Recorded;
+
+impl<B: Backend, const N: usize> Backward<B, N> for Recorded {
+    type State = Pass<B, N>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let gradients = (ops.state.0)(gradient, wanted);
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// What a kernel has computed, as an operation on its parents.
+fn record<B: GptBackend, C: CheckpointStrategy, const N: usize, const D: usize>(
+    parents: [&FloatTensor<Autodiff<B, C>>; N],
+    output: FloatTensor<B>,
+    gradients: impl Fn(FloatTensor<B>, [bool; N]) -> [Option<FloatTensor<B>>; N] + Send + Sync + 'static,
+) -> Tensor<Autodiff<B, C>, D> {
+    let nodes = parents.map(|parent| parent.node.clone());
+    let prepared = Backward::<B, N>::prepare::<C>(Recorded, nodes).compute_bound().stateful();
+    from_float(match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish(Pass(Arc::new(gradients)), output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
+    })
+}

@@ -1,0 +1,248 @@
+//! Attention without the scores of all pairs: those of a block of queries are made, used and
+//! forgotten, and made once more for the gradients, from the logarithms of their sums (Rabe and
+//! Staats 2021; Dao et al. 2022).
+//!
+//! B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value
+
+use pulp::Arch;
+use rayon::prelude::*;
+use std::ops::Range;
+
+use super::activation::exp;
+use super::matrix::{Base, Matrix, Target, multiply};
+use super::rows::{highest, sum, sum_pairs};
+use super::written;
+use crate::backend::Sight;
+
+/// Queries whose scores are in memory at a time.
+const BLOCK: usize = 64;
+
+/// `[B, heads, length, width]`, however it lies in memory but for the numbers of a head, which are
+/// side by side.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads<'a> {
+    elements: &'a [f32],
+    shape: [usize; 4],
+    strides: [usize; 4],
+}
+
+impl<'a> Heads<'a> {
+    pub(super) fn new(elements: &'a [f32], shape: [usize; 4], strides: [usize; 4]) -> Self {
+        Self { elements, shape, strides }
+    }
+
+    fn head(&self, entry: usize, head: usize) -> Matrix<'a> {
+        let [_, _, length, width] = self.shape;
+        let start = entry * self.strides[0] + head * self.strides[1];
+        Matrix::new(&self.elements[start..], [length, width], [self.strides[2], self.strides[3]])
+    }
+}
+
+/// Where the gradient of [`Heads`] goes: some heads of `[B, length, heads, width]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// The first number of the first of these heads.
+    start: *mut f32,
+    /// Heads in memory, these and others.
+    heads: usize,
+    length: usize,
+    width: usize,
+}
+
+// SAFETY: tasks write heads of their own.
+unsafe impl Send for Room {}
+// SAFETY: as above.
+unsafe impl Sync for Room {}
+
+impl Room {
+    /// # Safety
+    /// `start` begins the first of some of the `heads` of room for `[.., length, heads, width]`,
+    /// which nothing else reads or writes meanwhile.
+    pub(super) unsafe fn new(start: *mut f32, heads: usize, [length, width]: [usize; 2]) -> Self {
+        Self { start, heads, length, width }
+    }
+
+    /// # Safety
+    /// The rows are there, and no other task has them.
+    unsafe fn rows<'a>(self, entry: usize, head: usize, rows: Range<usize>) -> Target<'a> {
+        let stride = self.heads * self.width;
+        let start = (entry * self.length + rows.start) * stride + head * self.width;
+        // SAFETY: of the caller.
+        unsafe { Target::at(self.start.add(start), [rows.len(), self.width], stride) }
+    }
+}
+
+/// A shared place for numbers that tasks write, each its own.
+#[derive(Clone, Copy)]
+struct Numbers(*mut f32);
+
+// SAFETY: tasks write numbers of their own.
+unsafe impl Send for Numbers {}
+// SAFETY: as above.
+unsafe impl Sync for Numbers {}
+
+impl Numbers {
+    /// # Safety
+    /// The place is there, and no other task has it.
+    unsafe fn put(self, place: usize, number: f32) {
+        // SAFETY: of the caller.
+        unsafe { self.0.add(place).write(number) }
+    }
+}
+
+/// Blocks of queries.
+fn blocks(queries: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..queries).step_by(BLOCK).map(move |start| start..queries.min(start + BLOCK))
+}
+
+/// Keys that any query of a block sees.
+fn seen(sight: &Sight, block: &Range<usize>, queries: usize, keys: usize) -> Range<usize> {
+    let first = sight.keys(block.start, queries, keys).start;
+    first..sight.keys(block.end - 1, queries, keys).end
+}
+
+/// The scores of a block of queries, and those of no pair that sight keeps apart: `finish` makes
+/// something of each row that is left, which is told the query. All else becomes zero.
+#[inline(always)]
+fn finish_rows(
+    scores: &mut [f32],
+    sight: &Sight,
+    block: &Range<usize>,
+    [queries, keys]: [usize; 2],
+    mut finish: impl FnMut(usize, &mut [f32]),
+) {
+    let all = seen(sight, block, queries, keys);
+    for (row, query) in scores.chunks_exact_mut(all.len()).zip(block.clone()) {
+        let own = sight.keys(query, queries, keys);
+        let (first, last) = (own.start - all.start, own.end - all.start);
+        row[..first].fill(0.0);
+        row[last..].fill(0.0);
+        finish(query, &mut row[first..last]);
+    }
+}
+
+/// `[B, T, H, W]`, and the logarithms of the scores' sums, `[B, H, T]`.
+pub(super) fn forward(
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    sight: &Sight,
+) -> (Vec<f32>, Vec<f32>) {
+    let arch = Arch::new();
+    let ([b, h, t, _], [_, g, s, _]) = (query.shape, key.shape);
+    let width = value.shape[3];
+    let mut output = Vec::new();
+    let tasks: Vec<(usize, usize, Range<usize>)> = (0..b * h)
+        .flat_map(|head| blocks(t).map(move |block| (head / h, head % h, block)))
+        .collect();
+    let run = |places: Numbers, room: Room| {
+        tasks.par_iter().for_each_init(Vec::new, |scores, (entry, head, block)| {
+            let (entry, head) = (*entry, *head);
+            let of_key = head / (h / g);
+            let all = seen(sight, block, t, s);
+            scores.resize(block.len() * all.len(), 0.0);
+            let queries = query.head(entry, head).rows(block.clone());
+            let keys = key.head(entry, of_key).rows(all.clone()).transposed();
+            multiply(Target::of_rows(scores, all.len()), Base::Nothing, sight.scale, queries, keys);
+            arch.dispatch(|| {
+                finish_rows(scores, sight, block, [t, s], |query, row| {
+                    let highest = highest(row);
+                    row.iter_mut().for_each(|x| *x = exp((*x - highest).min(0.0)));
+                    let sum = sum(row, |x| x);
+                    let share = 1.0 / sum;
+                    row.iter_mut().for_each(|x| *x *= share);
+                    let log_sum = highest + sum.ln();
+                    // SAFETY: this query of this head is of this task.
+                    unsafe { places.put((entry * h + head) * t + query, log_sum) };
+                });
+            });
+            // SAFETY: these queries of this head are of this task.
+            let target = unsafe { room.rows(entry, head, block.clone()) };
+            let values = value.head(entry, of_key).rows(all.clone());
+            multiply(target, Base::Nothing, 1.0, Matrix::of_rows(scores, all.len()), values);
+        });
+    };
+    // SAFETY: every query of every head is in a block.
+    let log_sums = unsafe {
+        written(b * h * t, |places| {
+            let places = Numbers(places.as_mut_ptr().cast());
+            output = written(b * t * h * width, |room| {
+                run(places, Room::new(room.as_mut_ptr().cast(), h, [t, width]));
+            });
+        })
+    };
+    (output, log_sums)
+}
+
+/// What the forward pass has left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outcome<'a> {
+    /// `[B, H, T, W]`
+    pub(super) output: Heads<'a>,
+    /// `[B, H, T]`
+    pub(super) log_sums: &'a [f32],
+    /// Of the output, `[B, H, T, W]`.
+    pub(super) gradient: Heads<'a>,
+}
+
+/// The gradients of query, key and value, each written whole.
+///
+/// # Safety
+/// There is room for `[B, T, H, K]`, `[B, S, G, K]` and `[B, S, G, W]`, apart from one another.
+pub(super) unsafe fn backward(
+    [query, key, value]: [Heads; 3],
+    outcome: Outcome,
+    sight: &Sight,
+    [query_room, key_room, value_room]: [Room; 3],
+) {
+    let arch = Arch::new();
+    let ([b, h, t, _], [_, g, s, _]) = (query.shape, key.shape);
+    (0..b * g).into_par_iter().for_each_init(Default::default, |scratch, task| {
+        let (weights, slopes): &mut (Vec<f32>, Vec<f32>) = scratch;
+        let (entry, of_key) = (task / g, task % g);
+        let (keys, values) = (key.head(entry, of_key), value.head(entry, of_key));
+        // SAFETY: the keys, the values and the queries of this group are of this task.
+        let [of_keys, of_values] = [key_room, value_room]
+            .map(|room| move |rows: Range<usize>| unsafe { room.rows(entry, of_key, rows) });
+        of_keys(0..s).clear();
+        of_values(0..s).clear();
+        for (head, block) in (of_key * (h / g)..(of_key + 1) * (h / g))
+            .flat_map(|head| blocks(t).map(move |block| (head, block)))
+        {
+            let all = seen(sight, &block, t, s);
+            let (keys, values) = (keys.rows(all.clone()), values.rows(all.clone()));
+            let queries = query.head(entry, head).rows(block.clone());
+            let outputs = outcome.output.head(entry, head).rows(block.clone());
+            let gradients = outcome.gradient.head(entry, head).rows(block.clone());
+            let log_sums = &outcome.log_sums[(entry * h + head) * t..][..t];
+            for numbers in [&mut *weights, &mut *slopes] {
+                numbers.resize(block.len() * all.len(), 0.0);
+            }
+            let square = |numbers| Target::of_rows(numbers, all.len());
+            multiply(square(weights), Base::Nothing, sight.scale, queries, keys.transposed());
+            multiply(square(slopes), Base::Nothing, 1.0, gradients, values.transposed());
+            arch.dispatch(|| {
+                finish_rows(weights, sight, &block, [t, s], |query, row| {
+                    let log_sum = log_sums[query];
+                    row.iter_mut().for_each(|x| *x = exp((*x - log_sum).min(0.0)));
+                });
+                let rows = slopes.chunks_exact_mut(all.len()).zip(weights.chunks_exact(all.len()));
+                for (number, (slopes, weights)) in rows.enumerate() {
+                    let (output, gradient) = (outputs.row(number), gradients.row(number));
+                    let level = sum_pairs(output, gradient, |a, b| a * b);
+                    for (slope, weight) in slopes.iter_mut().zip(weights) {
+                        *slope = weight * (*slope - level) * sight.scale;
+                    }
+                }
+            });
+            let (weights, slopes) =
+                (Matrix::of_rows(weights, all.len()), Matrix::of_rows(slopes, all.len()));
+            let (keys_seen, values_seen) = (of_keys(all.clone()), of_values(all.clone()));
+            multiply(values_seen, Base::Target, 1.0, weights.transposed(), gradients);
+            multiply(keys_seen, Base::Target, 1.0, slopes.transposed(), queries);
+            // SAFETY: the queries of this head are of this task.
+            let of_queries = unsafe { query_room.rows(entry, head, block.clone()) };
+            multiply(of_queries, Base::Nothing, 1.0, slopes, keys);
+        }
+    });
+}

@@ -1,0 +1,233 @@
+//! Matrix products. The gemm crate is as fast as any library on one thread, but does not scale;
+//! here every thread has a part of the result to itself.
+
+use gemm::Parallelism;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Multiplications below which a second thread costs more than it brings.
+const SMALL: usize = 1 << 18;
+/// Rows or columns of the result that a thread gets at least.
+const LEAST: usize = 32;
+
+/// A matrix in a slice of numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    elements: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    pub(super) fn new(
+        elements: &'a [f32],
+        [rows, columns]: [usize; 2],
+        [row_stride, column_stride]: [usize; 2],
+    ) -> Self {
+        if rows > 0 && columns > 0 {
+            assert!((rows - 1) * row_stride + (columns - 1) * column_stride < elements.len());
+        }
+        Self { elements, rows, columns, row_stride, column_stride }
+    }
+
+    /// Rows one after the other.
+    pub(super) fn of_rows(elements: &'a [f32], columns: usize) -> Self {
+        Self::new(elements, [elements.len() / columns.max(1), columns], [columns, 1])
+    }
+
+    pub(super) fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    pub(super) fn rows(self, part: Range<usize>) -> Self {
+        assert!(part.start <= part.end && part.end <= self.rows);
+        if part.is_empty() {
+            return Self { elements: &[], rows: 0, ..self };
+        }
+        let elements = &self.elements[part.start * self.row_stride..];
+        Self { elements, rows: part.len(), ..self }
+    }
+
+    /// A row of numbers side by side.
+    pub(super) fn row(self, number: usize) -> &'a [f32] {
+        assert!(number < self.rows && self.column_stride == 1);
+        &self.elements[number * self.row_stride..][..self.columns]
+    }
+
+    fn columns(self, part: Range<usize>) -> Self {
+        self.transposed().rows(part).transposed()
+    }
+}
+
+/// A matrix to be written, whose rows are apart and of numbers side by side.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    start: *mut f32,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    elements: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a mutable borrow of its elements, and numbers can be written by any thread.
+unsafe impl Send for Target<'_> {}
+
+impl<'a> Target<'a> {
+    pub(super) fn of_rows(elements: &'a mut [f32], columns: usize) -> Self {
+        let rows = elements.len() / columns.max(1);
+        let start = elements.as_mut_ptr();
+        Self { start, rows, columns, row_stride: columns, elements: PhantomData }
+    }
+
+    /// Room for rows that are not there yet. What is kept of them must have been written before.
+    pub(super) fn of_room(room: &'a mut [MaybeUninit<f32>], columns: usize) -> Self {
+        let rows = room.len() / columns.max(1);
+        let start = room.as_mut_ptr().cast();
+        Self { start, rows, columns, row_stride: columns, elements: PhantomData }
+    }
+
+    /// # Safety
+    /// All rows lie in one allocation that lives for `'a`, and nothing else reads or writes them in
+    /// that time. What is kept of them must have been written before.
+    pub(super) unsafe fn at(
+        start: *mut f32,
+        [rows, columns]: [usize; 2],
+        row_stride: usize,
+    ) -> Self {
+        Self { start, rows, columns, row_stride, elements: PhantomData }
+    }
+
+    fn split_rows(self, at: usize) -> (Self, Self) {
+        assert!(at <= self.rows);
+        // SAFETY: not beyond the end of the rows.
+        let start = unsafe { self.start.add(at * self.row_stride) };
+        (Self { rows: at, ..self }, Self { start, rows: self.rows - at, ..self })
+    }
+
+    fn split_columns(self, at: usize) -> (Self, Self) {
+        assert!(at <= self.columns);
+        // SAFETY: not beyond the end of a row.
+        let start = unsafe { self.start.add(at) };
+        (Self { columns: at, ..self }, Self { start, columns: self.columns - at, ..self })
+    }
+
+    /// Writes zeros.
+    pub(super) fn clear(self) {
+        for number in 0..self.rows {
+            // SAFETY: a row of its own.
+            unsafe { self.start.add(number * self.row_stride).write_bytes(0, self.columns) };
+        }
+    }
+
+    fn fill(&mut self, row: &[f32]) {
+        assert_eq!(row.len(), self.columns);
+        for number in 0..self.rows {
+            // SAFETY: a row of its own.
+            let target = unsafe { self.start.add(number * self.row_stride) };
+            // SAFETY: of as many numbers, and not of the borrowed ones.
+            unsafe { target.copy_from_nonoverlapping(row.as_ptr(), row.len()) };
+        }
+    }
+}
+
+/// What a product is added to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Base<'a> {
+    Nothing,
+    /// What stands there.
+    Target,
+    /// This, in every row.
+    Row(&'a [f32]),
+}
+
+/// `target = base + factor a b`, on this thread.
+pub(super) fn multiply(mut target: Target, base: Base, factor: f32, a: Matrix, b: Matrix) {
+    assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
+    if let Base::Row(row) = base {
+        target.fill(row);
+    }
+    let keep = !matches!(base, Base::Nothing);
+    let stride = |stride: usize| stride as isize;
+    // SAFETY: `Matrix` and `Target` hold their rows, and their shapes fit. Strides are those of
+    // slices, which are no longer than `isize::MAX`. What is kept has been written.
+    unsafe {
+        gemm::gemm(
+            target.rows,
+            target.columns,
+            a.columns,
+            target.start,
+            1,
+            stride(target.row_stride),
+            keep,
+            a.elements.as_ptr(),
+            stride(a.column_stride),
+            stride(a.row_stride),
+            b.elements.as_ptr(),
+            stride(b.column_stride),
+            stride(b.row_stride),
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// `target = base + a b`, on all threads.
+pub(super) fn multiply_on_all(target: Target, base: Base, a: Matrix, b: Matrix) {
+    let parts = match target.rows * target.columns * a.columns {
+        ..SMALL => 1,
+        _ => rayon::current_num_threads(),
+    };
+    multiply_parts(target, base, a, b, parts);
+}
+
+fn multiply_parts(target: Target, base: Base, a: Matrix, b: Matrix, parts: usize) {
+    let (rows, columns) = (target.rows, target.columns);
+    if parts < 2 || rows.max(columns) < 2 * LEAST {
+        return multiply(target, base, 1.0, a, b);
+    }
+    let half = parts / 2;
+    let middle = |length: usize| (length * half / parts).next_multiple_of(LEAST).min(length);
+    if rows >= columns {
+        let middle = middle(rows);
+        let (first, second) = target.split_rows(middle);
+        rayon::join(
+            || multiply_parts(first, base, a.rows(0..middle), b, half),
+            || multiply_parts(second, base, a.rows(middle..rows), b, parts - half),
+        );
+    } else {
+        let middle = middle(columns);
+        let (first, second) = target.split_columns(middle);
+        let (first_base, second_base) = match base {
+            Base::Row(row) => (Base::Row(&row[..middle]), Base::Row(&row[middle..])),
+            base => (base, base),
+        };
+        rayon::join(
+            || multiply_parts(first, first_base, a, b.columns(0..middle), half),
+            || multiply_parts(second, second_base, a, b.columns(middle..columns), parts - half),
+        );
+    }
+}
+
+/// `bias + a b`, rows one after the other.
+pub(super) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let base = bias.map_or(Base::Nothing, Base::Row);
+    // SAFETY: a product is written everywhere, and the bias before it.
+    unsafe {
+        super::written(a.rows * b.columns, |room| {
+            multiply_on_all(Target::of_room(room, b.columns), base, a, b);
+        })
+    }
+}

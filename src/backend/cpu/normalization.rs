@@ -1,0 +1,112 @@
+//! Layer and root-mean-square normalisation, row by row.
+
+use pulp::Arch;
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+use super::rows::{sum, sum_pairs};
+use super::written;
+use crate::backend::Scaling;
+
+/// Rows a task: the same on every machine, since partial sums of gradients are theirs.
+const ROWS: usize = 64;
+
+/// The mean of a row, if it is taken away, and the factor that brings it to scale.
+#[inline(always)]
+fn level_and_factor(x: &[f32], scaling: Scaling) -> (f32, f32) {
+    let width = x.len() as f32;
+    let mean = if scaling.centered { sum(x, |x| x) / width } else { 0.0 };
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / width;
+    (mean, 1.0 / (variance + scaling.epsilon).sqrt())
+}
+
+/// `weight (x - mean) factor + bias`
+pub(super) fn forward(
+    x: &[f32],
+    width: usize,
+    weight: Option<&[f32]>,
+    bias: Option<&[f32]>,
+    scaling: Scaling,
+) -> Vec<f32> {
+    let arch = Arch::new();
+    let chunk = |x: &[f32], output: &mut [MaybeUninit<f32>]| {
+        for (x, output) in x.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
+            let (mean, factor) = level_and_factor(x, scaling);
+            for (output, x) in output.iter_mut().zip(x) {
+                output.write((x - mean) * factor);
+            }
+            // SAFETY: written a moment ago.
+            let output = unsafe { output.assume_init_mut() };
+            if let Some(weight) = weight {
+                output.iter_mut().zip(weight).for_each(|(output, weight)| *output *= weight);
+            }
+            if let Some(bias) = bias {
+                output.iter_mut().zip(bias).for_each(|(output, bias)| *output += bias);
+            }
+        }
+    };
+    // SAFETY: whole rows, and all of them, are written.
+    unsafe {
+        written(x.len(), |room| {
+            room.par_chunks_mut(ROWS * width)
+                .zip(x.par_chunks(ROWS * width))
+                .for_each(|(output, x)| arch.dispatch(|| chunk(x, output)));
+        })
+    }
+}
+
+/// The gradients with respect to `x`, the weight and the bias.
+pub(super) fn backward(
+    x: &[f32],
+    width: usize,
+    weight: Option<&[f32]>,
+    gradient: &[f32],
+    scaling: Scaling,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let arch = Arch::new();
+    let chunk = |x: &[f32], gradient: &[f32], output: &mut [MaybeUninit<f32>]| {
+        let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
+        // Of the row that it is at: the normalised numbers, and their gradients.
+        let (mut normal, mut inner) = (vec![0.0; width], vec![0.0; width]);
+        let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
+        for ((x, gradient), output) in rows.zip(output.chunks_exact_mut(width)) {
+            let (mean, factor) = level_and_factor(x, scaling);
+            for (normal, x) in normal.iter_mut().zip(x) {
+                *normal = (x - mean) * factor;
+            }
+            inner.copy_from_slice(gradient);
+            if let Some(weight) = weight {
+                inner.iter_mut().zip(weight).for_each(|(inner, weight)| *inner *= weight);
+            }
+            let along = sum_pairs(&inner, &normal, |a, b| a * b) / width as f32;
+            let level = if scaling.centered { sum(&inner, |x| x) / width as f32 } else { 0.0 };
+            for (output, (inner, normal)) in output.iter_mut().zip(inner.iter().zip(&normal)) {
+                output.write(factor * (inner - level - normal * along));
+            }
+            for (sum, (gradient, normal)) in of_weight.iter_mut().zip(gradient.iter().zip(&normal))
+            {
+                *sum += gradient * normal;
+            }
+            for (sum, gradient) in of_bias.iter_mut().zip(gradient) {
+                *sum += gradient;
+            }
+        }
+        (of_weight, of_bias)
+    };
+    let mut sums = Vec::new();
+    // SAFETY: whole rows, and all of them, are written.
+    let output = unsafe {
+        written(x.len(), |room| {
+            room.par_chunks_mut(ROWS * width)
+                .zip(x.par_chunks(ROWS * width).zip(gradient.par_chunks(ROWS * width)))
+                .map(|(output, (x, gradient))| arch.dispatch(|| chunk(x, gradient, output)))
+                .collect_into_vec(&mut sums);
+        })
+    };
+    let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
+    for (weight, bias) in sums {
+        of_weight.iter_mut().zip(weight).for_each(|(sum, part)| *sum += part);
+        of_bias.iter_mut().zip(bias).for_each(|(sum, part)| *sum += part);
+    }
+    (output, of_weight, of_bias)
+}

@@ -1,0 +1,77 @@
+//! Loops over rows, written so that the compiler can vectorise them: sums have a fixed number of
+//! partial ones, so that they come out the same on every machine.
+
+use rayon::prelude::*;
+
+/// Rows whose columns are summed up by a task: the same on every machine.
+const ROWS: usize = 128;
+/// Partial sums.
+const LANES: usize = 16;
+
+/// `Σ f(x)`
+#[inline(always)]
+pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0.0f32; LANES];
+    for block in blocks {
+        for (sum, x) in sums.iter_mut().zip(block) {
+            *sum += f(*x);
+        }
+    }
+    rest.iter().fold(total(sums), |sum, x| sum + f(*x))
+}
+
+/// `Σ f(x, y)`
+#[inline(always)]
+pub(super) fn sum_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let y = &y[..x.len()];
+    let ((blocks, rest), (y_blocks, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let mut sums = [0.0f32; LANES];
+    for (block, y_block) in blocks.iter().zip(y_blocks) {
+        for (sum, (x, y)) in sums.iter_mut().zip(block.iter().zip(y_block)) {
+            *sum += f(*x, *y);
+        }
+    }
+    rest.iter().zip(y_rest).fold(total(sums), |sum, (x, y)| sum + f(*x, *y))
+}
+
+/// Not a number where one of them is not.
+#[inline(always)]
+pub(super) fn highest(x: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane = greater(*lane, *x);
+        }
+    }
+    let highest = lanes.into_iter().fold(f32::NEG_INFINITY, greater);
+    rest.iter().copied().fold(highest, greater)
+}
+
+#[inline(always)]
+fn total(mut sums: [f32; LANES]) -> f32 {
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+    }
+    sums[0]
+}
+
+/// The sum of each column.
+pub(super) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
+    let add = |mut sums: Vec<f32>, row: &[f32]| {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        sums
+    };
+    let zeros = || vec![0.0; width];
+    let parts: Vec<Vec<f32>> = x
+        .par_chunks(ROWS * width)
+        .map(|rows| rows.chunks_exact(width).fold(zeros(), add))
+        .collect();
+    parts.iter().fold(zeros(), |sums, part| add(sums, part))
+}

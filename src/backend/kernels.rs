@@ -1,0 +1,158 @@
+//! What a backend can have its own kernels for.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use std::fmt::Debug;
+use std::ops::Range;
+
+/// Which keys a query attends to, and how scores are scaled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sight {
+    /// Factor on the scores before the softmax.
+    pub scale: f32,
+    /// The queries are the last of the keys, and each sees those up to its own.
+    pub causal: bool,
+    /// A query sees keys less than this far away.
+    pub window: Option<usize>,
+}
+
+impl Sight {
+    /// The keys that a query sees, of so many queries and keys.
+    pub fn keys(&self, query: usize, queries: usize, keys: usize) -> Range<usize> {
+        let place = if self.causal { query + keys - queries } else { query };
+        let end = if self.causal { place + 1 } else { keys };
+        match self.window {
+            Some(window) => (place + 1).saturating_sub(window)..end.min(place + window),
+            None => 0..end,
+        }
+    }
+}
+
+/// What rows are brought to one scale by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scaling {
+    /// Whether rows lose their mean first.
+    pub centered: bool,
+    pub epsilon: f32,
+}
+
+/// An update by AdamW (Loshchilov and Hutter 2019, algorithm 2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamwStep {
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// Counted from one.
+    pub step: usize,
+}
+
+impl AdamwStep {
+    /// What means that begin at zero are divided by.
+    pub fn corrections(&self) -> [f64; 2] {
+        [self.beta1, self.beta2].map(|beta| 1.0 - beta.powf(self.step as f64))
+    }
+}
+
+/// A backend's kernels for f32, each with its gradients. The operations of
+/// [`GptBackend`](super::GptBackend) say what they compute.
+///
+/// B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value, N rows
+pub trait Kernels<B: Backend>: Debug + Sync {
+    /// # Shapes
+    /// - `input` `[N, I]`, `weight` `[I, O]`, `bias` `[O]` -> `[N, O]`
+    fn dense(
+        &self,
+        input: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        bias: Option<FloatTensor<B>>,
+    ) -> FloatTensor<B>;
+
+    /// The gradients with respect to input, weight and bias, as far as they are wanted.
+    ///
+    /// # Shapes
+    /// - `gradient` `[N, O]`
+    fn dense_backward(
+        &self,
+        input: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<B>>; 3];
+
+    /// Of rows, which are the last dimension.
+    fn normalization(
+        &self,
+        input: FloatTensor<B>,
+        weight: Option<FloatTensor<B>>,
+        bias: Option<FloatTensor<B>>,
+        scaling: Scaling,
+    ) -> FloatTensor<B>;
+
+    /// The gradients with respect to input, weight and bias.
+    fn normalization_backward(
+        &self,
+        input: FloatTensor<B>,
+        weight: Option<FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        scaling: Scaling,
+    ) -> [FloatTensor<B>; 3];
+
+    /// Also the logarithms of the sums of exponentials, for the gradients.
+    ///
+    /// # Shapes
+    /// - `[B, H, T, K]`, `[B, G, S, K]`, `[B, G, S, W]` -> `[B, H, T, W]` and `[B, H, T]`
+    fn attend(&self, inputs: [FloatTensor<B>; 3], sight: Sight)
+    -> (FloatTensor<B>, FloatTensor<B>);
+
+    /// The gradients with respect to queries, keys and values, from that of the output.
+    fn attend_backward(
+        &self,
+        inputs: [FloatTensor<B>; 3],
+        output: FloatTensor<B>,
+        log_sums: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+        sight: Sight,
+    ) -> [FloatTensor<B>; 3];
+
+    /// [`Kernels::attend_backward`] of heads that stand in one tensor, `[B, H + 2 G, T, K]`, as
+    /// one gradient.
+    fn attend_joined_backward(
+        &self,
+        joined: FloatTensor<B>,
+        heads: [usize; 2],
+        output: FloatTensor<B>,
+        log_sums: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+        sight: Sight,
+    ) -> FloatTensor<B>;
+
+    /// The mean loss, `[1]`, and of each row the logarithm of the sum of exponentials, `[N]`.
+    ///
+    /// # Shapes
+    /// - `logits` `[N, V]`, `targets` `[N]`
+    fn cross_entropy(
+        &self,
+        logits: FloatTensor<B>,
+        targets: IntTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>);
+
+    /// The gradient with respect to the logits, from that of the loss, `[1]`.
+    fn cross_entropy_backward(
+        &self,
+        logits: FloatTensor<B>,
+        targets: IntTensor<B>,
+        log_sums: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+    ) -> FloatTensor<B>;
+
+    /// The parameter and its two moments after a step; `[N]` each.
+    fn adamw(
+        &self,
+        value: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+        moments: Option<[FloatTensor<B>; 2]>,
+        step: &AdamwStep,
+    ) -> [FloatTensor<B>; 3];
+}
