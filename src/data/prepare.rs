@@ -109,6 +109,7 @@ pub fn prepare(
     }
     let job = preparation.job();
     if let Some(meta) = finished(folder, &job)? {
+        tidy(folder); // where the program was killed before it did
         return Ok(Prepare::There(meta));
     }
     let part = part_of(folder)?;
@@ -167,15 +168,21 @@ fn complete(part: &Path, folder: &Path, meta: Meta) -> Result<Prepare, DataError
             }
         }
     }
+    // What an attempt that was killed has left half written.
+    files::remove_parts(part)?;
     files::sync_folder(part).map_err(write_error(part))?;
     fs::rename(part, folder)
         .and_then(|()| files::sync_folder(part.parent().unwrap_or(part)))
         .map_err(write_error(folder))?;
+    tidy(folder);
+    Ok(Prepare::Finished(meta))
+}
+
+/// Removes what a folder needs no more once it has its name. Best effort: it is in nobody's way.
+fn tidy(folder: &Path) {
     for name in [STATE, LOCK] {
-        // Best effort: they are in nobody's way.
         let _ = fs::remove_file(folder.join(name));
     }
-    Ok(Prepare::Finished(meta))
 }
 
 /// What a folder holds already, if it is this.

@@ -16,6 +16,7 @@ mod gguf;
 mod golden;
 mod gradient_checkpointing;
 mod interop;
+mod kernels;
 mod loggers;
 mod lora;
 mod losses;

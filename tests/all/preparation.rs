@@ -301,6 +301,11 @@ fn a_killed_preparation_leaves_nothing_wrong() {
             Prepared::open(&out).unwrap().tokens().unwrap();
         }
     }
+    // As it stays where a file is being written at that moment.
+    let part = folder.path().join(".killed.part");
+    if part.exists() {
+        fs::write(part.join(".part-half"), "half").unwrap();
+    }
     let done = emberlm(folder.path(), &[&args[..], &["killed"]].concat());
     assert!(done.status.success(), "{done:?}");
     let [whole, killed] = ["whole", "killed"].map(|name| contents(&folder.path().join(name)));

@@ -237,19 +237,19 @@ impl Kernels<Flex> for CpuKernels {
             Some(all) if all.len() == tensor.storage::<f32>().len() => tensor,
             _ => tensor.to_contiguous(),
         };
-        let mut value = own(value);
+        let value = value.to_contiguous();
         let [mut first, mut second] = match moments {
             Some(moments) => moments.map(own),
             None => [(); 2].map(|()| tensor(vec![0.0; count], &[count])),
         };
-        adamw::update(
-            value.storage_mut(),
+        let new = adamw::update(
+            elements(&value),
             elements(&gradient),
             first.storage_mut(),
             second.storage_mut(),
             step,
         );
-        [value, first, second]
+        [tensor(new, &[count]), first, second]
     }
 }
 

@@ -29,19 +29,14 @@ pub(super) fn forward(
     scaling: Scaling,
 ) -> Vec<f32> {
     let arch = Arch::new();
+    let weight = weight.map_or_else(|| vec![1.0; width], <[f32]>::to_vec);
+    let bias = bias.map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
     let chunk = |x: &[f32], output: &mut [MaybeUninit<f32>]| {
         for (x, output) in x.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
             let (mean, factor) = level_and_factor(x, scaling);
-            for (output, x) in output.iter_mut().zip(x) {
-                output.write((x - mean) * factor);
-            }
-            // SAFETY: written a moment ago.
-            let output = unsafe { output.assume_init_mut() };
-            if let Some(weight) = weight {
-                output.iter_mut().zip(weight).for_each(|(output, weight)| *output *= weight);
-            }
-            if let Some(bias) = bias {
-                output.iter_mut().zip(bias).for_each(|(output, bias)| *output += bias);
+            let numbers = output.iter_mut().zip(x);
+            for ((output, x), (weight, bias)) in numbers.zip(weight.iter().zip(&bias)) {
+                output.write((x - mean) * factor * weight + bias);
             }
         }
     };

@@ -1,0 +1,419 @@
+//! Kernels of the CPU, forward and backward, against loops in f64 and against the compositions that
+//! `ndarray` computes, over shapes that fit no block and no vector.
+
+use burn::tensor::{Int, Tensor, TensorData};
+use emberlm::backend::{
+    AdamwStep, AttentionOptions, BackendKind, GptBackend, Job, LossTerms, TrainBackend,
+};
+use emberlm::config::NormKind;
+
+use crate::on_each_backend;
+use crate::support::{Inner, floats, numbers, on_cpu_backends};
+
+/// What a backend computes; and how far apart two may be, relative to the largest number.
+type Results = Vec<(String, Vec<f32>)>;
+
+/// Compares what all backends make of a job.
+#[track_caller]
+fn agree<J: Job<Output = Results> + Clone>(job: J, tolerance: f32) {
+    let all = on_cpu_backends(job);
+    let (reference, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(kind, _)| *kind == BackendKind::Ndarray);
+    let Some((_, reference)) = reference.into_iter().next() else {
+        println!("skipped: ndarray is not compiled in");
+        return;
+    };
+    for (kind, found) in others {
+        assert_eq!(found.len(), reference.len());
+        for ((name, found), (_, expected)) in found.iter().zip(&reference) {
+            assert_eq!(found.len(), expected.len(), "{kind}: {name}");
+            let scale = expected.iter().fold(1.0f32, |scale, x| scale.max(x.abs()));
+            for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+                assert!(
+                    (found - expected).abs() <= tolerance * scale,
+                    "{kind}: {name}[{index}] is {found}, not {expected}, of at most {scale}"
+                );
+            }
+        }
+    }
+}
+
+fn leaf<B: TrainBackend, const D: usize>(
+    shape: [usize; D],
+    seed: u64,
+    device: &B::Device,
+) -> Tensor<B, D> {
+    let count = shape.iter().product();
+    Tensor::from_data(TensorData::new(numbers(count, seed), shape), device).require_grad()
+}
+
+/// The numbers of a result, and the gradients of a sum of them with weights of all kinds.
+struct Observed<B: TrainBackend> {
+    results: Results,
+    gradients: B::Gradients,
+    name: String,
+}
+
+impl<B: TrainBackend> Observed<B> {
+    fn new<const D: usize>(name: String, output: Tensor<B, D>) -> Self {
+        let name = format!("{}: {name}", B::name(&output.device()));
+        let shape = output.dims();
+        let weights = TensorData::new(numbers(shape.iter().product(), 77), shape);
+        let weights = Tensor::<B, D>::from_data(weights, &output.device());
+        let gradients = (output.clone() * weights).sum().backward();
+        let results = vec![(format!("{name}: output"), floats(output.into_data()))];
+        Self { results, gradients, name }
+    }
+
+    fn gradient<const D: usize>(&mut self, of: &str, leaf: &Tensor<B, D>) {
+        let gradient = leaf.grad(&self.gradients).unwrap();
+        self.results
+            .push((format!("{}: gradient of {of}", self.name), floats(gradient.into_data())));
+    }
+}
+
+#[derive(Clone)]
+struct Dense;
+
+impl Job for Dense {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        for [n, i, o] in [[1, 1, 1], [3, 5, 7], [130, 33, 17], [65, 129, 200], [200, 300, 70]] {
+            for with_bias in [false, true] {
+                for turned in [false, true] {
+                    let input = leaf::<B, 3>([1, n, i], 1, &device);
+                    let stored = leaf::<B, 2>(if turned { [o, i] } else { [i, o] }, 2, &device);
+                    let weight = if turned { stored.clone().transpose() } else { stored.clone() };
+                    let bias = with_bias.then(|| leaf::<B, 1>([o], 3, &device));
+                    let output = B::dense(input.clone(), weight, bias.clone());
+                    let name = format!("dense {n} {i} {o} {with_bias} {turned}");
+                    let mut observed = Observed::new(name, output);
+                    observed.gradient("input", &input);
+                    observed.gradient("weight", &stored);
+                    if let Some(bias) = &bias {
+                        observed.gradient("bias", bias);
+                    }
+                    results.extend(observed.results);
+                }
+            }
+        }
+        results
+    }
+}
+
+#[test]
+fn dense_layers_agree() {
+    // Sums of up to 300 products, in other orders.
+    agree(Dense, 3e-6);
+}
+
+/// Each number of a result against what f64 makes of it.
+#[track_caller]
+fn check(name: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let scale = expected.iter().fold(1.0f64, |scale, x| scale.max(x.abs()));
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!(
+            (f64::from(*found) - expected).abs() <= tolerance * scale,
+            "{name}[{index}] is {found}, not {expected}, of at most {scale}"
+        );
+    }
+}
+
+/// Kernels: some ten roundings, sums of up to 201, and a division by what they come to. burn's own
+/// derivative of a quotient, which compositions of norms and of the softmax have, loses more.
+fn tolerance<B: TrainBackend>() -> f64 {
+    if Inner::<B>::kernels().is_some() { 1e-5 } else { 3e-4 }
+}
+
+fn wide(count: usize, seed: u64) -> Vec<f64> {
+    numbers(count, seed).into_iter().map(f64::from).collect()
+}
+
+/// A norm in f64, and its gradients with respect to input, weight and bias.
+fn norm_by_hand(
+    [rows, width]: [usize; 2],
+    kind: NormKind,
+    epsilon: f64,
+    weight: &[f64],
+    bias: &[f64],
+) -> [Vec<f64>; 4] {
+    let (input, slopes) = (wide(rows * width, 4), wide(rows * width, 77));
+    let d = width as f64;
+    let (mut output, mut of_input) = (Vec::new(), Vec::new());
+    let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
+    for (x, slopes) in input.chunks(width).zip(slopes.chunks(width)) {
+        let mean = if kind == NormKind::Layer { x.iter().sum::<f64>() / d } else { 0.0 };
+        let centered: Vec<f64> = x.iter().map(|x| x - mean).collect();
+        let square = centered.iter().map(|x| x * x).sum::<f64>();
+        // What a row is divided by, and its derivative by half the sum of squares.
+        let (length, slope) = match kind {
+            NormKind::Cosine => (square.sqrt(), 1.0 / square.sqrt()),
+            _ => ((square / d + epsilon).sqrt(), 1.0 / (d * (square / d + epsilon).sqrt())),
+        };
+        let inner: Vec<f64> = slopes.iter().zip(weight).map(|(slope, w)| slope * w).collect();
+        let along: f64 = inner.iter().zip(&centered).map(|(a, b)| a * b).sum();
+        let of_centered: Vec<f64> = (0..width)
+            .map(|i| inner[i] / length - along / (length * length) * slope * centered[i])
+            .collect();
+        let level = if kind == NormKind::Layer { of_centered.iter().sum::<f64>() / d } else { 0.0 };
+        of_input.extend(of_centered.iter().map(|x| x - level));
+        for i in 0..width {
+            output.push(centered[i] / length * weight[i] + bias[i]);
+            of_weight[i] += slopes[i] * centered[i] / length;
+            of_bias[i] += slopes[i];
+        }
+    }
+    [output, of_input, of_weight, of_bias]
+}
+
+#[test]
+fn norms_are_their_formulas() {
+    on_each_backend!(|device: B| {
+        for [rows, width] in [[1, 2], [2, 3], [67, 33], [130, 128]] {
+            for kind in [NormKind::Layer, NormKind::Rms, NormKind::Cosine] {
+                for (with_weight, with_bias) in
+                    [(true, true), (true, false), (false, true), (false, false)]
+                {
+                    let input = leaf::<B, 2>([rows, width], 4, &device);
+                    let weight = with_weight.then(|| leaf::<B, 1>([width], 5, &device));
+                    let bias = with_bias.then(|| leaf::<B, 1>([width], 6, &device));
+                    let epsilon = 1e-2;
+                    let output = B::normalization(
+                        input.clone(),
+                        weight.clone(),
+                        bias.clone(),
+                        kind,
+                        epsilon,
+                    );
+                    let name = format!("{kind:?} {rows} {width} {with_weight} {with_bias}");
+                    let mut observed = Observed::new(name, output);
+                    observed.gradient("input", &input);
+                    let w = if with_weight { wide(width, 5) } else { vec![1.0; width] };
+                    let b = if with_bias { wide(width, 6) } else { vec![0.0; width] };
+                    let [out, of_input, of_weight, of_bias] =
+                        norm_by_hand([rows, width], kind, epsilon, &w, &b);
+                    let mut expected = vec![out, of_input];
+                    if let Some(weight) = &weight {
+                        observed.gradient("weight", weight);
+                        expected.push(of_weight);
+                    }
+                    if let Some(bias) = &bias {
+                        observed.gradient("bias", bias);
+                        expected.push(of_bias);
+                    }
+                    for ((name, found), expected) in observed.results.iter().zip(&expected) {
+                        check(name, found, expected, tolerance::<B>());
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Batch, query heads, key heads, queries, keys, widths of keys and values.
+const ATTENTION: [[usize; 7]; 7] = [
+    [1, 1, 1, 1, 1, 1, 1],
+    [2, 3, 3, 5, 5, 7, 7],
+    [1, 4, 2, 65, 65, 8, 8],
+    [2, 6, 1, 33, 33, 5, 9],
+    [1, 2, 2, 3, 150, 16, 16],
+    [1, 2, 1, 130, 201, 16, 16],
+    [1, 1, 1, 1, 70, 32, 32],
+];
+
+/// Attention in f64, over `[B, T, H, K]` and the like, and its gradients with respect to queries,
+/// keys and values.
+fn attention_by_hand(
+    [b, h, g, t, s, k, w]: [usize; 7],
+    [query, key, value]: [&[f64]; 3],
+    slopes: &[f64],
+    scale: f64,
+    sees: impl Fn(usize, usize) -> bool,
+) -> [Vec<f64>; 4] {
+    let mut output = vec![0.0; b * t * h * w];
+    let mut gradients =
+        [vec![0.0; b * t * h * k], vec![0.0; b * s * g * k], vec![0.0; b * s * g * w]];
+    for (entry, head) in (0..b).flat_map(|entry| (0..h).map(move |head| (entry, head))) {
+        let of_key = head / (h / g);
+        let q = |row: usize, i: usize| ((entry * t + row) * h + head) * k + i;
+        let o = |row: usize, i: usize| ((entry * t + row) * h + head) * w + i;
+        let ks = |row: usize, i: usize| ((entry * s + row) * g + of_key) * k + i;
+        let vs = |row: usize, i: usize| ((entry * s + row) * g + of_key) * w + i;
+        for row in 0..t {
+            let seen: Vec<usize> = (0..s).filter(|other| sees(row, *other)).collect();
+            let score = |other: usize| {
+                scale * (0..k).map(|i| query[q(row, i)] * key[ks(other, i)]).sum::<f64>()
+            };
+            let scores: Vec<f64> = seen.iter().map(|other| score(*other)).collect();
+            let highest = scores.iter().copied().fold(f64::MIN, f64::max);
+            let total: f64 = scores.iter().map(|x| (x - highest).exp()).sum();
+            let shares: Vec<f64> = scores.iter().map(|x| (x - highest).exp() / total).collect();
+            let of_share: Vec<f64> = seen
+                .iter()
+                .map(|other| (0..w).map(|i| slopes[o(row, i)] * value[vs(*other, i)]).sum())
+                .collect();
+            let mean: f64 = shares.iter().zip(&of_share).map(|(a, b)| a * b).sum();
+            for ((other, share), of_share) in seen.iter().zip(&shares).zip(&of_share) {
+                let of_score = share * (of_share - mean) * scale;
+                for i in 0..w {
+                    output[o(row, i)] += share * value[vs(*other, i)];
+                    gradients[2][vs(*other, i)] += share * slopes[o(row, i)];
+                }
+                for i in 0..k {
+                    gradients[0][q(row, i)] += of_score * key[ks(*other, i)];
+                    gradients[1][ks(*other, i)] += of_score * query[q(row, i)];
+                }
+            }
+        }
+    }
+    let [of_query, of_key, of_value] = gradients;
+    [output, of_query, of_key, of_value]
+}
+
+#[test]
+fn attention_is_its_formula() {
+    on_each_backend!(|device: B| {
+        for shape in ATTENTION {
+            let [b, h, g, t, s, k, w] = shape;
+            for causal in [false, true] {
+                for window in [None, Some(1), Some(3), Some(64), Some(500)] {
+                    if !causal && window.is_some() && t != s {
+                        continue; // a window has no middle there
+                    }
+                    // As in a model: the heads of a token stand side by side.
+                    let shapes = [[b, t, h, k], [b, s, g, k], [b, s, g, w]];
+                    let leaves = [(shapes[0], 7), (shapes[1], 8), (shapes[2], 9)]
+                        .map(|(shape, seed)| leaf::<B, 4>(shape, seed, &device));
+                    let [query, key, value] = leaves.clone().map(|leaf| leaf.swap_dims(1, 2));
+                    let scale = 3.0;
+                    let options =
+                        AttentionOptions { causal, window, ..AttentionOptions::full(scale) };
+                    let output = B::attend(query, key, value, &options).swap_dims(1, 2);
+                    let name = format!("attend {shape:?} {causal} {window:?}");
+                    let mut observed = Observed::new(name, output);
+                    for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
+                        observed.gradient(of, leaf);
+                    }
+                    let values = [0, 1, 2].map(|i| wide(shapes[i].iter().product(), 7 + i as u64));
+                    let sees = |query: usize, key: usize| {
+                        let place = if causal { query + s - t } else { query };
+                        let near = window.is_none_or(|window| place.abs_diff(key) < window);
+                        near && (!causal || key <= place)
+                    };
+                    let slopes = wide(b * t * h * w, 77);
+                    let values = values.each_ref().map(Vec::as_slice);
+                    let expected = attention_by_hand(shape, values, &slopes, scale, sees);
+                    for ((name, found), expected) in observed.results.iter().zip(&expected) {
+                        check(name, found, expected, tolerance::<B>());
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn attention_of_joined_heads_is_that_of_its_parts() {
+    on_each_backend!(|device: B| {
+        for [b, h, g, t, k] in [[1, 1, 1, 1, 1], [2, 4, 4, 70, 6], [3, 6, 2, 33, 5]] {
+            let leaf = leaf::<B, 4>([b, t, h + 2 * g, k], 10, &device);
+            let options = AttentionOptions::causal(0.7);
+            let joined = leaf.clone().swap_dims(1, 2);
+            let output = B::attend_joined(joined, [h, g], &options).swap_dims(1, 2);
+            let name = format!("joined {b} {h} {g} {t} {k}");
+            let mut found = Observed::new(name.clone(), output);
+            found.gradient("all", &leaf);
+            let part = |first, count| leaf.clone().swap_dims(1, 2).narrow(1, first, count);
+            let (query, key, value) = (part(0, h), part(h, g), part(h + g, g));
+            let output = B::attend(query, key, value, &options).swap_dims(1, 2);
+            let mut expected = Observed::new(name, output);
+            expected.gradient("all", &leaf);
+            // The same sums in the same order.
+            assert_eq!(found.results, expected.results);
+        }
+    });
+}
+
+#[derive(Clone)]
+struct CrossEntropy;
+
+impl Job for CrossEntropy {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        for [n, v] in [[1, 1], [3, 5], [67, 65], [20, 1003]] {
+            for scale in [1.0, 30.0] {
+                let leaf = leaf::<B, 2>([n, v], 11, &device);
+                let targets: Vec<i32> = (0..n).map(|row| (row * 31 % v) as i32).collect();
+                let targets =
+                    Tensor::<B, 1, Int>::from_data(TensorData::new(targets, [n]), &device);
+                let logits = leaf.clone() * scale;
+                let (loss, minimised) =
+                    B::training_loss(logits, targets.clone(), LossTerms::default());
+                let mut observed = Observed::new(format!("loss {n} {v} {scale}"), minimised);
+                observed.gradient("logits", &leaf);
+                let name = format!("loss {n} {v} {scale} reported");
+                observed.results.push((name, floats(loss.into_data())));
+                results.extend(observed.results);
+            }
+        }
+        results
+    }
+}
+
+#[test]
+fn losses_agree() {
+    // Logits of up to 30 are rounded to 2e-6 in either, which is what exponentials are off by.
+    agree(CrossEntropy, 1e-5);
+}
+
+#[derive(Clone)]
+struct Adamw;
+
+impl Job for Adamw {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        for count in [1, 17, 40_001] {
+            let read = |seed| {
+                let data = TensorData::new(numbers(count, seed), [count]);
+                Tensor::<Inner<B>, 1>::from_data(data, &device)
+            };
+            let (mut value, mut moments) = (read(12), None);
+            // Someone else has the first value, too, which must not change.
+            let first = value.clone();
+            for step in 1..=5 {
+                let settings = AdamwStep {
+                    learning_rate: 0.01,
+                    weight_decay: 0.1,
+                    beta1: 0.9,
+                    beta2: 0.95,
+                    epsilon: 1e-8,
+                    step,
+                };
+                let gradient = read(20 + step as u64);
+                let [new, first, second] =
+                    <Inner<B> as GptBackend>::adamw(value, gradient, moments, &settings);
+                (value, moments) = (new, Some([first, second]));
+            }
+            let [mean, square] = moments.unwrap();
+            for (name, tensor) in
+                [("value", value), ("mean", mean), ("square", square), ("untouched", first)]
+            {
+                results.push((format!("adamw {count}: {name}"), floats(tensor.into_data())));
+            }
+        }
+        results
+    }
+}
+
+#[test]
+fn adamw_agrees() {
+    // Five roundings a step.
+    agree(Adamw, 1e-6);
+}
