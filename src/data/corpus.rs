@@ -213,10 +213,8 @@ impl Split {
 /// That there are documents where each is to be a row.
 fn checked_packing(prepared: &Prepared, packing: Packing) -> Result<Packing, DataError> {
     let meta = prepared.meta();
-    if packing == Packing::Documents {
-        if matches!(meta.split, SplitRule::Characters { .. }) {
-            return Err(DataError::NoDocumentsToPack { path: prepared.folder().into() });
-        }
+    if packing == Packing::Documents && matches!(meta.split, SplitRule::Characters { .. }) {
+        return Err(DataError::NoDocumentsToPack { path: prepared.folder().into() });
     }
     Ok(packing)
 }

@@ -23,6 +23,9 @@ const LAST_PAUSE: Duration = Duration::from_millis(200);
 const MOST_METRICS: usize = 1000;
 const MOST_SETTINGS: usize = 100;
 
+/// Keeps which run on the server it is.
+pub(super) type Remember = Box<dyn Fn(&MlflowRun) -> Result<(), SaveError> + Send>;
+
 /// Takes rows from the queue to the server.
 pub(super) struct Sender {
     pub(super) queue: Arc<Queue>,
@@ -33,7 +36,7 @@ pub(super) struct Sender {
     pub(super) tags: Vec<(String, String)>,
     /// The run on the server, if there is one.
     pub(super) run_id: Option<String>,
-    pub(super) remember: Box<dyn Fn(&MlflowRun) -> Result<(), SaveError> + Send>,
+    pub(super) remember: Remember,
 }
 
 impl Sender {
