@@ -447,6 +447,8 @@ pub enum BenchCommand {
     Train(BenchTrainArgs),
     /// Time a whole training against its bare steps, written by hand
     Engine(BenchEngineArgs),
+    /// Continue a sequence greedily, token by token
+    Decode(BenchDecodeArgs),
 }
 
 #[derive(Args, Debug)]
@@ -501,6 +503,23 @@ pub struct BenchPrepareArgs {
     pub json: bool,
     #[command(flatten)]
     pub runs: RunsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchDecodeArgs {
+    /// s, m, l or xl, the shapes that speed is compared at; a built-in configuration of a decoder,
+    /// or a JSON file
+    #[arg(long, value_name = "SHAPE|NAME|FILE", default_value = "s")]
+    pub shape: String,
+    /// Tokens, of which there are no more than the context is long
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

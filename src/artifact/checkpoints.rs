@@ -137,7 +137,7 @@ impl Checkpoints {
         write_moments(&part.path().join(OPTIMIZER), checkpoint.model, checkpoint.optimizer)?;
         files::write_json(&part.path().join(STATE), checkpoint.state)?;
         files::write_checksums(part.path(), &names)?;
-        if checkpoint.for_good {
+        if checkpoint.for_good || path.join(KEPT).exists() {
             let kept = part.path().join(KEPT);
             fs::write(&kept, "").map_err(write_error(&kept))?;
         }
@@ -194,11 +194,11 @@ impl Checkpoints {
         for step in self.steps()?.into_iter().rev() {
             match read_state(&self.path(step)) {
                 Err(error) => damaged.push((step, error)),
-                Ok(state) => {
+                Ok(mut state) => {
                     for (step, _) in &damaged {
                         self.set_aside(*step)?;
                     }
-                    self.restore_best(&state)?;
+                    self.restore_best(&mut state)?;
                     let damaged = damaged.into_iter().map(|(_, error)| error).collect();
                     return Ok(Some(Resumable { step, state, damaged }));
                 }
@@ -221,10 +221,10 @@ impl Checkpoints {
 
     /// Notes what was the best checkpoint when this state was saved. What came after it is going to
     /// be computed again.
-    fn restore_best(&self, state: &RunState) -> Result<(), ArtifactError> {
-        let best = state.best.filter(|best| self.path(best.step).exists());
+    fn restore_best(&self, state: &mut RunState) -> Result<(), ArtifactError> {
+        state.best = state.best.filter(|best| self.path(best.step).exists());
         let path = self.run.join(BEST);
-        match best {
+        match state.best {
             Some(best) => files::write_json(&path, &best)?,
             None if path.exists() => fs::remove_file(&path).map_err(write_error(&path))?,
             None => {}
@@ -297,17 +297,25 @@ impl Checkpoints {
         model: &LanguageModel<B>,
         device: &B::Device,
     ) -> Result<Average<B>, ArtifactError> {
-        let mut average = Average::new(config, state.averaged.unwrap_or(0));
-        if state.averaged.is_none() {
-            return Ok(average);
+        let updates = state.averaged.unwrap_or(0);
+        let mut average = Average::new(config, updates);
+        if updates == 0 {
+            return Ok(average); // the first update begins it
         }
         let path = self.path(step).join(MODEL);
         let mut file = TensorFile::open(&path)?;
         let trained = model.trained_parameters();
         for parameter in model::parameters(&model.model) {
             if trained.contains_key(&parameter.id) {
-                let mean = tensor::<B::InnerBackend>(file.read(&parameter.name)?, device);
-                average.restore(parameter.id, mean);
+                let (data, count) =
+                    (file.read(&parameter.name)?, parameter.shape.iter().product::<usize>());
+                if data.num_elements() != count {
+                    let name = &parameter.name;
+                    let reason = format!("`{name}` has {} numbers", data.num_elements());
+                    let reason = format!("{reason} instead of {count}");
+                    return Err(FileError::Damaged { path, reason }.into());
+                }
+                average.restore(parameter.id, tensor::<B::InnerBackend>(data, device));
             }
         }
         Ok(average)

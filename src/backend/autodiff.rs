@@ -12,8 +12,8 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
 use super::ops::{
-    default_attend, default_cross_entropy, default_dense, default_normalization, from_float,
-    is_f32, on_rows, scaling, separate, to_float,
+    all_fit, default_attend, default_cross_entropy, default_dense, default_normalization, fits,
+    from_float, on_rows, scaling, separate, to_float,
 };
 use super::{AttentionOptions, GptBackend};
 use crate::config::Activation;
@@ -61,8 +61,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, D> {
-        let factors_are_f32 = is_f32(&input) && is_f32(&weight);
-        let Some(kernels) = B::kernels().filter(|_| factors_are_f32) else {
+        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
+        let Some(kernels) = B::kernels().filter(|_| all_fit) else {
             return default_dense(input, weight, bias);
         };
         on_rows(input, weight, |input, weight| {
@@ -99,7 +99,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         kind: NormKind,
         epsilon: f64,
     ) -> Tensor<Self, D> {
-        let scaling = scaling(kind, epsilon).filter(|_| is_f32(&input));
+        let all_fit = fits(&input) && all_fit(&[&weight, &bias]);
+        let scaling = scaling(kind, epsilon).filter(|_| all_fit);
         let (Some(kernels), Some(scaling)) = (B::kernels(), scaling) else {
             return default_normalization(input, weight, bias, kind, epsilon);
         };
@@ -179,7 +180,7 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
     }
 
     fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
-        let Some(kernels) = B::kernels().filter(|_| is_f32(&logits)) else {
+        let Some(kernels) = B::kernels().filter(|_| fits(&logits)) else {
             return default_cross_entropy(logits, targets);
         };
         let (logits, targets) = (to_float(logits), targets.into_primitive());

@@ -71,13 +71,18 @@ impl<B: Backend> AttentionOptions<'_, B> {
     /// What kernels need to know; none where they do not compute this.
     pub(super) fn sight<C: Backend>(&self, inputs: &[&Tensor<C, 4>]) -> Option<Sight> {
         let drops = self.dropout > 0.0 && C::ad_enabled(&inputs[0].device());
+        // A window has no middle where queries and keys are not the same.
+        let lengths = inputs.iter().map(|input| input.dims()[2]);
+        let is_centered =
+            self.window.is_none() || self.causal || lengths.is_sorted_by(|a, b| a == b);
         let is_plain = self.soft_cap.is_none()
             && self.slopes.is_empty()
             && self.key_lengths.is_none()
             && self.documents.is_none()
             && self.precision == Precision::F32
             && !drops
-            && inputs.iter().all(|input| is_f32(input));
+            && is_centered
+            && inputs.iter().all(|input| fits(input));
         is_plain.then_some(Sight {
             scale: self.scale as f32,
             causal: self.causal,
@@ -159,8 +164,8 @@ pub trait GptBackend: Backend {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, D> {
-        let factors_are_f32 = is_f32(&input) && is_f32(&weight);
-        let Some(kernels) = Self::kernels().filter(|_| factors_are_f32) else {
+        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
+        let Some(kernels) = Self::kernels().filter(|_| all_fit) else {
             return default_dense(input, weight, bias);
         };
         on_rows(input, weight, |input, weight| {
@@ -179,7 +184,8 @@ pub trait GptBackend: Backend {
         kind: NormKind,
         epsilon: f64,
     ) -> Tensor<Self, D> {
-        let scaling = scaling(kind, epsilon).filter(|_| is_f32(&input));
+        let all_fit = fits(&input) && all_fit(&[&weight, &bias]);
+        let scaling = scaling(kind, epsilon).filter(|_| all_fit);
         match (Self::kernels(), scaling) {
             (Some(kernels), Some(scaling)) => from_float(kernels.normalization(
                 to_float(input),
@@ -307,7 +313,7 @@ pub trait GptBackend: Backend {
     /// # Shapes
     /// - `logits` `[N, V]`, `targets` `[N]` -> `[1]`
     fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
-        match Self::kernels().filter(|_| is_f32(&logits)) {
+        match Self::kernels().filter(|_| fits(&logits)) {
             Some(kernels) => {
                 from_float(kernels.cross_entropy(to_float(logits), targets.into_primitive()).0)
             }
@@ -359,7 +365,12 @@ pub trait GptBackend: Backend {
         moments: Option<[Tensor<Self, 1>; 2]>,
         step: &AdamwStep,
     ) -> [Tensor<Self, 1>; 3] {
-        match Self::kernels().filter(|_| is_f32(&value) && is_f32(&gradient)) {
+        let [first, second] = match &moments {
+            Some([first, second]) => [fits(first), fits(second)],
+            None => [true; 2],
+        };
+        let all_fit = fits(&value) && fits(&gradient) && first && second;
+        match Self::kernels().filter(|_| all_fit) {
             Some(kernels) => {
                 let moments = moments.map(|moments| moments.map(to_float));
                 kernels.adamw(to_float(value), to_float(gradient), moments, step).map(from_float)
@@ -526,8 +537,13 @@ pub(super) fn default_adamw<B: Backend>(
     [value, first, second]
 }
 
-pub(super) fn is_f32<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
-    tensor.dtype() == DType::F32
+/// Whether kernels take a tensor: f32, and some of it.
+pub(super) fn fits<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
+    tensor.dtype() == DType::F32 && tensor.dims().iter().all(|length| *length > 0)
+}
+
+pub(super) fn all_fit<B: Backend>(tensors: &[&Option<Tensor<B, 1>>]) -> bool {
+    tensors.iter().all(|tensor| tensor.as_ref().is_none_or(fits))
 }
 
 pub(super) fn to_float<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {

@@ -39,6 +39,8 @@ mod terminal {
 
     /// The modes before the dashboard.
     static BEFORE: OnceLock<Termios> = OnceLock::new();
+    /// `_POSIX_VDISABLE`
+    const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };
     /// Leaves the alternate screen and shows the cursor.
     const LEAVE: &[u8] = b"\x1b[?1049l\x1b[?25h";
 
@@ -57,8 +59,8 @@ mod terminal {
             match tcgetattr(stdin()) {
                 Ok(mut modes) if !modes.local_modes.contains(LocalModes::ICANON) => {
                     modes.local_modes.insert(LocalModes::ISIG);
-                    modes.special_codes[SpecialCodeIndex::VSUSP] = 0;
-                    modes.special_codes[SpecialCodeIndex::VQUIT] = 0;
+                    modes.special_codes[SpecialCodeIndex::VSUSP] = NO_KEY;
+                    modes.special_codes[SpecialCodeIndex::VQUIT] = NO_KEY;
                     if let Err(error) = tcsetattr(stdin(), OptionalActions::Now, &modes) {
                         log::warn!("Ctrl-C has no effect in the dashboard: {error}");
                     }

@@ -123,6 +123,14 @@ impl<B: TrainBackend> Fit<'_, B> {
         let length = config.length();
         // A checkpoint is older than the evaluation of its step, which is made now.
         let at_end = self.state.progress.has_reached(length, self.pass);
+        let averaged = self.stepper.average().map(Average::updates);
+        let evaluates = self.state.evaluation_due || at_end;
+        if evaluates && averaged.is_some() != self.state.averaged.is_some() {
+            // The average was switched on or off: what is evaluated is not what was saved.
+            self.state.averaged = averaged;
+            self.saved = None;
+            self.save(false)?;
+        }
         if let Some(ended) = self.pause(at_end)? {
             return Ok(ended);
         }
@@ -213,6 +221,7 @@ impl<B: TrainBackend> Fit<'_, B> {
             ended = self.evaluate(&model)?;
         }
         // What was interrupted is made again when the run is resumed.
+        let sample_due = sample_due || ended == Some(Ended::StoppedEarly);
         if sample_due && ended != Some(Ended::Interrupted) {
             let saved = self.keeper.sample(step, &model);
             saved.map_err(|source| TrainError::Save { step, source })?;

@@ -90,3 +90,49 @@ fn the_model_of_a_run_is_the_average_of_its_steps() {
         assert!(!far, "{name} goes on from the weights");
     }
 }
+
+/// Where no step has been taken in yet, the first one that is begins the average, resumed or not.
+#[test]
+fn an_average_of_nothing_begins_with_the_first_step_that_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = train(folder.path(), &[&AVERAGED[..], &["--set", "train.steps=1"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let path = run.checkpoints().path(1);
+    // As a checkpoint is after steps that were all left out.
+    let mut left_out = state(&path);
+    left_out["averaged"] = 0.into();
+    fs::write(path.join("state.json"), left_out.to_string()).unwrap();
+    emberlm::files::write_checksums(
+        &path,
+        &["model.safetensors", "optimizer.safetensors", "state.json", "weights.safetensors"],
+    )
+    .unwrap();
+    let more = ["train", "--plain", "--resume", "stories", "--set", "train.steps=2"];
+    let output = emberlm(folder.path(), &more);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = run.checkpoints().path(2);
+    assert_eq!(state(&path)["averaged"], 1);
+    let [average, weights] =
+        ["model.safetensors", "weights.safetensors"].map(|name| values(&path.join(name)));
+    assert_eq!(average, weights);
+}
+
+/// What is evaluated is what is kept, also where the average was switched off in between.
+#[test]
+fn a_pending_evaluation_is_of_the_model_that_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = train(folder.path(), &AVERAGED);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let (before, path) = (values(&run.checkpoints().path(6).join("weights.safetensors")), 6);
+    // The evaluation at the end is made anew.
+    let off = ["train", "--plain", "--resume", "stories", "--set", "train.average=null"];
+    let output = emberlm(folder.path(), &off);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = run.checkpoints().path(path);
+    assert_eq!(values(&path.join("model.safetensors")), before);
+    let final_loss = run.history().summary().unwrap().final_val_loss.unwrap();
+    let text = stdout(&emberlm(folder.path(), &["eval", "stories"]));
+    assert!(text.contains(&format!("{final_loss:.4}")), "{text} has no {final_loss}");
+}

@@ -156,6 +156,18 @@ fn a_whole_training_is_timed_against_its_steps() {
 }
 
 #[test]
+fn a_sequence_is_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["decode", "--shape", "s", "--steps", "5"];
+    let result = bench(folder.path(), &args, &["step_ms", "tokens_per_s"]);
+    assert_eq!(result["steps"], 5);
+    // No further than the context.
+    let args = ["decode", "--shape", "s", "--steps", "1000"];
+    assert_eq!(bench(folder.path(), &args, &["step_ms"])["steps"], 64);
+    refused(folder.path(), &["bench", "decode", "--shape", "bert-small"], "is no decoder");
+}
+
+#[test]
 fn results_are_lines_for_people() {
     let (folder, _) = with_stories();
     let output = emberlm(folder.path(), &["bench", "encode", "stories.txt", "--repeat", "1"]);

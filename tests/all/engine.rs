@@ -23,11 +23,12 @@ use crate::on_each_backend;
 struct Losses(Arc<Mutex<Vec<f64>>>);
 
 impl RowLogger for Losses {
-    fn log(&mut self, row: &Row) {
+    fn log(&mut self, row: &Row) -> std::io::Result<()> {
         if row.split.to_string() == "train" {
             let loss = row.values.iter().find(|logged| logged.key == "loss").unwrap();
             self.0.lock().unwrap().push(loss.value);
         }
+        Ok(())
     }
 }
 

@@ -417,3 +417,29 @@ fn adamw_agrees() {
     // Five roundings a step.
     agree(Adamw, 1e-6);
 }
+
+#[test]
+fn what_is_not_a_number_is_not_hidden() {
+    on_each_backend!(|device: B| {
+        let with = |number: f32, shape: [usize; 4]| {
+            let mut values = numbers(shape.iter().product(), 13);
+            values[5] = number;
+            Tensor::<B, 4>::from_data(TensorData::new(values, shape), &device)
+        };
+        let shape = [1, 1, 6, 4];
+        for place in 0..3 {
+            let [query, key, value] =
+                [0, 1, 2].map(|input| with(if input == place { f32::NAN } else { 0.5 }, shape));
+            let output = B::attend(query, key, value, &AttentionOptions::causal(0.5));
+            assert!(floats(output.into_data()).iter().any(|x| x.is_nan()), "input {place}");
+        }
+        for number in [f32::NAN, f32::INFINITY] {
+            let input = with(number, shape);
+            let scaled = B::normalization(input.clone(), None, None, NormKind::Layer, 1e-5);
+            assert!(floats(scaled.into_data()).iter().any(|x| x.is_nan()), "{number} in a norm");
+            let targets = Tensor::<B, 1, Int>::from_data([0, 1, 2, 3, 0, 1], &device);
+            let loss = B::cross_entropy(input.reshape([6, 4]), targets);
+            assert!(floats(loss.into_data())[0].is_nan(), "{number} in a loss");
+        }
+    });
+}

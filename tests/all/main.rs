@@ -36,6 +36,7 @@ mod schedule_command;
 mod schedules;
 mod sources;
 mod split;
+mod stopping;
 mod stories;
 mod support;
 mod tasks;

@@ -295,9 +295,9 @@ fn batches_are_as_large_as_the_interface_allows() {
     let mut logger = tracking.logger();
     // 999 metrics fill a request but for one; a row of 1200 needs two of them.
     for step in 1..=700 {
-        logger.log(&row(step, &[step as f64; 3]));
+        logger.log(&row(step, &[step as f64; 3])).unwrap();
     }
-    logger.log(&row(701, &[0.5; 1200]));
+    logger.log(&row(701, &[0.5; 1200])).unwrap();
     assert_eq!(tracking.finish(RunStatus::Killed), None);
     let metrics = stub.seen.logged("metrics", 1000);
     assert_eq!(metrics.len(), 700 * 3 + 1200);
@@ -311,7 +311,7 @@ fn batches_are_as_large_as_the_interface_allows() {
 fn what_is_not_a_number_goes_by_its_name() {
     let stub = Stub::new(|_, _| None);
     let tracking = tracking(&stub.uri, None);
-    tracking.logger().log(&row(1, &[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.1]));
+    tracking.logger().log(&row(1, &[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.1])).unwrap();
     assert_eq!(tracking.finish(RunStatus::Failed), None);
     let metrics = stub.seen.logged("metrics", 1000);
     let values: Vec<_> = metrics.iter().map(|metric| metric["value"].clone()).collect();
@@ -336,7 +336,7 @@ fn rows_that_wait_are_bounded_and_those_left_out_are_counted() {
     let mut logger = tracking.logger();
     let started = Instant::now();
     for step in 1..=50_000 {
-        logger.log(&row(step, &[1.0]));
+        logger.log(&row(step, &[1.0])).unwrap();
     }
     assert!(started.elapsed() < Duration::from_secs(5));
     let message = tracking.finish(RunStatus::Finished).unwrap();

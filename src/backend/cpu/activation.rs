@@ -118,6 +118,12 @@ fn mish_gate(x: f32) -> f32 {
     a / (a + b)
 }
 
+/// A difference that only rounding can have brought above zero. What is not a number stays so.
+#[inline(always)]
+pub(super) fn not_positive(x: f32) -> f32 {
+    if x > 0.0 { 0.0 } else { x }
+}
+
 /// `e^x` for `x` at most zero, to two units in the last place: `2^n e^r` with `|r| <= ln 2 / 2`
 /// and the Taylor polynomial of `e^r`. Below -87, where floats end, that of -87.
 #[inline(always)]
@@ -130,7 +136,8 @@ pub(super) fn exp(x: f32) -> f32 {
     const HIGH: f32 = 0.693_359_4;
     const LOW: f32 = -2.121_944_4e-4;
     debug_assert!((HIGH + LOW - LN_2).abs() < 1e-7);
-    let x = x.max(-87.0);
+    // Not `max`, which would hide what is not a number.
+    let x = if x < -87.0 { -87.0 } else { x };
     let rounded = x * LOG2_E + ROUND;
     let n = rounded - ROUND;
     let r = x - n * HIGH - n * LOW;

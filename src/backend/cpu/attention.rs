@@ -8,7 +8,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-use super::activation::exp;
+use super::activation::{exp, not_positive};
 use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{highest, sum, sum_pairs};
 use super::written;
@@ -147,7 +147,7 @@ pub(super) fn forward(
             arch.dispatch(|| {
                 finish_rows(scores, sight, block, [t, s], |query, row| {
                     let highest = highest(row);
-                    row.iter_mut().for_each(|x| *x = exp((*x - highest).min(0.0)));
+                    row.iter_mut().for_each(|x| *x = exp(not_positive(*x - highest)));
                     let sum = sum(row, |x| x);
                     let share = 1.0 / sum;
                     row.iter_mut().for_each(|x| *x *= share);
@@ -224,7 +224,7 @@ pub(super) unsafe fn backward(
             arch.dispatch(|| {
                 finish_rows(weights, sight, &block, [t, s], |query, row| {
                     let log_sum = log_sums[query];
-                    row.iter_mut().for_each(|x| *x = exp((*x - log_sum).min(0.0)));
+                    row.iter_mut().for_each(|x| *x = exp(not_positive(*x - log_sum)));
                 });
                 let rows = slopes.chunks_exact_mut(all.len()).zip(weights.chunks_exact(all.len()));
                 for (number, (slopes, weights)) in rows.enumerate() {

@@ -3,13 +3,14 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::activation::exp;
+use super::activation::{exp, not_positive};
 use super::rows::{highest, sum};
 use super::written;
 
 /// The mean over rows of `log Σ eˣ - x_target`, and for each row `log Σ eˣ`.
 pub(super) fn forward(logits: &[f32], width: usize, targets: &[usize]) -> (f32, Vec<f32>) {
     let arch = Arch::new();
+    assert_eq!(logits.len(), width * targets.len());
     let log_sum = |row: &[f32]| {
         let highest = highest(row);
         // The row of an infinity or of what is not a number has no loss either.
@@ -34,6 +35,8 @@ pub(super) fn backward(
     factor: f32,
 ) -> Vec<f32> {
     let arch = Arch::new();
+    assert_eq!(logits.len(), width * targets.len());
+    assert_eq!(log_sums.len(), targets.len());
     // SAFETY: whole rows, and all of them, are written.
     unsafe {
         written(logits.len(), |room| {
@@ -44,7 +47,7 @@ pub(super) fn backward(
                     arch.dispatch(|| {
                         for (output, x) in output.iter_mut().zip(row) {
                             // Rounding can bring it above zero, where `exp` has no say.
-                            output.write(factor * exp((x - log_sum).min(0.0)));
+                            output.write(factor * exp(not_positive(x - log_sum)));
                         }
                     });
                     // Written a moment ago.

@@ -55,6 +55,7 @@ impl GptBackend for Flex {
             return default_activation_backward(input, gradient, kind);
         }
         let (input, gradient) = (contiguous(input), contiguous(gradient));
+        assert_eq!(input.layout().shape(), gradient.layout().shape());
         let (x, gradients, arch) = (elements(&input), elements(&gradient), Arch::new());
         // SAFETY: every part is written.
         let output = unsafe {
@@ -77,6 +78,7 @@ struct CpuKernels;
 impl Kernels<Flex> for CpuKernels {
     fn dense(&self, input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
         let shape = [input.layout().shape()[0], weight.layout().shape()[1]];
+        let [input, weight] = [input, weight].map(forwards);
         let bias = bias.map(|bias| bias.to_contiguous());
         let output = product(matrix(&input), matrix(&weight), bias.as_ref().map(elements));
         tensor(output, &shape)
@@ -89,6 +91,7 @@ impl Kernels<Flex> for CpuKernels {
         gradient: FlexTensor,
         [of_input, of_weight, of_bias]: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
+        let [input, weight, gradient] = [input, weight, gradient].map(forwards);
         let (x, w, g) = (matrix(&input), matrix(&weight), matrix(&gradient));
         let [d_input, d_output] = [weight.layout().shape()[0], weight.layout().shape()[1]];
         let rows = input.layout().shape()[0];
@@ -139,6 +142,7 @@ impl Kernels<Flex> for CpuKernels {
 
     fn attend(&self, inputs: [FlexTensor; 3], sight: Sight) -> (FlexTensor, FlexTensor) {
         let inputs = inputs.map(with_rows);
+        check_heads(&inputs);
         let [b, h, t, _] = dims(&inputs[0]);
         let width = dims(&inputs[2])[3];
         let [query, key, value] = inputs.each_ref().map(heads);
@@ -155,6 +159,7 @@ impl Kernels<Flex> for CpuKernels {
         sight: Sight,
     ) -> [FlexTensor; 3] {
         let inputs = inputs.map(with_rows);
+        check_heads(&inputs);
         let mut gradients = [Vec::new(), Vec::new(), Vec::new()];
         let shapes = inputs.each_ref().map(|input| {
             let [b, heads, length, width] = dims(input);
@@ -187,7 +192,9 @@ impl Kernels<Flex> for CpuKernels {
     ) -> FlexTensor {
         let joined = with_rows(joined);
         let [b, all, length, width] = dims(&joined);
+        assert_eq!(h + 2 * g, all);
         let inputs = [(0, h), (h, g), (h + g, g)].map(|(first, n)| joined.narrow(1, first, n));
+        check_heads(&inputs);
         // SAFETY: the kernel writes the queries', the keys' and the values' part, which are all.
         let of_joined = unsafe {
             written(b * length * all * width, |room| {
@@ -263,6 +270,10 @@ fn backward(
 ) {
     let (output, gradient) = (with_rows(output), with_rows(gradient));
     let log_sums = log_sums.to_contiguous();
+    let [b, h, t, _] = dims(&inputs[0]);
+    let expected = [b, h, t, dims(&inputs[2])[3]];
+    assert_eq!([dims(&output), dims(&gradient)], [expected; 2]);
+    assert_eq!(elements(&log_sums).len(), b * h * t);
     let outcome = Outcome {
         output: heads(&output),
         log_sums: elements(&log_sums),
@@ -270,6 +281,15 @@ fn backward(
     };
     // SAFETY: the rooms are of the inputs' shapes, and apart.
     unsafe { attention::backward(inputs.each_ref().map(heads), outcome, sight, rooms) };
+}
+
+/// That queries, keys and values belong together: what the kernels write relies on it.
+fn check_heads(inputs: &[FlexTensor; 3]) {
+    let [[b, h, _, k], key, value] = inputs.each_ref().map(dims);
+    let [_, g, s, width] = key;
+    assert!(g > 0 && h.is_multiple_of(g), "{h} query heads on {g} key heads");
+    assert_eq!((key[0], width), (b, k));
+    assert_eq!([value[0], value[1], value[2]], [b, g, s]);
 }
 
 /// So many numbers, which `write` puts there.
@@ -318,6 +338,11 @@ fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     let shape = tensor.layout().shape();
     let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
     Matrix::new(elements, [shape[0], shape[1]], strides(tensor))
+}
+
+/// Not flipped.
+fn forwards(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().has_positive_strides() { tensor } else { tensor.to_contiguous() }
 }
 
 /// With the numbers of a row side by side.

@@ -31,6 +31,7 @@ pub(super) fn forward(
     let arch = Arch::new();
     let weight = weight.map_or_else(|| vec![1.0; width], <[f32]>::to_vec);
     let bias = bias.map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
+    assert!(weight.len() == width && bias.len() == width && x.len().is_multiple_of(width));
     let chunk = |x: &[f32], output: &mut [MaybeUninit<f32>]| {
         for (x, output) in x.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
             let (mean, factor) = level_and_factor(x, scaling);
@@ -59,6 +60,8 @@ pub(super) fn backward(
     scaling: Scaling,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let arch = Arch::new();
+    assert!(weight.is_none_or(|weight| weight.len() == width));
+    assert!(gradient.len() == x.len() && x.len().is_multiple_of(width));
     let chunk = |x: &[f32], gradient: &[f32], output: &mut [MaybeUninit<f32>]| {
         let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
         // Of the row that it is at: the normalised numbers, and their gradients.

@@ -1,6 +1,7 @@
 //! The subcommands of `emberlm bench`: what they measure is what the other commands do, without
 //! the parts that are for their user.
 
+mod decode;
 mod encode;
 mod engine;
 mod prepare;
@@ -24,6 +25,7 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<()> {
         BenchCommand::Prepare(args) => prepare::run(args),
         BenchCommand::Train(args) => train::run(args),
         BenchCommand::Engine(args) => engine::run(args),
+        BenchCommand::Decode(args) => decode::run(args),
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn load(name: &str) -> anyhow::Result<(RunConfig, Corpus, tempfile::T
 }
 
 /// A shape or a configuration, on token files in a folder; and how many different ids they have.
-fn config_of(name: &str, data: PathBuf) -> anyhow::Result<(RunConfig, usize)> {
+pub(super) fn config_of(name: &str, data: PathBuf) -> anyhow::Result<(RunConfig, usize)> {
     let value = match SHAPES.iter().find(|shape| shape.name == name) {
         Some(shape) => shape.config(),
         None => config::load_value(&Source::find(name, None).with_context(|| {

@@ -5,17 +5,16 @@ use crate::artifact::{ArtifactError, Run};
 use crate::backend::{BackendKind, TrainBackend};
 use crate::config::RunConfig;
 use crate::train::{
-    CsvLogger, Ended, JsonLinesLogger, Loggers, MlflowTracking, Outcome, RowLogger, RunStatus,
+    CsvLogger, Ended, JsonLinesLogger, MlflowTracking, Outcome, RowLogger, RunStatus,
     TensorBoardLogger, TrainError,
 };
 
-/// The loggers that a configuration asks for, of a run that has taken some steps already.
+/// The loggers in the run's folder that a configuration asks for, of a run that has taken some steps already.
 pub(super) fn open(
     run: &Run,
     config: &RunConfig,
     taken: usize,
-    tracking: Option<&MlflowTracking>,
-) -> Result<Loggers, ArtifactError> {
+) -> anyhow::Result<Vec<Box<dyn RowLogger>>> {
     let (wanted, history) = (&config.train.loggers, run.history());
     let mut loggers: Vec<Box<dyn RowLogger>> =
         vec![Box::new(JsonLinesLogger::new(history.lines()?))];
@@ -26,12 +25,10 @@ pub(super) fn open(
     if wanted.tensorboard {
         let settings = serde_json::to_string_pretty(config).unwrap_or_default();
         let text = format!("# {}\n\n```json\n{settings}\n```\n", config.name);
-        loggers.push(Box::new(TensorBoardLogger::new(history.event_file()?, taken + 1, &text)));
+        let events = TensorBoardLogger::new(history.event_file()?, taken + 1, &text)?;
+        loggers.push(Box::new(events));
     }
-    if let Some(tracking) = tracking {
-        loggers.push(Box::new(tracking.logger()));
-    }
-    Ok(Loggers::new(loggers))
+    Ok(loggers)
 }
 
 /// The connection with the tracking server, where a configuration names one.
@@ -54,10 +51,10 @@ pub(super) fn conclude<B: TrainBackend>(
     tracking: MlflowTracking,
     outcome: &Result<Outcome<B>, TrainError>,
 ) {
-    let status = match outcome.as_ref().map(|outcome| outcome.ended) {
-        Ok(Ended::Finished | Ended::StoppedEarly) => RunStatus::Finished,
-        Ok(Ended::Interrupted) => RunStatus::Killed,
-        Err(_) => RunStatus::Failed,
+    let status = match outcome {
+        Ok(Outcome { ended: Ended::Interrupted, .. }) => RunStatus::Killed,
+        Ok(outcome) if outcome.state.best.is_some() => RunStatus::Finished,
+        _ => RunStatus::Failed, // a run without a best model has diverged
     };
     if let Some(missing) = tracking.finish(status) {
         let _ = writeln!(std::io::stderr(), "{missing}");

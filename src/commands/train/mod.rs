@@ -14,7 +14,8 @@ use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::data::{Corpus, EvaluationLoader, SplitTokens, Task};
 use crate::train::{
-    Average, Display, Ended, LanguageModel, ModelOptimizer, Outcome, Training, evaluate, train,
+    Average, Display, Ended, LanguageModel, Loggers, ModelOptimizer, Outcome, Training, evaluate,
+    train,
 };
 use keeper::Keeper;
 use plan::Plan;
@@ -44,17 +45,17 @@ impl Job for Train<'_> {
         let params = model.num_params();
         let model = LanguageModel::for_training(model, &plan.config)?;
         let optimizer = ModelOptimizer::new(&plan.config.train.optimizer, &model)?;
-        let (finetuning, checkpoint) = (plan.is_finetuning(), plan.checkpoint());
+        let finetuning = plan.is_finetuning();
         let (config, state) = (plan.config.clone(), plan.state.clone());
-        let (run, _lock, corpus) = plan.open(args)?;
         let mut average = config.train.average.map(|config| Average::new(config, 0));
-        if let Some(step) = checkpoint {
-            let checkpoints = run.checkpoints();
+        // Before anything of the run is changed.
+        if let Some((step, checkpoints)) = plan.checkpoint() {
             checkpoints.load_moments(step, &model, &optimizer, &device)?;
             if let Some(config) = config.train.average {
                 average = Some(checkpoints.load_average(step, &state, config, &model, &device)?);
             }
         }
+        let (run, _lock, corpus) = plan.open(args)?;
         let taken = state.progress.step;
         let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
         report.announce();
@@ -69,7 +70,13 @@ impl Job for Train<'_> {
         let display = display(args);
         stop_on_signal(&interrupter, display)?;
         let keeper = Box::new(Keeper::new(&run, &config, &corpus)?);
+        let mut loggers = loggers::open(&run, &config, taken)?;
         let tracking = loggers::track(&run, &config, backend)?;
+        if let Some(tracking) = &tracking {
+            loggers.push(Box::new(tracking.logger()));
+        }
+        let loggers = Loggers::new(loggers);
+        let written = loggers.written();
         let outcome = train(Training {
             config: &config,
             corpus: &corpus,
@@ -79,12 +86,15 @@ impl Job for Train<'_> {
             state,
             device,
             keeper,
-            loggers: loggers::open(&run, &config, taken, tracking.as_ref())?,
+            loggers,
             display,
             interrupter,
         });
         if let Some(tracking) = tracking {
             loggers::conclude(tracking, &outcome);
+        }
+        if let Some(trouble) = written.trouble() {
+            let _ = writeln!(std::io::stderr(), "metrics are not all there: {trouble}");
         }
         let outcome =
             outcome.with_context(|| format!("the run {} stopped", run.path().display()))?;

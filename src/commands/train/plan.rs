@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::say;
-use crate::artifact::{Change, Resumable, Run, RunLock, Segment};
+use crate::artifact::{Change, Checkpoints, Resumable, Run, RunLock, Segment};
 use crate::backend::BackendKind;
 use crate::cli::TrainArgs;
 use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
@@ -151,9 +151,10 @@ impl Plan {
         self.initial.is_some()
     }
 
-    /// The step that it goes on from, of a run that has a checkpoint.
-    pub(super) fn checkpoint(&self) -> Option<usize> {
-        self.existing.as_ref()?.step
+    /// The step that it goes on from, of a run that has a checkpoint, and where that is.
+    pub(super) fn checkpoint(&self) -> Option<(usize, Checkpoints)> {
+        let Existing { run, step, .. } = self.existing.as_ref()?;
+        Some(((*step)?, run.checkpoints()))
     }
 
     /// The model as it is before the next step.

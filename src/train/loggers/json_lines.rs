@@ -1,7 +1,7 @@
 use serde_json::{Map, Value, json};
-use std::io::Write;
+use std::io::{self, Write};
 
-use super::{Row, RowLogger, report};
+use super::{Row, RowLogger};
 
 /// A JSON object a row; what is not a number is null.
 pub struct JsonLinesLogger<W> {
@@ -15,7 +15,7 @@ impl<W: Write + Send> JsonLinesLogger<W> {
 }
 
 impl<W: Write + Send> RowLogger for JsonLinesLogger<W> {
-    fn log(&mut self, row: &Row) {
+    fn log(&mut self, row: &Row) -> io::Result<()> {
         let mut line = Map::new();
         line.insert("split".into(), row.split.to_string().into());
         line.insert("step".into(), row.step.into());
@@ -25,6 +25,7 @@ impl<W: Write + Send> RowLogger for JsonLinesLogger<W> {
         }
         // In one piece, which a crash does not cut in two.
         let line = format!("{}\n", Value::Object(line));
-        report(self.output.write_all(line.as_bytes()).and_then(|()| self.output.flush()));
+        self.output.write_all(line.as_bytes())?;
+        self.output.flush()
     }
 }

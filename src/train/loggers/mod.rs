@@ -19,7 +19,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What one step or one evaluation has measured.
@@ -41,13 +41,20 @@ pub struct Logged {
     pub list: Option<Value>,
 }
 
-/// Takes the rows of a run. A logger never stops it: what cannot be written is reported once, and
-/// left out.
+/// Takes the rows of a run. A logger never stops it: one that fails gets no more rows, so that
+/// nothing is written behind half a row, and the run says so at its end.
 pub trait RowLogger: Send {
     /// Called once, before the first row, with all the keys that rows can have.
-    fn begin(&mut self, _keys: &[String]) {}
+    ///
+    /// # Errors
+    /// A place that cannot be written.
+    fn begin(&mut self, _keys: &[String]) -> io::Result<()> {
+        Ok(())
+    }
 
-    fn log(&mut self, row: &Row);
+    /// # Errors
+    /// A place that cannot be written.
+    fn log(&mut self, row: &Row) -> io::Result<()>;
 }
 
 /// What a metric tells the loggers beside its number, as the text that burn keeps of it.
@@ -100,6 +107,17 @@ impl Loggers {
         Row { split: split.clone(), step: self.step, values }
     }
 
+    /// Those that fail are told no more.
+    fn tell(&mut self, mut what: impl FnMut(&mut dyn RowLogger) -> io::Result<()>) {
+        self.loggers.retain_mut(|logger| match what(logger.as_mut()) {
+            Ok(()) => true,
+            Err(error) => {
+                self.written.note_trouble(&error);
+                false
+            }
+        });
+    }
+
     /// The keys of the first row in its order, which is that of the metrics, and then the others.
     fn begin(&mut self, first: &Row) {
         let mut keys: Vec<String> = first.values.iter().map(|value| value.key.clone()).collect();
@@ -107,7 +125,7 @@ impl Loggers {
             self.keys.values().filter(|key| !keys.contains(key)).cloned().collect();
         others.sort();
         keys.append(&mut others);
-        self.loggers.iter_mut().for_each(|logger| logger.begin(&keys));
+        self.tell(|logger| logger.begin(&keys));
         self.begun = true;
     }
 }
@@ -118,7 +136,7 @@ impl MetricLogger for Loggers {
         if !self.begun {
             self.begin(&row);
         }
-        self.loggers.iter_mut().for_each(|logger| logger.log(&row));
+        self.tell(|logger| logger.log(&row));
         if row.split == Split::Train {
             self.written.note(row.step);
         }
@@ -141,31 +159,43 @@ impl MetricLogger for Loggers {
     fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
 }
 
-/// The last training step whose row all loggers have taken.
+/// How far the loggers of a run have come.
 #[derive(Debug, Clone, Default)]
-pub struct Written(Arc<(Mutex<usize>, Condvar)>);
+pub struct Written(Arc<(Mutex<State>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last training step whose row all loggers have taken.
+    step: usize,
+    /// The first thing that could not be written.
+    trouble: Option<String>,
+}
 
 impl Written {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note(&self, step: usize) {
-        let (last, changed) = &*self.0;
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = step;
-        changed.notify_all();
+        self.state().step = step;
+        self.0.1.notify_all();
+    }
+
+    fn note_trouble(&self, error: &io::Error) {
+        self.state().trouble.get_or_insert_with(|| error.to_string());
+    }
+
+    /// Why not all metrics are written, where they are not.
+    pub fn trouble(&self) -> Option<String> {
+        self.state().trouble.clone()
     }
 
     /// Waits until the row of a training step is with the loggers, so that a checkpoint of that
     /// step never stands beside a history without it. Whether it is there in time.
     pub fn wait_for(&self, step: usize, at_most: Duration) -> bool {
-        let (last, changed) = &*self.0;
-        let last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = changed.wait_timeout_while(last, at_most, |last| *last < step);
-        let (last, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *last >= step
-    }
-}
-
-/// A full disk shows itself at the next checkpoint, where it stops the run with a reason.
-fn report(result: io::Result<()>) {
-    if let Err(error) = result {
-        log::warn!("cannot write metrics: {error}");
+        let missing = |state: &mut State| state.step < step;
+        let waited = self.0.1.wait_timeout_while(self.state(), at_most, missing);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.step >= step
     }
 }

@@ -5,7 +5,7 @@ use prost::Message;
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Row, RowLogger, report};
+use super::{Row, RowLogger};
 
 /// Scalars such as `train/loss`, by step, and the run's configuration as a text.
 pub struct TensorBoardLogger<W> {
@@ -15,20 +15,17 @@ pub struct TensorBoardLogger<W> {
 impl<W: Write + Send> TensorBoardLogger<W> {
     /// Begins a file. What other files of the folder hold of `first_step` and later steps,
     /// TensorBoard forgets. `description` is Markdown.
-    pub fn new(output: W, first_step: usize, description: &str) -> Self {
+    ///
+    /// # Errors
+    /// An output that cannot be written.
+    pub fn new(output: W, first_step: usize, description: &str) -> io::Result<Self> {
         let mut logger = Self { output };
-        let begun = logger
-            .write(Event { file_version: Some("brain.Event:2".into()), ..Event::now(0) })
-            .and_then(|()| {
-                let session_log = Some(SessionLog { status: SESSION_START });
-                logger.write(Event { session_log, ..Event::now(first_step) })
-            })
-            .and_then(|()| {
-                let summary = Some(Summary { value: vec![text("config", description)] });
-                logger.write(Event { summary, ..Event::now(first_step) })
-            });
-        report(begun);
-        logger
+        logger.write(Event { file_version: Some("brain.Event:2".into()), ..Event::now(0) })?;
+        let session_log = Some(SessionLog { status: SESSION_START });
+        logger.write(Event { session_log, ..Event::now(first_step) })?;
+        let summary = Some(Summary { value: vec![text("config", description)] });
+        logger.write(Event { summary, ..Event::now(first_step) })?;
+        Ok(logger)
     }
 
     fn write(&mut self, event: Event) -> io::Result<()> {
@@ -45,7 +42,7 @@ impl<W: Write + Send> TensorBoardLogger<W> {
 }
 
 impl<W: Write + Send> RowLogger for TensorBoardLogger<W> {
-    fn log(&mut self, row: &Row) {
+    fn log(&mut self, row: &Row) -> io::Result<()> {
         let scalar = |tag: String, value: f64| Value {
             tag,
             simple_value: Some(value as f32),
@@ -57,7 +54,7 @@ impl<W: Write + Send> RowLogger for TensorBoardLogger<W> {
             .map(|logged| scalar(format!("{}/{}", row.split, logged.key), logged.value))
             .collect();
         let summary = Some(Summary { value });
-        report(self.write(Event { summary, ..Event::now(row.step) }));
+        self.write(Event { summary, ..Event::now(row.step) })
     }
 }
 

@@ -73,7 +73,7 @@ fn answer(sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<Value, Fail
     let text = response.body_mut().read_to_string().map_err(unreachable)?;
     let found = serde_json::from_str::<Value>(&text);
     if status.is_success() {
-        let foreign = |_| Failure::Refused("the server does not answer as MLflow does".into());
+        let foreign = |_| Failure::Unreachable("the server does not answer as MLflow does".into());
         return found.map_err(foreign);
     }
     let found = found.unwrap_or_default();
@@ -86,7 +86,8 @@ fn answer(sent: Result<Response<ureq::Body>, ureq::Error>) -> Result<Value, Fail
     let separator = if message.is_empty() { "" } else { ": " };
     let reason = format!("the server answers {status}{separator}{message}");
     let waits = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
-    if status.is_server_error() || waits.contains(&status) {
+    // Without a code it is not MLflow that answers, but what stands before it.
+    if status.is_server_error() || waits.contains(&status) || code.is_none() {
         return Err(Failure::Unreachable(reason));
     }
     Err(Failure::Refused(reason))

@@ -7,6 +7,7 @@ mod sender;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,8 +61,9 @@ pub struct MlflowLogger {
 }
 
 impl RowLogger for MlflowLogger {
-    fn log(&mut self, row: &Row) {
+    fn log(&mut self, row: &Row) -> io::Result<()> {
         self.queue.add(row);
+        Ok(())
     }
 }
 
@@ -159,6 +161,15 @@ impl MlflowTracking {
             return Some(format!("mlflow: the run is not marked {status} at {}: {why}", self.uri));
         }
         state.refusal.as_ref().map(|reason| format!("mlflow: {reason}"))
+    }
+}
+
+/// Ends the thread of a run that came to no end.
+impl Drop for MlflowTracking {
+    fn drop(&mut self) {
+        self.queue.change(|state| {
+            state.ending.get_or_insert(RunStatus::Failed);
+        });
     }
 }
 

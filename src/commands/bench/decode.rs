@@ -1,0 +1,79 @@
+use anyhow::bail;
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, TensorData};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::{median, milliseconds, peak_mib, rounded, say, shapes};
+use crate::backend::{self, BackendKind, Job, TrainBackend};
+use crate::cli::BenchDecodeArgs;
+use crate::config::Architecture;
+use crate::config::RunConfig;
+use crate::generate::{Sampler, Sampling};
+use crate::model::{Gpt, Initializer};
+
+pub(super) fn run(args: BenchDecodeArgs) -> anyhow::Result<()> {
+    let backend = backend::choose(args.backend.as_deref())?;
+    let (config, _) = shapes::config_of(&args.shape, PathBuf::new())?;
+    if config.model.architecture != Architecture::Decoder {
+        bail!("`{}` is no decoder, which alone continues a sequence", args.shape);
+    }
+    let result = backend::dispatch(backend, Bench { args: &args, backend, config: &config })??;
+    Ok(say(args.json, &result)?)
+}
+
+struct Bench<'a> {
+    args: &'a BenchDecodeArgs,
+    backend: BackendKind,
+    config: &'a RunConfig,
+}
+
+impl Job for Bench<'_> {
+    type Output = anyhow::Result<Value>;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<Value> {
+        let Self { args, backend, config } = self;
+        let vocab_size = config.model.vocab_size.unwrap_or_default();
+        let initializer = Initializer::seeded(config.seed);
+        let model = Gpt::<B::InnerBackend>::new(
+            &config.name,
+            &config.model,
+            vocab_size,
+            initializer,
+            &device,
+        );
+        let greedy = Sampling { temperature: 0.0, top_k: None, top_p: None, min_p: None };
+        let steps = (args.steps as usize).min(config.model.context_length);
+        let mut times = Vec::new();
+        // The first time memory is taken and kernels are compiled.
+        for _ in 0..2 {
+            times.clear();
+            let (mut cache, mut sampler) = (model.new_cache(), Sampler::new(greedy, 0)?);
+            let mut token = 0;
+            for _ in 0..steps {
+                let started = Instant::now();
+                let input = TensorData::new(vec![token as i32], [1, 1]);
+                let input = Tensor::<B::InnerBackend, 2, Int>::from_data(input, &device);
+                let logits = model.decode(input, &mut cache)?;
+                let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+                token = sampler.choose(&logits);
+                times.push(milliseconds(started.elapsed()));
+            }
+        }
+        let step = median(times);
+        let mut result = json!({
+            "bench": "decode",
+            "shape": args.shape,
+            "backend": backend.name(),
+            "params": model.num_params(),
+            "steps": steps,
+            "step_ms": rounded(step),
+            "tokens_per_s": (1e3 / step).round(),
+        });
+        if let Some(peak) = peak_mib() {
+            result["peak_mib"] = peak;
+        }
+        Ok(result)
+    }
+}
