@@ -194,11 +194,11 @@ impl Checkpoints {
         for step in self.steps()?.into_iter().rev() {
             match read_state(&self.path(step)) {
                 Err(error) => damaged.push((step, error)),
-                Ok(mut state) => {
+                Ok(state) => {
                     for (step, _) in &damaged {
                         self.set_aside(*step)?;
                     }
-                    self.restore_best(&mut state)?;
+                    self.restore_best(&state)?;
                     let damaged = damaged.into_iter().map(|(_, error)| error).collect();
                     return Ok(Some(Resumable { step, state, damaged }));
                 }
@@ -221,10 +221,10 @@ impl Checkpoints {
 
     /// Notes what was the best checkpoint when this state was saved. What came after it is going to
     /// be computed again.
-    fn restore_best(&self, state: &mut RunState) -> Result<(), ArtifactError> {
-        state.best = state.best.filter(|best| self.path(best.step).exists());
+    fn restore_best(&self, state: &RunState) -> Result<(), ArtifactError> {
+        let best = state.best.filter(|best| self.path(best.step).exists());
         let path = self.run.join(BEST);
-        match state.best {
+        match best {
             Some(best) => files::write_json(&path, &best)?,
             None if path.exists() => fs::remove_file(&path).map_err(write_error(&path))?,
             None => {}
