@@ -11,10 +11,11 @@ use burn::tensor::{Int, Tensor, TensorPrimitive};
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
-use super::ops::{
-    all_fit, default_attend, default_cross_entropy, default_dense, default_normalization, fits,
-    from_float, on_rows, scaling, separate, to_float,
+use super::compositions::{
+    default_attend, default_cross_entropy, default_dense, default_normalization, on_rows, scaling,
+    separate,
 };
+use super::ops::{all_fit, fits, from_float, to_float};
 use super::{AttentionOptions, GptBackend};
 use crate::config::Activation;
 use crate::config::NormKind;

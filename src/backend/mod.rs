@@ -4,6 +4,7 @@
 //! else is generic, and meets a concrete type only through [`dispatch`].
 
 mod autodiff;
+mod compositions;
 #[cfg(feature = "flex")]
 mod cpu;
 mod device;

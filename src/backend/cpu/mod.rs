@@ -15,7 +15,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-use super::ops::{default_activation, default_activation_backward};
+use super::compositions::{default_activation, default_activation_backward};
 use super::{AdamwStep, GptBackend, Kernels, Scaling, Sight};
 use crate::config::Activation;
 use attention::{Heads, Outcome, Room};

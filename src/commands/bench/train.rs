@@ -2,7 +2,7 @@ use anyhow::anyhow;
 use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{median, milliseconds, peak_mib, rounded, say, shapes};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
@@ -48,20 +48,19 @@ impl Job for Bench<'_> {
             device,
         )?;
         let loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
-        let mut batches =
-            Timed { batches: DataLoader::<B, TokenBatch>::iter(&loader), waited: Duration::ZERO };
+        let mut batches = DataLoader::<B, TokenBatch>::iter(&loader);
         let (mut progress, mut guard) = (Progress::default(), Guard::default());
         let (mut steps, mut waits) = (Vec::new(), Vec::new());
         let mut tokens = 0;
         for number in 0..WARMUP_STEPS + args.steps {
-            batches.waited = Duration::ZERO;
             let started = Instant::now();
             let step = stepper.step(&mut batches, &mut progress, &mut guard);
             let time = started.elapsed();
             if number >= WARMUP_STEPS {
+                let output = step.map_err(|reason| anyhow!("{reason:?}"))?.output;
                 steps.push(milliseconds(time));
-                waits.push(milliseconds(batches.waited));
-                tokens = step.map_err(|reason| anyhow!("{reason:?}"))?.output.tokens;
+                waits.push(output.data_seconds * 1e3);
+                tokens = output.tokens;
             }
         }
         // Nothing is read ahead any more while the batches are made once again.
@@ -112,21 +111,4 @@ fn batch_costs(loader: &TrainLoader, config: &RunConfig) -> f64 {
         milliseconds(time)
     };
     median((0..READ_STEPS).map(read).collect())
-}
-
-/// Batches, and how long they were waited for.
-struct Timed<I> {
-    batches: I,
-    waited: Duration,
-}
-
-impl<I: Iterator> Iterator for Timed<I> {
-    type Item = I::Item;
-
-    fn next(&mut self) -> Option<I::Item> {
-        let started = Instant::now();
-        let batch = self.batches.next();
-        self.waited += started.elapsed();
-        batch
-    }
 }

@@ -191,11 +191,15 @@ impl Written {
     }
 
     /// Waits until the row of a training step is with the loggers, so that a checkpoint of that
-    /// step never stands beside a history without it. Whether it is there in time.
-    pub fn wait_for(&self, step: usize, at_most: Duration) -> bool {
+    /// step never stands beside a history without it; where it is not there in time, that is a
+    /// trouble.
+    pub fn wait_for(&self, step: usize, at_most: Duration) {
         let missing = |state: &mut State| state.step < step;
         let waited = self.0.1.wait_timeout_while(self.state(), at_most, missing);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.step >= step
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            let late = || format!("step {step} was not with the loggers after {at_most:?}");
+            state.trouble.get_or_insert_with(late);
+        }
     }
 }

@@ -1,0 +1,305 @@
+//! The operations of [`GptBackend`] as compositions of burn's own: what runs where a backend has no
+//! kernels, and the reference that kernels are tested against.
+//!
+//! B batch, T new positions, S all positions, H heads, G key heads, V vocabulary
+
+use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, relu, sigmoid, softmax};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
+
+use super::precision::{factor, product};
+use super::{AdamwStep, AttentionOptions, GptBackend, Scaling};
+use crate::config::Activation;
+use crate::config::NormKind;
+
+/// Added to the scores of keys that are padding: far below any score, and finite, since a query
+/// that is padding itself may see nothing else, and must get some number all the same.
+const PADDING: f32 = -1e30;
+
+/// [`GptBackend::dense`] by burn's own operations.
+pub(super) fn default_dense<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, D> {
+    on_rows(input, weight, |input, weight| {
+        let output = product(input, weight);
+        match bias {
+            Some(bias) => output + bias.unsqueeze(),
+            None => output,
+        }
+    })
+}
+
+/// One product over all rows: a batched one would build a weight gradient a batch entry.
+pub(super) fn on_rows<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    multiply: impl FnOnce(Tensor<B, 2>, Tensor<B, 2>) -> Tensor<B, 2>,
+) -> Tensor<B, D> {
+    let mut dims = input.dims();
+    let [d_input, d_output] = weight.dims();
+    let rows = dims.iter().take(D - 1).product();
+    dims[D - 1] = d_output;
+    multiply(input.reshape([rows, d_input]), weight).reshape(dims)
+}
+
+/// [`GptBackend::normalization`] by burn's own operations.
+pub(super) fn default_normalization<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Option<Tensor<B, 1>>,
+    bias: Option<Tensor<B, 1>>,
+    kind: NormKind,
+    epsilon: f64,
+) -> Tensor<B, D> {
+    // Not `powf`: the square of a negative number must stay exact on every backend.
+    let square = |input: &Tensor<B, D>| input.clone() * input.clone();
+    let output = match kind {
+        NormKind::Layer => {
+            let centered = input.clone() - input.mean_dim(D - 1);
+            let variance = square(&centered).mean_dim(D - 1);
+            centered / (variance + epsilon).sqrt()
+        }
+        NormKind::Rms => {
+            let mean_square = square(&input).mean_dim(D - 1);
+            input / (mean_square + epsilon).sqrt()
+        }
+        NormKind::Cosine => {
+            // Bounded before the root, whose slope at zero is infinite.
+            let square_length = square(&input).sum_dim(D - 1).clamp_min(epsilon * epsilon);
+            input / square_length.sqrt()
+        }
+    };
+    let output = match weight {
+        Some(weight) => output * weight.unsqueeze(),
+        None => output,
+    };
+    match bias {
+        Some(bias) => output + bias.unsqueeze(),
+        None => output,
+    }
+}
+
+/// What kernels need to know of a norm; none of one that they do not compute.
+pub(super) fn scaling(kind: NormKind, epsilon: f64) -> Option<Scaling> {
+    let epsilon = epsilon as f32;
+    match kind {
+        NormKind::Layer => Some(Scaling { centered: true, epsilon }),
+        NormKind::Rms => Some(Scaling { centered: false, epsilon }),
+        NormKind::Cosine => None,
+    }
+}
+
+/// [`GptBackend::attend`] by burn's own operations.
+pub(super) fn default_attend<B: GptBackend>(
+    query: Tensor<B, 4>,
+    key: Tensor<B, 4>,
+    value: Tensor<B, 4>,
+    options: &AttentionOptions<B>,
+) -> Tensor<B, 4> {
+    let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
+    // The oldest keys may be out of every query's sight.
+    let (key, value, s) = match options.window {
+        Some(window) if options.causal && s > t + window - 1 => {
+            let seen = t + window - 1;
+            (key.narrow(2, s - seen, seen), value.narrow(2, s - seen, seen), seen)
+        }
+        _ => (key, value, s),
+    };
+    let query = query * options.scale;
+    // The query heads of a group stand one below the other, so that nothing is repeated.
+    // Groups of one are left alone: to reshape heads that lie apart is to copy them.
+    let query = if g == h { query } else { query.reshape([b, g, h / g * t, k]) };
+    let factor = |tensor| factor(tensor, options.precision);
+    let mut scores = product(factor(query), factor(key).swap_dims(2, 3)); // [B, G, H/G T, S]
+    if let Some(cap) = options.soft_cap {
+        scores = B::soft_cap(scores, cap);
+    }
+    // Added rather than filled in: a sum broadcasts over rows without a mask of all scores,
+    // and its gradient is free.
+    let device = value.device();
+    let mut barrier = barrier(options, t, s, &device);
+    if let Some(documents) = options.documents {
+        // One sum over the scores of all heads, for both.
+        let barrier = documents.barrier(barrier.take()); // [B, 1, T T]
+        let sum = scores.reshape([b, h, t * s]) + barrier;
+        scores = sum.reshape([b, g, h / g * t, s]);
+    }
+    let summands = [barrier, alibi(options, t, s, &device)];
+    for summand in summands.into_iter().flatten() {
+        let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
+        let sum = scores.reshape([rows, columns]) + summand;
+        scores = sum.reshape([b, g, h / g * t, s]);
+    }
+    if let Some(lengths) = options.key_lengths {
+        scores = hide_padding(scores, lengths);
+    }
+    let weights = B::dropout(softmax(scores, 3), options.dropout);
+    let width = value.dims()[3];
+    product(factor(weights), factor(value)).reshape([b, h, t, width])
+}
+
+/// Queries, keys and values of [`GptBackend::attend_joined`].
+pub(super) fn separate<B: Backend>(joined: Tensor<B, 4>, [h, g]: [usize; 2]) -> [Tensor<B, 4>; 3] {
+    [(0, h), (h, g), (h + g, g)].map(|(first, count)| joined.clone().narrow(1, first, count))
+}
+
+/// [`GptBackend::cross_entropy`] by burn's own operations.
+pub(super) fn default_cross_entropy<B: Backend>(
+    logits: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+) -> Tensor<B, 1> {
+    let log_probabilities = log_softmax(logits, 1);
+    log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
+}
+
+/// [`GptBackend::adamw`] by burn's own operations, in PyTorch's order.
+pub(super) fn default_adamw<B: Backend>(
+    value: Tensor<B, 1>,
+    gradient: Tensor<B, 1>,
+    moments: Option<[Tensor<B, 1>; 2]>,
+    step: &AdamwStep,
+) -> [Tensor<B, 1>; 3] {
+    let (new1, new2) = (gradient.clone(), gradient.clone() * gradient);
+    let (new1, new2) = (new1 * (1.0 - step.beta1), new2 * (1.0 - step.beta2));
+    let (first, second) = match moments {
+        Some([first, second]) => (first * step.beta1 + new1, second * step.beta2 + new2),
+        None => (new1, new2),
+    };
+    let [correction1, correction2] = step.corrections();
+    let denominator = second.clone().sqrt() / correction2.sqrt() + step.epsilon;
+    let update = first.clone() / denominator * (step.learning_rate / correction1);
+    let value = value * (1.0 - step.learning_rate * step.weight_decay) - update;
+    [value, first, second]
+}
+
+/// What the causal mask and the window add to the scores, `[1, T S]`.
+fn barrier<B: Backend>(
+    options: &AttentionOptions<B>,
+    t: usize,
+    s: usize,
+    device: &B::Device,
+) -> Option<Tensor<B, 2>> {
+    // Query `row` stands at position `row + offset` of the keys.
+    let offset = if options.causal { s - t } else { 0 } as i64;
+    let mut hidden: Option<Tensor<B, 2, Bool>> = None;
+    let mut hide = |more: Tensor<B, 2, Bool>| {
+        hidden = Some(match hidden.take() {
+            Some(hidden) => hidden.bool_or(more),
+            None => more,
+        });
+    };
+    // burn's masks are true outside the triangle that they are named after.
+    if options.causal && t > 1 {
+        hide(Tensor::tril_mask([t, s], offset, device));
+    }
+    if let Some(window) = options.window.filter(|window| t.max(s) > *window) {
+        let window = window as i64;
+        hide(Tensor::triu_mask([t, s], offset - window + 1, device));
+        if !options.causal {
+            hide(Tensor::tril_mask([t, s], offset + window - 1, device));
+        }
+    }
+    let barrier = Tensor::zeros([t, s], device).mask_fill(hidden?, f32::NEG_INFINITY);
+    Some(barrier.reshape([1, t * s]))
+}
+
+/// What ALiBi adds to the scores, `[1, H T S]`.
+fn alibi<B: Backend>(
+    options: &AttentionOptions<B>,
+    t: usize,
+    s: usize,
+    device: &B::Device,
+) -> Option<Tensor<B, 2>> {
+    if options.slopes.is_empty() {
+        return None;
+    }
+    let offset = if options.causal { s - t } else { 0 };
+    let count =
+        |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
+    let (queries, keys) = (count(offset, offset + t).float(), count(0, s).float());
+    let distances = (keys.reshape([1, s]) - queries.reshape([t, 1])).abs(); // [T, S]
+    let slopes: Vec<f32> = options.slopes.iter().map(|slope| -*slope as f32).collect();
+    let heads = slopes.len();
+    let slopes = Tensor::<B, 2>::from_data(TensorData::new(slopes, [heads, 1]), device);
+    Some((slopes * distances.reshape([1, t * s])).reshape([1, heads * t * s]))
+}
+
+/// Hides the keys beyond each batch entry's length, in scores `[B, .., S]`.
+fn hide_padding<B: Backend>(scores: Tensor<B, 4>, lengths: &[usize]) -> Tensor<B, 4> {
+    let [b, g, rows, s] = scores.dims();
+    let hidden = lengths
+        .iter()
+        .flat_map(|length| (0..s).map(move |key| if key < *length { 0.0 } else { PADDING }));
+    let data = TensorData::new(hidden.collect::<Vec<f32>>(), [b, 1, s]);
+    let summand = Tensor::<B, 3>::from_data(data, &scores.device());
+    (scores.reshape([b, g * rows, s]) + summand).reshape([b, g, rows, s])
+}
+
+/// [`GptBackend::activation`] by burn's own operations.
+pub(super) fn default_activation<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    kind: Activation,
+) -> Tensor<B, D> {
+    match kind {
+        Activation::Gelu => gelu(input),
+        Activation::GeluTanh => gelu_approximate(input),
+        Activation::Relu => relu(input),
+        Activation::ReluSquared => {
+            let positive = relu(input);
+            positive.clone() * positive
+        }
+        Activation::Silu => input.clone() * sigmoid(input),
+        Activation::Mish => input.clone() * mish_gate(input),
+    }
+}
+
+/// `tanh(ln(1 + eˣ))`. With `e = exp(-|x|)` nothing overflows: it is `a / (a + b)` where
+/// `(a, b)` is `(1 + 2 e, 2 e²)` for positive `x` and `(e² + 2 e, 2)` for others.
+fn mish_gate<B: Backend, const D: usize>(input: Tensor<B, D>) -> Tensor<B, D> {
+    let e = input.clone().abs().neg().exp();
+    let square = e.clone() * e.clone();
+    let positive = input.greater_elem(0.0);
+    let a = (square.clone() + e.clone() * 2.0).mask_where(positive.clone(), e * 2.0 + 1.0);
+    let b = square.ones_like().mask_where(positive, square) * 2.0;
+    a.clone() / (a + b)
+}
+
+/// [`GptBackend::activation_backward`] by burn's own operations.
+pub(super) fn default_activation_backward<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    gradient: Tensor<B, D>,
+    kind: Activation,
+) -> Tensor<B, D> {
+    match kind {
+        Activation::Gelu => {
+            // burn's own `gelu_backward` is the derivative of the tanh form, not of this one.
+            let cumulative = ((input.clone() * FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+            let bell = (input.clone() * input.clone() * -0.5).exp();
+            let density = bell * (0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI);
+            gradient * (cumulative + input * density)
+        }
+        Activation::GeluTanh => {
+            // x g(u) with g = (1 + tanh) / 2 and u = sqrt(2 / pi) (x + a x^3).
+            let (scale, cubic) = (FRAC_2_PI.sqrt(), 0.044715);
+            let square = input.clone() * input.clone();
+            let argument = input.clone() * (square.clone() * cubic + 1.0) * scale;
+            let gate = (argument.tanh() + 1.0) * 0.5;
+            let slope = (square * (3.0 * cubic) + 1.0) * (2.0 * scale);
+            let rest = input * gate.clone() * (gate.clone().neg() + 1.0) * slope;
+            gradient * (gate + rest)
+        }
+        Activation::Relu => gradient.mask_fill(input.lower_equal_elem(0.0), 0.0),
+        Activation::ReluSquared => gradient * relu(input) * 2.0,
+        Activation::Silu => {
+            let gate = sigmoid(input.clone());
+            gradient * (gate.clone() + input * gate.clone() * (gate.neg() + 1.0))
+        }
+        Activation::Mish => {
+            let gate = mish_gate(input.clone());
+            let slope = (gate.clone() * gate.clone()).neg() + 1.0;
+            gradient * (gate + input.clone() * slope * sigmoid(input))
+        }
+    }
+}
