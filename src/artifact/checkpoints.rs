@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ArtifactError, TensorFile, stream_tensors};
 use crate::config::AverageConfig;
-use crate::files::{self, FileError, read_error, write_error};
+use crate::files::{self, FileError, write_error};
 use crate::model::{self, ModelError};
 use crate::train::{Average, Best, Checkpoint, LanguageModel, ModelOptimizer, Moments, RunState};
 
@@ -65,27 +65,12 @@ impl Checkpoints {
     /// # Errors
     /// A folder that cannot be listed.
     pub fn steps(&self) -> Result<Vec<usize>, ArtifactError> {
-        let mut steps: Vec<usize> = self
-            .entries()?
+        let mut steps: Vec<usize> = files::names(&self.folder())?
             .iter()
             .filter_map(|name| name.strip_prefix("step-")?.parse().ok())
             .collect();
         steps.sort_unstable();
         Ok(steps)
-    }
-
-    fn entries(&self) -> Result<Vec<String>, ArtifactError> {
-        let folder = self.folder();
-        if !folder.exists() {
-            return Ok(Vec::new());
-        }
-        let entries = fs::read_dir(&folder).map_err(read_error(&folder))?;
-        entries
-            .map(|entry| {
-                let name = entry.map_err(read_error(&folder))?.file_name();
-                Ok(name.to_string_lossy().into_owned())
-            })
-            .collect()
     }
 
     /// The best checkpoint that was noted, if there is one.
@@ -185,11 +170,7 @@ impl Checkpoints {
     /// # Errors
     /// A folder that cannot be read or written, or checkpoints of which none can be read.
     pub fn resume(&self) -> Result<Option<Resumable>, ArtifactError> {
-        let folder = self.folder();
-        for name in self.entries()?.iter().filter(|name| name.starts_with(PART)) {
-            let part = folder.join(name);
-            fs::remove_dir_all(&part).map_err(write_error(&part))?;
-        }
+        files::remove_parts(&self.folder())?;
         let mut damaged: Vec<(usize, ArtifactError)> = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             match read_state(&self.path(step)) {
