@@ -4,8 +4,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 /// What goes wrong with a file.
@@ -166,4 +167,43 @@ pub fn remove_parts(folder: &Path) -> Result<(), FileError> {
         removed.map_err(write_error(&part))?;
     }
     Ok(())
+}
+
+/// An open file that no other program may lock while this lives.
+///
+/// It is unlocked, not only closed: a child process that is being started by another thread holds a
+/// copy of every open file for a moment, and with it the lock.
+#[derive(Debug)]
+pub struct LockedFile(File);
+
+impl LockedFile {
+    /// None where another holds the file. On disks that know no locks, as some network disks, nobody
+    /// is kept out.
+    pub fn new(file: File) -> Option<Self> {
+        match file.try_lock() {
+            Ok(()) | Err(TryLockError::Error(_)) => Some(Self(file)),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // What could not be locked cannot be unlocked either.
+        let _ = self.0.unlock();
+    }
+}
+
+impl Deref for LockedFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl DerefMut for LockedFile {
+    fn deref_mut(&mut self) -> &mut File {
+        &mut self.0
+    }
 }

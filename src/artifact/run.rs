@@ -3,14 +3,14 @@ use burn::tensor::backend::Backend;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
-use crate::files::{self, FileError, read_error, write_error};
+use crate::files::{self, FileError, LockedFile, read_error, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::RunState;
@@ -18,12 +18,6 @@ use crate::train::RunState;
 pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = "lock";
-
-/// Keeps other programs from training a run, for as long as it lives.
-#[derive(Debug)]
-pub struct RunLock {
-    _file: File,
-}
 
 /// A run directory.
 #[derive(Debug, Clone)]
@@ -258,19 +252,16 @@ impl Run {
         Ok(checkpoints.path(step))
     }
 
-    /// Makes sure that no other program trains this run.
+    /// Keeps other programs from training this run, for as long as the result lives.
     ///
     /// # Errors
     /// [`ArtifactError::Busy`], or a folder that cannot be written.
-    pub fn lock(&self) -> Result<RunLock, ArtifactError> {
+    pub fn lock(&self) -> Result<LockedFile, ArtifactError> {
         let path = self.path.join(LOCK);
         let file = File::options().create(true).append(true).open(&path);
         let file = file.map_err(write_error(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(RunLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(ArtifactError::Busy { path: self.path.clone() }),
-            Err(TryLockError::Error(source)) => Err(FileError::Write { path, source }.into()),
-        }
+        let file = LockedFile::new(file);
+        file.ok_or_else(|| ArtifactError::Busy { path: self.path.clone() })
     }
 
     /// Goes on with other settings. They are written before anything is trained with them, and

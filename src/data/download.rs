@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ureq::{Agent, Timeout};
 
 use super::DataError;
 use super::manifest::{Manifest, ManifestFile, is_loopback};
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, LockedFile};
 
 /// The checksums of downloaded files whose manifest gives none, in the data set's folder.
 const RECORD: &str = "downloads.json";
@@ -436,7 +436,7 @@ impl Origin {
 /// The file that grows, ours alone while this lives.
 struct Part {
     path: PathBuf,
-    file: File,
+    file: LockedFile,
     length: u64,
     origin: Origin,
 }
@@ -452,11 +452,8 @@ impl Part {
             .truncate(false)
             .open(&part)
             .map_err(files::write_error(&part))?;
-        match file.try_lock() {
-            // On some network disks files cannot be locked.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-            Err(TryLockError::WouldBlock) => return Err(DownloadError::Busy { path: path.into() }),
-        }
+        let file =
+            LockedFile::new(file).ok_or_else(|| DownloadError::Busy { path: path.into() })?;
         // Another process may have finished it between our looking for it and our lock, and then the
         // file that we hold is the whole one.
         if path.exists() {

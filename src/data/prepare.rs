@@ -22,7 +22,7 @@ use super::{
     DataError, Documents, Meta, Piece, ShardMeta, SourceRecord, Sources, SplitMeta, SplitRule,
     TokenType, TokenizerMeta,
 };
-use crate::files::{self, FileError, read_error, write_error};
+use crate::files::{self, FileError, LockedFile, read_error, write_error};
 use crate::tokenizer::{self, Tokenizer};
 
 /// Bytes of text in a batch, about; and pieces of text, at most.
@@ -210,12 +210,11 @@ fn part_of(folder: &Path) -> Result<PathBuf, DataError> {
     }
 }
 
-/// Held as long as the file is open.
-fn lock(part: &Path) -> Result<File, DataError> {
+/// Makes sure that no other program prepares the same folder.
+fn lock(part: &Path) -> Result<LockedFile, DataError> {
     let path = part.join(LOCK);
     let file = File::create(&path).map_err(write_error(&path))?;
-    file.try_lock().map_err(|_| DataError::Busy { path: part.into() })?;
-    Ok(file)
+    LockedFile::new(file).ok_or_else(|| DataError::Busy { path: part.into() })
 }
 
 /// Removes what another preparation has left.

@@ -7,6 +7,7 @@ use emberlm::data::{
     SourceOptions, Sources, Split, SplitTokens, Task, TokenStream, TokenType, ValidationSplit,
     Window, prepare,
 };
+use emberlm::files::LockedFile;
 use emberlm::tokenizer::{ByteTokenizer, CharacterTokenizer, TiktokenTokenizer, Tokenizer};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -694,4 +695,17 @@ fn text_is_read_from_wherever_it_is() {
         ["first document", "a third\nof two lines", "first document"]
     );
     assert_eq!(documents(&validation, &ByteTokenizer), ["second one", "something else"]);
+}
+
+/// As a child process does that another thread starts: for a moment it has a copy of all open files.
+#[test]
+fn a_lock_ends_though_the_file_is_open_elsewhere() {
+    let path = tempfile::NamedTempFile::new().unwrap();
+    let (first, second) = (path.reopen().unwrap(), path.reopen().unwrap());
+    let copy = first.try_clone().unwrap();
+    let first = LockedFile::new(first).unwrap();
+    assert!(LockedFile::new(path.reopen().unwrap()).is_none());
+    drop(first);
+    assert!(LockedFile::new(second).is_some());
+    drop(copy);
 }

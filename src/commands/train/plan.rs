@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::say;
-use crate::artifact::{Change, Checkpoints, Resumable, Run, RunLock, Segment};
+use crate::artifact::{Change, Checkpoints, Resumable, Run, Segment};
 use crate::backend::BackendKind;
 use crate::cli::TrainArgs;
 use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
 use crate::data::{Corpus, Task};
-use crate::files;
+use crate::files::{self, LockedFile};
 use crate::model::{Initializer, Model};
 use crate::train::RunState;
 
@@ -31,7 +31,7 @@ pub(super) struct Plan {
 /// A run that is there already.
 struct Existing {
     run: Run,
-    lock: RunLock,
+    lock: LockedFile,
     /// The step of the checkpoint to go on from; none where there is no checkpoint yet.
     step: Option<usize>,
     /// What is otherwise than before.
@@ -175,7 +175,7 @@ impl Plan {
 
     /// The run's folder and its lock. From here on it is what the plan says: a run that there was not
     /// is made now, and one that there was has a new segment if its settings have changed.
-    pub(super) fn open(self, args: &TrainArgs) -> anyhow::Result<(Run, RunLock, Corpus)> {
+    pub(super) fn open(self, args: &TrainArgs) -> anyhow::Result<(Run, LockedFile, Corpus)> {
         if let Some(Existing { mut run, lock, changes, backend, .. }) = self.existing {
             let step = self.state.progress.step;
             if !changes.is_empty() {
