@@ -441,10 +441,12 @@ pub enum BenchCommand {
     TokenizerTrain(BenchTokenizerTrainArgs),
     /// Encode a text in memory
     Encode(BenchEncodeArgs),
-    /// Prepare token files in a temporary folder
+    /// Prepare token files in a temporary folder, of generated stories or of any text
     Prepare(BenchPrepareArgs),
-    /// Take training steps, and see how long they wait for data
+    /// Take training steps, and see what their time is spent on
     Train(BenchTrainArgs),
+    /// Double the batch, the layers and the context, and see how time and memory of a step grow
+    Scaling(BenchScalingArgs),
     /// Time a whole training against its bare steps, written by hand
     Engine(BenchEngineArgs),
     /// Continue a sequence greedily, token by token
@@ -492,8 +494,9 @@ pub struct BenchEncodeArgs {
 
 #[derive(Args, Debug)]
 pub struct BenchPrepareArgs {
-    /// What emberlm prepare reads: files, folders and patterns
-    #[arg(value_name = "PATH", required = true)]
+    /// What emberlm prepare reads: files, folders and patterns [default: 16 MB of stories that are
+    /// generated]
+    #[arg(value_name = "PATH")]
     pub sources: Vec<String>,
     /// Tokenizer: gpt2 and other names, a file, a folder, or a run
     #[arg(long, value_name = "NAME|PATH", default_value = "gpt2")]
@@ -533,6 +536,27 @@ pub struct BenchEngineArgs {
     pub rounds: u32,
     /// Steps of each
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchScalingArgs {
+    /// What is not doubled is as in s, m, l or xl, the shapes that speed is compared at; in a
+    /// built-in configuration, or in a JSON file
+    #[arg(long, value_name = "SHAPE|NAME|FILE", default_value = "s")]
+    pub shape: String,
+    /// Times that the batch and the layers are doubled, from one on, and the context, from that of
+    /// the shape on
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub doublings: u32,
+    /// Steps that are measured of each size
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]

@@ -138,7 +138,7 @@ impl StepMetric {
     }
 
     fn data_wait() -> Self {
-        let metric = Self::new("Data Wait Milliseconds", 2, |seen, _| seen.data_seconds * 1e3);
+        let metric = Self::new("Data Wait Milliseconds", 2, |seen, _| seen.phases.data * 1e3);
         Self { unit: Some("ms"), ..metric }
     }
 

@@ -15,6 +15,7 @@ mod loggers;
 mod metrics;
 mod objective;
 mod optimizer;
+mod phases;
 mod progress;
 mod renderer;
 mod run;
@@ -36,6 +37,7 @@ pub use loggers::{
 };
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
+pub use phases::Phases;
 pub use progress::{Progress, total_steps};
 use renderer::PlainRenderer;
 pub use run::{Display, Outcome, TrainError, Training, train};

@@ -8,7 +8,9 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Int, Tensor};
 use burn_train::metric::Adaptor;
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use std::time::Instant;
 
+use super::Phases;
 use crate::backend::{GptBackend, LossTerms, TrainBackend};
 use crate::config::{ModelConfig, TrainConfig};
 use crate::data::TokenBatch;
@@ -105,8 +107,8 @@ pub struct StepOutput {
     pub gradient_norm: f64,
     /// From the first batch that is asked for to the last weight that is updated.
     pub seconds: f64,
-    /// Of these, those spent waiting for data.
-    pub data_seconds: f64,
+    /// What these were spent on.
+    pub phases: Phases,
     /// Tokens that went to each expert, a layer each; none without experts.
     pub expert_tokens: Vec<Vec<usize>>,
 }
@@ -120,7 +122,7 @@ impl StepOutput {
             tokens_so_far: 0,
             gradient_norm: f64::NAN,
             seconds: f64::NAN,
-            data_seconds: f64::NAN,
+            phases: Phases::default(),
             expert_tokens: Vec::new(),
         }
     }
@@ -151,11 +153,13 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
     /// The gradients are those of the loss times the batch's share of its optimizer step, so that
     /// the sum over the micro-batches of a step is the gradient of the mean.
     fn step(&self, batch: TokenBatch) -> TrainOutput<StepOutput> {
+        let started = Instant::now();
         let tape = self.gradient_checkpointing.then(Tape::default);
         let Answer { logits, targets, routing } = self.answer(&batch, tape.as_ref());
         let terms = LossTerms { label_smoothing: self.label_smoothing, z_loss: self.z_loss };
         let (loss, minimised) = B::training_loss(logits, targets, terms);
         let value: f64 = loss.inner().into_scalar().elem();
+        let forward = started.elapsed();
         let minimised = match mean_balance(&routing) {
             Some(balance) => minimised + balance * self.balance_weight,
             None => minimised,
@@ -166,6 +170,8 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
             None => GradientsParams::from_grads(minimised.backward(), self),
         };
         let mut output = StepOutput::of_loss(value, batch.tokens());
+        output.phases.forward = forward.as_secs_f64();
+        output.phases.backward = (started.elapsed() - forward).as_secs_f64();
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
         TrainOutput { grads, item: output }
     }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::data_wait::DataWait;
 use super::evaluate::add_counts;
 use super::{
-    Average, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Progress, Schedule,
-    StepOutput, Verdict, clip_gradients,
+    Average, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Phases, Progress,
+    Schedule, StepOutput, Verdict, clip_gradients,
 };
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
@@ -120,6 +120,7 @@ impl<B: TrainBackend> Stepper<B> {
         learner.lr_step();
         let (mut loss, mut tokens) = (0.0, 0);
         let mut expert_tokens = Vec::new();
+        let mut phases = Phases::default();
         let mut accumulator = GradientsAccumulator::new();
         let mut batches = DataWait::new(batches);
         for _ in self.plan.micro_batches(progress.step as u64) {
@@ -129,8 +130,11 @@ impl<B: TrainBackend> Stepper<B> {
             accumulator.accumulate(&learner.model(), output.grads);
             loss += output.item.loss * share;
             tokens += output.item.tokens;
+            phases += output.item.phases;
             add_counts(&mut expert_tokens, output.item.expert_tokens);
         }
+        phases.data = batches.waited().as_secs_f64();
+        let optimizer_started = Instant::now();
         let mut gradients = accumulator.grads();
         let gradient_norm = clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
         let skipped = match guard.judge(&self.config, loss, gradient_norm) {
@@ -144,6 +148,7 @@ impl<B: TrainBackend> Stepper<B> {
             Verdict::Skip(objection) => Some(objection),
             Verdict::Stop(objection) => return Err(NoStep::Refused(objection)),
         };
+        phases.optimizer = optimizer_started.elapsed().as_secs_f64();
         let examples = self.plan.examples(progress.step as u64) as u64;
         progress.step += 1;
         progress.tokens += tokens as u64;
@@ -153,7 +158,7 @@ impl<B: TrainBackend> Stepper<B> {
             tokens_so_far: progress.tokens,
             gradient_norm,
             seconds: started.elapsed().as_secs_f64(),
-            data_seconds: batches.waited().as_secs_f64(),
+            phases,
             expert_tokens,
             ..StepOutput::of_loss(loss, tokens)
         };

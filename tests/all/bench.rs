@@ -99,12 +99,28 @@ fn a_text_is_prepared_and_nothing_is_left() {
 }
 
 #[test]
+fn stories_are_prepared_where_no_text_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["prepare", "--tokenizer", "byte"];
+    let result = bench(folder.path(), &args, &["seconds", "mb_per_s", "tokens_per_s"]);
+    let number = |key: &str| result[key].as_u64().unwrap();
+    // Up to the end of the story that reaches it.
+    assert!((16_000_000..16_100_000).contains(&number("bytes")), "{result}");
+    assert!(number("documents") > 1000, "{result}");
+    assert_eq!(number("tokens"), number("bytes") + number("documents"), "one more ends each");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
 fn training_steps_are_measured_with_their_data() {
     let (folder, _) = with_stories();
     let measured = [
         "step_ms",
         "tokens_per_s",
-        "wait_ms_median",
+        "data_ms",
+        "forward_ms",
+        "backward_ms",
+        "optimizer_ms",
         "wait_ms_mean",
         "wait_percent",
         "read_ms",
@@ -118,6 +134,20 @@ fn training_steps_are_measured_with_their_data() {
     assert_eq!(result["tokens_per_step"], 12 * 64);
     assert_eq!(result["steps"], 3);
     assert!(result["wait_percent"].as_f64().unwrap() <= 100.0, "{result}");
+    let number = |key: &str| result[key].as_f64().unwrap();
+    // At every step a phase is a part of it, and so their medians are in that order, too.
+    for phase in ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"] {
+        assert!(number(phase) <= number("step_ms"), "{phase}: {result}");
+    }
+    // 6 for each weight but those that are looked up, and 12 for each pair of a number of the width
+    // and a position in sight; each layer, each token.
+    let weights = number("params") - (65.0 + 64.0) * 128.0;
+    let flops = 768.0 * (6.0 * weights + 4.0 * 12.0 * 128.0 * 64.0);
+    assert_eq!(number("flops_per_step"), flops);
+    let close = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-2;
+    assert!(close(number("gflops"), flops / number("step_ms") / 1e6), "{result}");
+    let share = number("gflops") / number("peak_gflops");
+    assert!(close(number("utilisation_percent"), 100.0 * share), "{result}");
 
     // Configurations of all three tasks, and one with several batches a step.
     let write = |name: &str, text: &str| {
@@ -139,6 +169,58 @@ fn training_steps_are_measured_with_their_data() {
         assert_eq!(result["vocab_size"], 257 + special.unwrap());
         assert_eq!(result["accumulation"], 3);
     }
+}
+
+#[test]
+fn sizes_are_doubled() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"{"name": "tiny", "model": {"d_model": 16, "n_heads": 2, "n_layers": 3,
+        "context_length": 16, "tied_head": false}, "tokenizer": {"kind": "byte"},
+        "train": {"batch_size": 2, "accumulation": 3}}"#;
+    std::fs::write(folder.path().join("tiny.json"), config).unwrap();
+    let args = ["scaling", "--shape", "tiny.json", "--doublings", "1", "--steps", "1"];
+    let result = bench(folder.path(), &args, &[]);
+    let rows = result["rows"].as_array().unwrap();
+    let sizes: Vec<_> = rows.iter().map(|row| (row["series"].as_str(), &row["value"])).collect();
+    let (batch, layers, context) = (Some("batch_size"), Some("n_layers"), Some("context_length"));
+    let [one, two, short, long] = [1, 2, 16, 32].map(serde_json::Value::from);
+    let expected = [
+        (batch, &one),
+        (batch, &two),
+        (layers, &one),
+        (layers, &two),
+        (context, &short),
+        (context, &long),
+    ];
+    assert_eq!(sizes, expected);
+    // Weights of the head, of the last norm, and of a layer; and what attention takes in each.
+    let (head, norm) = (257.0 * 16.0, 2.0 * 16.0);
+    let layer = 12.0 * 256.0 + (3.0 + 1.0 + 4.0 + 1.0) * 16.0 + 4.0 * 16.0;
+    let flops = |layers: f64, context: f64| {
+        context * (6.0 * (head + norm + layers * layer) + layers * 12.0 * 16.0 * context)
+    };
+    let grown = [2.0, flops(2.0, 16.0) / flops(1.0, 16.0), flops(3.0, 32.0) / flops(3.0, 16.0)];
+    for (pair, grown) in rows.chunks(2).zip(grown) {
+        let number = |row: usize, key: &str| pair[row][key].as_f64().unwrap();
+        assert!(pair[0]["ratio"].is_null() && pair[0]["flops_ratio"].is_null(), "{result}");
+        // Rounded to four places, as the times are.
+        let ratio = number(1, "step_ms") / number(0, "step_ms");
+        assert!((number(1, "ratio") / ratio - 1.0).abs() < 1e-2, "{result}");
+        assert!((number(1, "flops_ratio") - grown).abs() < 1e-4, "{result}");
+        #[cfg(target_os = "linux")]
+        assert!(number(0, "peak_mib") > 5.0 && number(1, "peak_mib") > 5.0, "{result}");
+    }
+
+    let args = ["scaling", "--shape", "tiny.json", "--doublings", "1", "--steps", "1"];
+    let output = emberlm(folder.path(), &[&["bench"], &args[..]].concat());
+    let text = stdout(&output);
+    let columns: Vec<usize> = text.lines().map(|line| line.split_whitespace().count()).collect();
+    // The first of each has nothing before it to be compared with.
+    #[cfg(target_os = "linux")]
+    assert_eq!(columns, [6, 4, 6, 4, 6, 4, 6], "{text}");
+    assert!(text.starts_with("series "), "{text}");
+    let left = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 1, "nothing is left but the configuration");
 }
 
 #[test]
@@ -200,6 +282,8 @@ fn bad_input_is_one_line() {
         ),
         (&["train", "--shape", "finetune-shakespeare"], "init_from"),
         (&["train", "--backend", "tpu"], "no backend `tpu`; compiled in: "),
+        (&["scaling", "--shape", "xxl"], "`xxl` is none of the shapes s, m, l, xl"),
+        (&["scaling", "--backend", "tpu"], "no backend `tpu`; compiled in: "),
     ] {
         refused(path, &[&["bench"], args].concat(), expected);
     }

@@ -6,8 +6,10 @@ use emberlm::config::{self, AdamwConfig, OptimizerConfig, RunConfig, ScheduleCon
 use emberlm::data::{TokenBatch, Window};
 use emberlm::model::{Initializer, Model, parameters, tensors};
 use emberlm::train::{
-    LanguageModel, ModelOptimizer, Schedule, clip_gradients, evaluate, gradient_norm,
+    Guard, LanguageModel, ModelOptimizer, Phases, Progress, Schedule, Stepper, clip_gradients,
+    evaluate, gradient_norm,
 };
+use std::time::Duration;
 
 use crate::on_each_backend;
 use crate::support::{floats, relative_error, window_batch};
@@ -186,5 +188,37 @@ fn a_model_learns_a_sequence_by_heart() {
         assert!(last.loss < 0.2, "{}", last.loss);
         assert!((last.bits_per_byte(2.0) - last.loss / 2f64.ln() / 2.0).abs() < 1e-12);
         assert!(valid.num_params() > 0);
+    });
+}
+
+#[test]
+fn the_time_of_a_step_is_that_of_its_phases() {
+    on_each_backend!(|device: B| {
+        let mut config = config();
+        config.model.d_model = 128;
+        config.train.batch_size = 2;
+        config.train.accumulation = 2;
+        let model = Model::new("small", &config.model, 11, Initializer::seeded(2), &device);
+        let model = LanguageModel::new(model, &config.model);
+        let mut stepper = Stepper::<B>::of_run(model, &config, device).unwrap();
+        let wait = Duration::from_millis(5);
+        let mut batches = std::iter::repeat_with(|| {
+            std::thread::sleep(wait);
+            batch(&[0, 9], 0.5)
+        });
+        let (mut progress, mut guard) = (Progress::default(), Guard::default());
+        let mut least_share = f64::INFINITY;
+        for _ in 0..10 {
+            let step = stepper.step(&mut batches, &mut progress, &mut guard).unwrap();
+            let Phases { data, forward, backward, optimizer } = step.output.phases;
+            let seconds = step.output.seconds;
+            assert!(data >= 2.0 * wait.as_secs_f64(), "two batches are waited for: {data}");
+            assert!(forward > 0.0 && backward > 0.0 && optimizer > 0.0, "{:?}", step.output);
+            let rest = seconds - (data + forward + backward + optimizer);
+            assert!(rest >= -1e-9, "the phases are parts of the step: {:?}", step.output);
+            least_share = least_share.min(rest / (seconds - data));
+        }
+        // Of ten steps, since any may be interrupted by another program.
+        assert!(least_share < 0.2, "{least_share} of the time is in none of the phases");
     });
 }

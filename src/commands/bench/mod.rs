@@ -4,7 +4,9 @@
 mod decode;
 mod encode;
 mod engine;
+mod peak;
 mod prepare;
+mod scaling;
 mod shapes;
 mod tokenizer_train;
 mod train;
@@ -24,6 +26,7 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<()> {
         BenchCommand::Encode(args) => encode::run(args),
         BenchCommand::Prepare(args) => prepare::run(args),
         BenchCommand::Train(args) => train::run(args),
+        BenchCommand::Scaling(args) => scaling::run(args),
         BenchCommand::Engine(args) => engine::run(args),
         BenchCommand::Decode(args) => decode::run(args),
     }

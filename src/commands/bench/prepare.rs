@@ -1,5 +1,7 @@
 use anyhow::{Context, bail};
 use serde_json::json;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -7,10 +9,19 @@ use super::{megabytes_per_second, peak_mib, rounded, say};
 use crate::cli::{BenchPrepareArgs, SHARD_TOKENS, SPLIT_SEED};
 use crate::commands::prepare::default_split;
 use crate::commands::tokenizer::open;
-use crate::data::{Preparation, Prepare, SourceOptions, Sources, prepare};
+use crate::data::{Preparation, Prepare, SourceOptions, Sources, Stories, prepare};
+use crate::files;
+
+/// Of the text that is prepared where none is given.
+const GENERATED_BYTES: usize = 16_000_000;
 
 pub(super) fn run(args: BenchPrepareArgs) -> anyhow::Result<()> {
-    let sources = Sources::find(&args.sources, SourceOptions::default())?;
+    let folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
+    let paths = match args.sources.is_empty() {
+        true => vec![generate(folder.path())?],
+        false => args.sources,
+    };
+    let sources = Sources::find(&paths, SourceOptions::default())?;
     let tokenizer = open(&args.tokenizer, &args.runs)?;
     let preparation = Preparation {
         tokenizer: tokenizer.as_ref(),
@@ -19,7 +30,6 @@ pub(super) fn run(args: BenchPrepareArgs) -> anyhow::Result<()> {
         split: default_split(&sources, SPLIT_SEED),
         shard_tokens: SHARD_TOKENS,
     };
-    let folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
     let never = AtomicBool::new(false);
     let started = Instant::now();
     let done = prepare(&preparation, &folder.path().join("tokens"), &never, &mut |_| ())?;
@@ -44,4 +54,23 @@ pub(super) fn run(args: BenchPrepareArgs) -> anyhow::Result<()> {
         result["peak_mib"] = peak;
     }
     Ok(say(args.json, &result)?)
+}
+
+/// Writes built-in stories as JSON lines, and says where.
+fn generate(folder: &Path) -> anyhow::Result<String> {
+    let path = folder.join("stories.jsonl");
+    let stories = Stories::new()?;
+    files::write_whole(&path, |file| {
+        let mut file = BufWriter::new(file);
+        let mut bytes = 0;
+        for story in stories.documents(usize::MAX, SPLIT_SEED, 0) {
+            bytes += story.len();
+            writeln!(file, "{}", json!({ "text": story }))?;
+            if bytes >= GENERATED_BYTES {
+                break;
+            }
+        }
+        file.flush()
+    })?;
+    Ok(path.display().to_string())
 }

@@ -15,10 +15,13 @@ use crate::tokenizer::{self, IdTokenizer};
 
 /// Where a configuration leaves the vocabulary to its text: that of Shakespeare's characters.
 const VOCAB_SIZE: usize = 65;
-/// Of the generated data.
-const TOKENS: usize = 1 << 20;
-const DOCUMENT_TOKENS: usize = 512;
-const VALIDATION_FRACTION: f64 = 0.02;
+/// Windows of the generated data for each example of a step, and in all. They are few, and few
+/// tokens, so that what they take is nothing beside the steps that are measured.
+const WINDOWS_PER_EXAMPLE: usize = 8;
+const MIN_WINDOWS: usize = 40;
+const MAX_TOKENS: usize = 1 << 20;
+/// Of the windows, each of which is a document.
+const VALIDATION_FRACTION: f64 = 0.1;
 const SEPARATOR: &str = "\n";
 
 /// A model and its batch.
@@ -95,14 +98,14 @@ pub(super) fn config_of(name: &str, data: PathBuf) -> anyhow::Result<(RunConfig,
 fn write_tokens(config: &RunConfig, vocab_size: usize, folder: &Path) -> anyhow::Result<()> {
     let DataConfig::Tokens { path: Some(path), .. } = &config.data else { return Ok(()) };
     let text = folder.join("ids.txt");
-    // More than a window on the smaller side as well.
-    let least = (2.0 / VALIDATION_FRACTION) as usize * (config.model.context_length + 1);
-    let documents = TOKENS.max(least).div_ceil(DOCUMENT_TOKENS);
+    let window = config.model.context_length + 1;
+    let wanted = config.train.examples_per_step() * WINDOWS_PER_EXAMPLE;
+    let windows = wanted.min(MAX_TOKENS / window).max(MIN_WINDOWS);
     let mut random = ChaCha8Rng::seed_from_u64(config.seed);
     files::write_whole(&text, |file| {
         let mut file = BufWriter::new(file);
-        for _ in 0..documents {
-            for _ in 0..DOCUMENT_TOKENS {
+        for _ in 0..windows {
+            for _ in 0..window {
                 write!(file, "<{}>", random.random_range(0..vocab_size))?;
             }
             file.write_all(SEPARATOR.as_bytes())?;

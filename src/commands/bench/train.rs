@@ -4,13 +4,14 @@ use burn::module::Module;
 use serde_json::{Value, json};
 use std::time::Instant;
 
+use super::peak::peak_gflops;
 use super::{median, milliseconds, peak_mib, rounded, say, shapes};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::BenchTrainArgs;
 use crate::config::RunConfig;
 use crate::data::{Corpus, LoaderPosition, TokenBatch, TrainLoader};
 use crate::model::{Initializer, Model};
-use crate::train::{Guard, LanguageModel, Progress, Stepper};
+use crate::train::{Guard, LanguageModel, Phases, Progress, Stepper, flops_per_token};
 
 /// Steps before those that are measured: threads start, memory is taken, kernels are compiled.
 const WARMUP_STEPS: u32 = 5;
@@ -45,12 +46,12 @@ impl Job for Bench<'_> {
         let mut stepper = Stepper::of_run(
             LanguageModel::new(model, &config.model).trained_as(&config.train),
             config,
-            device,
+            device.clone(),
         )?;
         let loader = TrainLoader::of_run(config, corpus, LoaderPosition::default());
         let mut batches = DataLoader::<B, TokenBatch>::iter(&loader);
         let (mut progress, mut guard) = (Progress::default(), Guard::default());
-        let (mut steps, mut waits) = (Vec::new(), Vec::new());
+        let (mut steps, mut phases) = (Vec::new(), Vec::new());
         let mut tokens = 0;
         for number in 0..WARMUP_STEPS + args.steps {
             let started = Instant::now();
@@ -59,16 +60,20 @@ impl Job for Bench<'_> {
             if number >= WARMUP_STEPS {
                 let output = step.map_err(|reason| anyhow!("{reason:?}"))?.output;
                 steps.push(milliseconds(time));
-                waits.push(output.data_seconds * 1e3);
+                phases.push(output.phases);
                 tokens = output.tokens;
             }
         }
         // Nothing is read ahead any more while the batches are made once again.
         drop(batches);
+        // Before there is anything that is no part of the steps.
+        let peak_mib = peak_mib();
         let read = batch_costs(&loader, config);
 
-        let (step, wait) = (median(steps.clone()), median(waits.clone()));
-        let (all_steps, all_waits): (f64, f64) = (steps.iter().sum(), waits.iter().sum());
+        let phase = |of: fn(&Phases) -> f64| rounded(median(phases.iter().map(of).collect()) * 1e3);
+        let step = median(steps.clone());
+        let all_steps: f64 = steps.iter().sum();
+        let all_waits = phases.iter().map(|phases| phases.data * 1e3).sum::<f64>();
         let mut result = json!({
             "bench": "train",
             "shape": args.shape,
@@ -84,14 +89,26 @@ impl Job for Bench<'_> {
             "tokens_per_step": tokens,
             "step_ms": rounded(step),
             "tokens_per_s": (tokens as f64 / step * 1e3).round(),
-            "wait_ms_median": rounded(wait),
-            "wait_ms_mean": rounded(all_waits / waits.len() as f64),
+            "data_ms": phase(|phases| phases.data),
+            "forward_ms": phase(|phases| phases.forward),
+            "backward_ms": phase(|phases| phases.backward),
+            "optimizer_ms": phase(|phases| phases.optimizer),
+            "wait_ms_mean": rounded(all_waits / steps.len() as f64),
             "wait_percent": rounded(100.0 * all_waits / all_steps),
             "read_ms": rounded(read),
             "read_percent": rounded(100.0 * read / step),
         });
-        if let Some(peak) = peak_mib() {
-            result["peak_mib"] = peak;
+        if let Some(peak_mib) = peak_mib {
+            result["peak_mib"] = peak_mib;
+        }
+        if let Some(flops) = flops_per_token(&config.model, vocab_size) {
+            let flops = flops * tokens as f64;
+            let gflops = flops / step / 1e6;
+            let peak = peak_gflops::<B::InnerBackend>(config.train.precision, &device)?;
+            result["flops_per_step"] = flops.into();
+            result["gflops"] = rounded(gflops);
+            result["peak_gflops"] = rounded(peak);
+            result["utilisation_percent"] = rounded(100.0 * gflops / peak);
         }
         Ok(result)
     }
