@@ -12,7 +12,7 @@ const SIDES: [usize; 4] = [1024, 2048, 4096, 8192];
 /// Next to this the time to start a product does not count.
 const LONG: Duration = Duration::from_millis(10);
 /// Of which the fastest counts. The first ones start threads and compile kernels.
-const PRODUCTS: usize = 10;
+const PRODUCTS: usize = 6;
 
 /// Operations a second of a product in this precision, in 10^9. A product of three matrices' sides
 /// `n` takes `2 n³` operations.
