@@ -13,6 +13,8 @@ mod ops;
 mod precision;
 mod random;
 
+#[cfg(feature = "flex")]
+pub use cpu::Allocator;
 pub use device::{NVIDIA_DEVICES, nvidia_model};
 pub use kernels::{AdamwStep, Kernels, Scaling, Sight};
 pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};

@@ -6,6 +6,7 @@ mod adamw;
 mod attention;
 mod loss;
 mod matrix;
+mod memory;
 mod normalization;
 mod rows;
 
@@ -20,6 +21,7 @@ use super::{AdamwStep, GptBackend, Kernels, Scaling, Sight};
 use crate::config::Activation;
 use attention::{Heads, Outcome, Room};
 use matrix::{Matrix, product};
+pub use memory::Allocator;
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
 const TASK: usize = 16 * 1024;
