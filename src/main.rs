@@ -1,16 +1,18 @@
 //! Parses the command line, runs the command, and turns errors into one line and an exit code.
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
+use emberlm::backend::Allocator;
 use emberlm::cli::Cli;
 use emberlm::commands;
 
-/// Tensors come and go at every step, and the system's allocator hands large blocks back to the
-/// kernel each time: small models train faster with one that keeps them.
+/// Tensors come and go at every step, and the system's allocator hands their memory back to the
+/// kernel each time: models train faster with allocators that keep it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator<MiMalloc> = Allocator::new(MiMalloc);
 
 /// Anything that the user can put right.
 const FAILURE: u8 = 2;

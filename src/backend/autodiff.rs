@@ -12,11 +12,11 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
 use super::compositions::{
-    default_attend, default_cross_entropy, default_dense, default_normalization, on_rows, scaling,
-    separate,
+    default_attend, default_cross_entropy, default_dense, default_normalization, default_rotate,
+    on_rows, scaling, separate,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
-use super::{AttentionOptions, GptBackend};
+use super::{AttentionOptions, GptBackend, Rotation, Turn};
 use crate::config::Activation;
 use crate::config::NormKind;
 
@@ -55,6 +55,35 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prepared) => prepared.finish(output),
         }))
+    }
+
+    fn gated<const D: usize>(
+        gate: Tensor<Self, D>,
+        up: Tensor<Self, D>,
+        kind: Activation,
+    ) -> Tensor<Self, D> {
+        let Some(kernels) = B::kernels().filter(|_| fits(&gate) && fits(&up)) else {
+            return Self::activation(gate, kind) * up;
+        };
+        let (gate, up) = (to_float(gate), to_float(up));
+        let (g, u) = (gate.primitive.clone(), up.primitive.clone());
+        let output = kernels.gated(g.clone(), u.clone(), kind);
+        record::<B, C, 2, _>([&gate, &up], output, move |gradient, _| {
+            kernels.gated_backward(g.clone(), u.clone(), gradient, kind).map(Some)
+        })
+    }
+
+    fn rotate(input: Tensor<Self, 4>, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
+        let Some(kernels) = B::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) else {
+            return default_rotate(input, rotation);
+        };
+        let input = to_float(input);
+        let angles = rotation.angles().map(|table| table.primitive);
+        let turn = Turn { pairing: rotation.pairing, back: false };
+        let output = kernels.rotate(input.primitive.clone(), angles.clone(), turn);
+        record::<B, C, 1, _>([&input], output, move |gradient, _| {
+            [Some(kernels.rotate(gradient, angles.clone(), Turn { back: true, ..turn }))]
+        })
     }
 
     fn dense<const D: usize>(
@@ -190,6 +219,55 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         record::<B, C, 1, _>([&logits], loss, move |gradient, _| {
             let (x, targets, log_sums) = (x.clone(), targets.clone(), log_sums.clone());
             [Some(kernels.cross_entropy_backward(x, targets, log_sums, gradient))]
+        })
+    }
+
+    fn linear_cross_entropy(
+        input: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        targets: Tensor<Self, 1, Int>,
+    ) -> Tensor<Self, 1> {
+        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
+        let Some(kernels) = B::kernels().filter(|_| all_fit) else {
+            return Self::cross_entropy(Self::dense(input, weight, bias), targets);
+        };
+        let (input, weight, bias) = (to_float(input), to_float(weight), bias.map(to_float));
+        let is_wanted = |tensor: &FloatTensor<Self>| tensor.node.clone_if_require_grad().is_some();
+        let wanted = [is_wanted(&input), is_wanted(&weight), bias.as_ref().is_some_and(is_wanted)];
+        // The logits are there now, and will not be again: so are their gradients.
+        let (loss, [of_input, of_weight, of_bias]) = kernels.linear_cross_entropy(
+            input.primitive.clone(),
+            weight.primitive.clone(),
+            bias.as_ref().map(|bias| bias.primitive.clone()),
+            targets.into_primitive(),
+            wanted,
+        );
+        let scale = move |gradients: &Option<FloatTensor<B>>, gradient: &FloatTensor<B>| {
+            gradients.clone().map(|tensor| kernels.scaled(tensor, gradient.clone()))
+        };
+        match &bias {
+            Some(bias) => {
+                record::<B, C, 3, _>([&input, &weight, bias], loss, move |gradient, _| {
+                    [&of_input, &of_weight, &of_bias].map(|it| scale(it, &gradient))
+                })
+            }
+            None => record::<B, C, 2, _>([&input, &weight], loss, move |gradient, _| {
+                [&of_input, &of_weight].map(|it| scale(it, &gradient))
+            }),
+        }
+    }
+
+    fn embed(weight: Tensor<Self, 2>, tokens: Tensor<Self, 2, Int>) -> Tensor<Self, 3> {
+        let Some(kernels) = B::kernels().filter(|_| fits(&weight)) else {
+            return burn::tensor::module::embedding(weight, tokens);
+        };
+        let (vocab_size, weight) = (weight.dims()[0], to_float(weight));
+        let inner: Tensor<B, 2, Int> = Tensor::from_primitive(tokens.into_primitive());
+        let output = B::embed(from_float(weight.primitive.clone()), inner.clone());
+        record::<B, C, 1, _>([&weight], to_float(output), move |gradient, _| {
+            let tokens = inner.clone().into_primitive();
+            [Some(kernels.embed_backward(tokens, gradient, vocab_size))]
         })
     }
 }

@@ -5,13 +5,14 @@
 
 use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, relu, sigmoid, softmax};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use burn::tensor::{Bool, ElementConversion, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
-use super::{AdamwStep, AttentionOptions, GptBackend, Scaling};
+use super::{AdamwUpdate, AttentionOptions, GptBackend, Rotation, Scaling};
 use crate::config::Activation;
 use crate::config::NormKind;
+use crate::config::RotaryPairing;
 
 /// Added to the scores of keys that are padding: far below any score, and finite, since a query
 /// that is padding itself may see nothing else, and must get some number all the same.
@@ -91,6 +92,44 @@ pub(super) fn scaling(kind: NormKind, epsilon: f64) -> Option<Scaling> {
     }
 }
 
+/// [`GptBackend::rotate`] by burn's own operations.
+pub(super) fn default_rotate<B: Backend>(
+    input: Tensor<B, 4>,
+    rotation: &Rotation<B>,
+) -> Tensor<B, 4> {
+    let [b, h, t, k] = input.dims();
+    let half = rotation.cosines.dims()[1];
+    let turned = 2 * half;
+    // As rows of T R/2 numbers, the one broadcast that every backend is fast at.
+    let rows = |part: Tensor<B, 4>| part.reshape([b * h, t * half]);
+    let angles = |table: &Tensor<B, 2>| table.clone().reshape([1, t * half]);
+    let (cosines, sines) = (angles(&rotation.cosines), angles(&rotation.sines));
+    let (x, y) = match rotation.pairing {
+        RotaryPairing::Half => {
+            (rows(input.clone().narrow(3, 0, half)), rows(input.clone().narrow(3, half, half)))
+        }
+        RotaryPairing::Interleaved => {
+            let pairs = input.clone().narrow(3, 0, turned).reshape([b * h, t * half, 2]);
+            (pairs.clone().narrow(2, 0, 1).squeeze_dim(2), pairs.narrow(2, 1, 1).squeeze_dim(2))
+        }
+    };
+    let new_x = x.clone() * cosines.clone() - y.clone() * sines.clone();
+    let new_y = y * cosines + x * sines;
+    let mut parts = match rotation.pairing {
+        RotaryPairing::Half => {
+            vec![new_x.reshape([b, h, t, half]), new_y.reshape([b, h, t, half])]
+        }
+        RotaryPairing::Interleaved => {
+            let pairs = Tensor::stack::<3>(vec![new_x, new_y], 2); // [B H, T R/2, 2]
+            vec![pairs.reshape([b, h, t, turned])]
+        }
+    };
+    if turned < k {
+        parts.push(input.narrow(3, turned, k - turned));
+    }
+    Tensor::cat(parts, 3)
+}
+
 /// [`GptBackend::attend`] by burn's own operations.
 pub(super) fn default_attend<B: GptBackend>(
     query: Tensor<B, 4>,
@@ -154,13 +193,21 @@ pub(super) fn default_cross_entropy<B: Backend>(
     log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
 }
 
+/// [`GptBackend::sum_of_squares`] by burn's own operations.
+pub(super) fn default_sum_of_squares<B: Backend>(tensors: Vec<Tensor<B, 1>>) -> f64 {
+    let squares = tensors.into_iter().map(|tensor| (tensor.clone() * tensor).sum());
+    // The device is waited for once.
+    let total = squares.reduce(|total, next| total + next);
+    total.map_or(0.0, |total| total.into_scalar().elem())
+}
+
 /// [`GptBackend::adamw`] by burn's own operations, in PyTorch's order.
-pub(super) fn default_adamw<B: Backend>(
-    value: Tensor<B, 1>,
-    gradient: Tensor<B, 1>,
-    moments: Option<[Tensor<B, 1>; 2]>,
-    step: &AdamwStep,
-) -> [Tensor<B, 1>; 3] {
+pub(super) fn default_adamw<B: Backend>(update: AdamwUpdate<Tensor<B, 1>>) -> [Tensor<B, 1>; 3] {
+    let AdamwUpdate { value, gradient, moments, step } = update;
+    let gradient = match step.gradient_factor {
+        1.0 => gradient,
+        factor => gradient * factor,
+    };
     let (new1, new2) = (gradient.clone(), gradient.clone() * gradient);
     let (new1, new2) = (new1 * (1.0 - step.beta1), new2 * (1.0 - step.beta2));
     let (first, second) = match moments {

@@ -5,6 +5,9 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use std::fmt::Debug;
 use std::ops::Range;
 
+use crate::config::Activation;
+use crate::config::RotaryPairing;
+
 /// Which keys a query attends to, and how scores are scaled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sight {
@@ -28,6 +31,14 @@ impl Sight {
     }
 }
 
+/// Which numbers of a head are turned together, and which way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Turn {
+    pub pairing: RotaryPairing,
+    /// By the negative angles, as gradients are.
+    pub back: bool,
+}
+
 /// What rows are brought to one scale by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scaling {
@@ -46,12 +57,41 @@ pub struct AdamwStep {
     pub epsilon: f64,
     /// Counted from one.
     pub step: usize,
+    /// What the gradient is multiplied by first, to clip it.
+    pub gradient_factor: f64,
 }
 
 impl AdamwStep {
     /// What means that begin at zero are divided by.
     pub fn corrections(&self) -> [f64; 2] {
         [self.beta1, self.beta2].map(|beta| 1.0 - beta.powf(self.step as f64))
+    }
+}
+
+/// A parameter that is to be updated, with tensors of `[N]`.
+#[derive(Debug, Clone)]
+pub struct AdamwUpdate<T> {
+    pub value: T,
+    pub gradient: T,
+    /// Means of the gradient and of its square; zero where there are none.
+    pub moments: Option<[T; 2]>,
+    pub step: AdamwStep,
+}
+
+impl<T> AdamwUpdate<T> {
+    /// The same of other tensors.
+    pub fn map<U>(self, mut tensor: impl FnMut(T) -> U) -> AdamwUpdate<U> {
+        AdamwUpdate {
+            value: tensor(self.value),
+            gradient: tensor(self.gradient),
+            moments: self.moments.map(|moments| moments.map(tensor)),
+            step: self.step,
+        }
+    }
+
+    /// Its tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = &T> {
+        [&self.value, &self.gradient].into_iter().chain(self.moments.iter().flatten())
     }
 }
 
@@ -80,6 +120,29 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<B>>; 3];
+
+    /// `activation(gate) * up`, of any shape.
+    fn gated(&self, gate: FloatTensor<B>, up: FloatTensor<B>, kind: Activation) -> FloatTensor<B>;
+
+    /// The gradients with respect to gate and up.
+    fn gated_backward(
+        &self,
+        gate: FloatTensor<B>,
+        up: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+        kind: Activation,
+    ) -> [FloatTensor<B>; 2];
+
+    /// Turns heads by the angles of their positions, or back.
+    ///
+    /// # Shapes
+    /// - `input` `[B, H, T, K]`, `angles`, which are cosines and sines, `[T, R / 2]`
+    fn rotate(
+        &self,
+        input: FloatTensor<B>,
+        angles: [FloatTensor<B>; 2],
+        turn: Turn,
+    ) -> FloatTensor<B>;
 
     /// Of rows, which are the last dimension.
     fn normalization(
@@ -147,12 +210,37 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         gradient: FloatTensor<B>,
     ) -> FloatTensor<B>;
 
-    /// The parameter and its two moments after a step; `[N]` each.
-    fn adamw(
+    /// The mean loss, `[1]`, and its gradients with respect to input, weight and bias, as far as
+    /// they are wanted. There are never more logits in memory than those of some rows.
+    ///
+    /// # Shapes
+    /// - `input` `[N, I]`, `weight` `[I, V]`, `bias` `[V]`, `targets` `[N]`
+    fn linear_cross_entropy(
         &self,
-        value: FloatTensor<B>,
+        input: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        bias: Option<FloatTensor<B>>,
+        targets: IntTensor<B>,
+        wanted: [bool; 3],
+    ) -> (FloatTensor<B>, [Option<FloatTensor<B>>; 3]);
+
+    /// Multiplies a tensor by a number, `[1]`; the same tensor where that is one.
+    fn scaled(&self, tensor: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B>;
+
+    /// The gradient with respect to the weight of an embedding.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]`, `gradient` `[B, T, D]` -> `[vocab_size, D]`
+    fn embed_backward(
+        &self,
+        tokens: IntTensor<B>,
         gradient: FloatTensor<B>,
-        moments: Option<[FloatTensor<B>; 2]>,
-        step: &AdamwStep,
-    ) -> [FloatTensor<B>; 3];
+        vocab_size: usize,
+    ) -> FloatTensor<B>;
+
+    /// Of all numbers of all tensors, `[N]` each.
+    fn sum_of_squares(&self, tensors: Vec<FloatTensor<B>>) -> f64;
+
+    /// Each parameter and its two moments after a step. The gradients' memory is used again.
+    fn adamw(&self, updates: Vec<AdamwUpdate<FloatTensor<B>>>) -> Vec<[FloatTensor<B>; 3]>;
 }

@@ -13,8 +13,10 @@ mod ops;
 mod precision;
 mod random;
 
+#[cfg(feature = "flex")]
+pub use cpu::Allocator;
 pub use device::{NVIDIA_DEVICES, nvidia_model};
-pub use kernels::{AdamwStep, Kernels, Scaling, Sight};
+pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
 pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
 pub use precision::{check_precision, factor};
 pub use random::draw_seed;

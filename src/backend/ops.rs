@@ -14,9 +14,10 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
-    default_cross_entropy, default_dense, default_normalization, on_rows, scaling, separate,
+    default_cross_entropy, default_dense, default_normalization, default_rotate,
+    default_sum_of_squares, on_rows, scaling, separate,
 };
-use super::{AdamwStep, Kernels, Sight};
+use super::{AdamwUpdate, Kernels, Sight, Turn};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::Precision;
@@ -129,6 +130,12 @@ pub struct Rotation<B: Backend> {
     pub pairing: RotaryPairing,
 }
 
+impl<B: Backend> Rotation<B> {
+    pub(super) fn angles(&self) -> [FloatTensor<B>; 2] {
+        [&self.cosines, &self.sines].map(|table| to_float(table.clone()))
+    }
+}
+
 /// What training minimises beside the likelihood of the targets; nothing where both are zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossTerms {
@@ -210,6 +217,18 @@ pub trait GptBackend: Backend {
         default_activation_backward(input, gradient, kind)
     }
 
+    /// `activation(gate) * up` (Shazeer 2020).
+    fn gated<const D: usize>(
+        gate: Tensor<Self, D>,
+        up: Tensor<Self, D>,
+        kind: Activation,
+    ) -> Tensor<Self, D> {
+        match Self::kernels().filter(|_| fits(&gate) && fits(&up)) {
+            Some(kernels) => from_float(kernels.gated(to_float(gate), to_float(up), kind)),
+            None => Self::activation(gate, kind) * up,
+        }
+    }
+
     /// Rows of `weight` by token id.
     ///
     /// # Shapes
@@ -224,37 +243,13 @@ pub trait GptBackend: Backend {
     /// # Shapes
     /// - `input` `[B, H, T, K]`, `rotation` over `T` positions -> `[B, H, T, K]`
     fn rotate(input: Tensor<Self, 4>, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
-        let [b, h, t, k] = input.dims();
-        let half = rotation.cosines.dims()[1];
-        let turned = 2 * half;
-        // As rows of T R/2 numbers, the one broadcast that every backend is fast at.
-        let rows = |part: Tensor<Self, 4>| part.reshape([b * h, t * half]);
-        let angles = |table: &Tensor<Self, 2>| table.clone().reshape([1, t * half]);
-        let (cosines, sines) = (angles(&rotation.cosines), angles(&rotation.sines));
-        let (x, y) = match rotation.pairing {
-            RotaryPairing::Half => {
-                (rows(input.clone().narrow(3, 0, half)), rows(input.clone().narrow(3, half, half)))
+        match Self::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) {
+            Some(kernels) => {
+                let turn = Turn { pairing: rotation.pairing, back: false };
+                from_float(kernels.rotate(to_float(input), rotation.angles(), turn))
             }
-            RotaryPairing::Interleaved => {
-                let pairs = input.clone().narrow(3, 0, turned).reshape([b * h, t * half, 2]);
-                (pairs.clone().narrow(2, 0, 1).squeeze_dim(2), pairs.narrow(2, 1, 1).squeeze_dim(2))
-            }
-        };
-        let new_x = x.clone() * cosines.clone() - y.clone() * sines.clone();
-        let new_y = y * cosines + x * sines;
-        let mut parts = match rotation.pairing {
-            RotaryPairing::Half => {
-                vec![new_x.reshape([b, h, t, half]), new_y.reshape([b, h, t, half])]
-            }
-            RotaryPairing::Interleaved => {
-                let pairs = Tensor::stack::<3>(vec![new_x, new_y], 2); // [B H, T R/2, 2]
-                vec![pairs.reshape([b, h, t, turned])]
-            }
-        };
-        if turned < k {
-            parts.push(input.narrow(3, turned, k - turned));
+            None => default_rotate(input, rotation),
         }
-        Tensor::cat(parts, 3)
     }
 
     /// Scaled dot-product attention (Vaswani et al. 2017). Where there are fewer key heads than
@@ -319,6 +314,30 @@ pub trait GptBackend: Backend {
         }
     }
 
+    /// [`GptBackend::cross_entropy`] of the logits that [`GptBackend::dense`] makes, which a backend
+    /// with kernels never has in memory all at once.
+    ///
+    /// # Shapes
+    /// - `input` `[N, D]`, `weight` `[D, V]`, `bias` `[V]`, `targets` `[N]` -> `[1]`
+    fn linear_cross_entropy(
+        input: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        targets: Tensor<Self, 1, Int>,
+    ) -> Tensor<Self, 1> {
+        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
+        match Self::kernels().filter(|_| all_fit) {
+            Some(kernels) => {
+                let (input, weight) = (to_float(input), to_float(weight));
+                let (bias, targets) = (bias.map(to_float), targets.into_primitive());
+                let (loss, _) =
+                    kernels.linear_cross_entropy(input, weight, bias, targets, [false; 3]);
+                from_float(loss)
+            }
+            None => Self::cross_entropy(Self::dense(input, weight, bias), targets),
+        }
+    }
+
     /// [`GptBackend::cross_entropy`], and what is minimised in its place: with ε of label
     /// smoothing, V tokens and a z-loss of weight w, the mean of
     /// `(1 - ε) (-log p_target) + ε / V Σ (-log p) + w log² Z`.
@@ -353,27 +372,28 @@ pub trait GptBackend: Backend {
         (loss, minimised)
     }
 
-    /// A parameter and its two moments, which are zero where there are none, after a step.
+    /// The sum of the squares of all numbers of all tensors, `[N]` each.
+    fn sum_of_squares(tensors: Vec<Tensor<Self, 1>>) -> f64 {
+        let kernels = Self::kernels().filter(|_| tensors.iter().all(fits));
+        match kernels {
+            Some(kernels) => kernels.sum_of_squares(tensors.into_iter().map(to_float).collect()),
+            None => default_sum_of_squares(tensors),
+        }
+    }
+
+    /// Each parameter and its two moments after a step.
     ///
     /// # Shapes
-    /// - `value`, `gradient` and each of the moments `[N]`
-    fn adamw(
-        value: Tensor<Self, 1>,
-        gradient: Tensor<Self, 1>,
-        moments: Option<[Tensor<Self, 1>; 2]>,
-        step: &AdamwStep,
-    ) -> [Tensor<Self, 1>; 3] {
-        let [first, second] = match &moments {
-            Some([first, second]) => [fits(first), fits(second)],
-            None => [true; 2],
-        };
-        let all_fit = fits(&value) && fits(&gradient) && first && second;
+    /// - tensors `[N]`
+    fn adamw(updates: Vec<AdamwUpdate<Tensor<Self, 1>>>) -> Vec<[Tensor<Self, 1>; 3]> {
+        let all_fit = updates.iter().flat_map(AdamwUpdate::tensors).all(fits);
         match Self::kernels().filter(|_| all_fit) {
             Some(kernels) => {
-                let moments = moments.map(|moments| moments.map(to_float));
-                kernels.adamw(to_float(value), to_float(gradient), moments, step).map(from_float)
+                let updates = updates.into_iter().map(|update| update.map(to_float)).collect();
+                let updated = kernels.adamw(updates).into_iter();
+                updated.map(|tensors| tensors.map(from_float)).collect()
             }
-            None => default_adamw(value, gradient, moments, step),
+            None => updates.into_iter().map(default_adamw).collect(),
         }
     }
 }

@@ -1,7 +1,9 @@
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{Encoder, Gpt, Initializer, Seq2Seq};
+use super::{Embedding, Encoder, Gpt, Head, Initializer, Seq2Seq};
+use crate::backend::GptBackend;
 use crate::config::Architecture;
 use crate::config::ModelConfig;
 use crate::config::Precision;
@@ -55,5 +57,30 @@ impl<B: Backend> Model<B> {
         };
         stacks.into_iter().flatten().for_each(|stack| stack.set_precision(precision));
         head.set_precision(precision);
+    }
+}
+
+impl<B: GptBackend> Model<B> {
+    /// Logits from the residual stream after the last layer.
+    ///
+    /// # Shapes
+    /// - `hidden` `[.., D]` -> `[.., V]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<B, D>) -> Tensor<B, D> {
+        let (head, embedding) = self.ends();
+        head.forward(hidden, embedding)
+    }
+
+    /// What [`Head::linear`] says of this model's.
+    pub fn linear_head(&self) -> Option<(Tensor<B, 2>, Option<Tensor<B, 1>>)> {
+        let (head, embedding) = self.ends();
+        head.linear(embedding)
+    }
+
+    fn ends(&self) -> (&Head<B>, &Embedding<B>) {
+        match self {
+            Self::Gpt(model) => (&model.head, &model.embedding),
+            Self::Encoder(model) => (&model.head, &model.embedding),
+            Self::Seq2Seq(model) => (&model.head, &model.embedding),
+        }
     }
 }

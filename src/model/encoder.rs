@@ -1,4 +1,4 @@
-//! B batch, T time, V vocabulary
+//! B batch, T time, D model width, V vocabulary
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
@@ -71,12 +71,16 @@ impl<B: GptBackend> Encoder<B> {
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        self.forward_recorded(tokens, rows, None)
+        let (hidden, routing) = self.hidden_recorded(tokens, rows, None);
+        (self.logits(hidden), routing)
     }
 
-    /// [`Encoder::forward_routed`], in training; with a tape, the layers keep no more than their
-    /// input.
-    pub fn forward_recorded(
+    /// The residual stream after the last layer, from which [`Encoder::logits`] go, and how the
+    /// experts were used; with a tape, in training, the layers keep no more than their input.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]` -> `[B, T, D]`
+    pub fn hidden_recorded(
         &self,
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
@@ -85,7 +89,11 @@ impl<B: GptBackend> Encoder<B> {
         let base = Pass::new(&self.config, rows, 0..tokens.dims()[1], &tokens.device());
         let mut pass = Pass { tape, ..base };
         let stream = self.embedding.forward(tokens, 0);
-        let hidden = self.encoder.forward(stream, &mut pass);
-        (self.head.forward(hidden, &self.embedding), pass.routing)
+        (self.encoder.forward(stream, &mut pass), pass.routing)
+    }
+
+    /// `[.., D]` -> `[.., V]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<B, D>) -> Tensor<B, D> {
+        self.head.forward(hidden, &self.embedding)
     }
 }

@@ -105,8 +105,8 @@ impl<B: GptBackend> Network<B> {
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
         let hidden = match &self.gate {
             Some(gate) => {
-                let gate = B::activation(gate.forward(input.clone()), self.activation);
-                gate * self.up.forward(input)
+                let gate = gate.forward(input.clone());
+                B::gated(gate, self.up.forward(input), self.activation)
             }
             None => B::activation(self.up.forward(input), self.activation),
         };

@@ -83,19 +83,22 @@ impl<B: GptBackend> Gpt<B> {
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        self.forward_recorded(tokens, rows, None)
+        let (hidden, routing) = self.hidden_recorded(tokens, rows, None);
+        (self.logits(hidden), routing)
     }
 
-    /// [`Gpt::forward_routed`], in training; with a tape, the layers keep no more than their
-    /// input.
-    pub fn forward_recorded(
+    /// The residual stream after the last layer, from which [`Gpt::logits`] go, and how the
+    /// experts were used; with a tape, in training, the layers keep no more than their input.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]` -> `[B, T, D]`
+    pub fn hidden_recorded(
         &self,
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
         tape: Option<&Tape<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (hidden, routing) = self.hidden(tokens, rows, None, tape);
-        (self.logits(hidden), routing)
+        self.hidden(tokens, rows, None, tape)
     }
 
     /// Next-token logits at all positions or at the last one only.
@@ -144,8 +147,8 @@ impl<B: GptBackend> Gpt<B> {
         (self.decoder.forward(stream, &mut pass), pass.routing)
     }
 
-    /// `[B, T, D]` -> `[B, T, V]`
-    fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+    /// `[.., D]` -> `[.., V]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<B, D>) -> Tensor<B, D> {
         self.head.forward(hidden, &self.embedding)
     }
 }

@@ -1,4 +1,4 @@
-//! B batch, T time, D model width, V vocabulary
+//! D model width, V vocabulary
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -47,17 +47,32 @@ impl<B: Backend> Head<B> {
 
 impl<B: GptBackend> Head<B> {
     /// # Shapes
-    /// - `hidden` `[B, T, D]` -> `[B, T, V]`
-    pub fn forward(&self, hidden: Tensor<B, 3>, embedding: &Embedding<B>) -> Tensor<B, 3> {
-        let weight = match &self.weight {
-            Some(weight) => weight.val(),
-            None => embedding.token.val().transpose(),
-        };
+    /// - `hidden` `[.., D]` -> `[.., V]`
+    pub fn forward<const D: usize>(
+        &self,
+        hidden: Tensor<B, D>,
+        embedding: &Embedding<B>,
+    ) -> Tensor<B, D> {
+        let weight = self.weight(embedding);
         let (hidden, weight) = (factor(hidden, self.precision), factor(weight, self.precision));
         let logits = B::dense(hidden, weight, self.bias.as_ref().map(Param::val));
         match self.soft_cap {
             Some(cap) => B::soft_cap(logits, cap),
             None => logits,
+        }
+    }
+
+    /// The weight `[D, V]` and the bias `[V]` where logits are their product and sum with what is
+    /// hidden, in f32, and nothing else.
+    pub fn linear(&self, embedding: &Embedding<B>) -> Option<(Tensor<B, 2>, Option<Tensor<B, 1>>)> {
+        let is_linear = self.soft_cap.is_none() && self.precision == Precision::F32;
+        is_linear.then(|| (self.weight(embedding), self.bias.as_ref().map(Param::val)))
+    }
+
+    fn weight(&self, embedding: &Embedding<B>) -> Tensor<B, 2> {
+        match &self.weight {
+            Some(weight) => weight.val(),
+            None => embedding.token.val().transpose(),
         }
     }
 }

@@ -76,13 +76,17 @@ impl<B: GptBackend> Seq2Seq<B> {
         lengths: &[usize],
         target: Tensor<B, 2, Int>,
     ) -> Tensor<B, 3> {
-        self.forward_recorded(source, lengths, target, None, None).0
+        self.logits(self.hidden_recorded(source, lengths, target, None, None).0)
     }
 
-    /// [`Seq2Seq::forward`], and how its experts were used, a layer each; none without experts.
-    /// `target_lengths` are the tokens of each target that are no padding; all where absent. With
-    /// a tape, in training, the layers keep no more than their input.
-    pub fn forward_recorded(
+    /// The decoder's residual stream after its last layer, from which [`Seq2Seq::logits`] go, and
+    /// how its experts were used, a layer each; none without experts. `target_lengths` are the
+    /// tokens of each target that are no padding; all where absent. With a tape, in training, the
+    /// layers keep no more than their input.
+    ///
+    /// # Shapes
+    /// - `source` `[B, S]`, `target` `[B, T]` -> `[B, T, D]`
+    pub fn hidden_recorded(
         &self,
         source: Tensor<B, 2, Int>,
         lengths: &[usize],
@@ -96,7 +100,12 @@ impl<B: GptBackend> Seq2Seq<B> {
         }
         let (hidden, more) = self.hidden(target, target_lengths, &memory, None, tape);
         routing.extend(more);
-        (self.head.forward(hidden, &self.embedding), routing)
+        (hidden, routing)
+    }
+
+    /// `[.., D]` -> `[.., V]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<B, D>) -> Tensor<B, D> {
+        self.head.forward(hidden, &self.embedding)
     }
 
     /// Reads the sources, once for all of their targets' tokens.
@@ -137,7 +146,7 @@ impl<B: GptBackend> Seq2Seq<B> {
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
         let (hidden, _) = self.hidden(tokens, None, memory, Some(cache), None);
-        Ok(self.head.forward(last(hidden), &self.embedding).squeeze_dim(1))
+        Ok(self.logits(last(hidden)).squeeze_dim(1))
     }
 
     fn hidden(

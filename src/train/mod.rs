@@ -26,7 +26,7 @@ mod utilisation;
 
 pub use average::Average;
 pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
-pub use clip::{clip_gradients, gradient_norm};
+pub use clip::{clip_factor, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
 pub use freeze::trained;
 pub use guard::{Guard, Objection, Verdict, Watched};

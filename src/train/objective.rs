@@ -1,6 +1,6 @@
 //! The model with what it is trained for: to name the tokens that are asked for.
 //!
-//! B batch, T time, V vocabulary, N targets
+//! B batch, T time, D model width, N targets
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -32,8 +32,8 @@ pub struct LanguageModel<B: Backend> {
 
 /// What a batch asks of a model.
 struct Answer<B: Backend> {
-    /// `[N, V]`
-    logits: Tensor<B, 2>,
+    /// What the model makes logits of, `[N, D]`.
+    hidden: Tensor<B, 2>,
     /// `[N]`
     targets: Tensor<B, 1, Int>,
     /// How the experts were used, a layer each.
@@ -68,30 +68,52 @@ impl<B: Backend> LanguageModel<B> {
 impl<B: GptBackend> LanguageModel<B> {
     /// Nats a token, `[1]`.
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
-        let Answer { logits, targets, .. } = self.answer(batch, None);
-        B::cross_entropy(logits, targets)
+        let Answer { hidden, targets, .. } = self.answer(batch, None);
+        self.cross_entropy(hidden, targets)
+    }
+
+    /// Of `[N, D]` and `[N]`, without all of the logits in memory where that can be.
+    fn cross_entropy(&self, hidden: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+        match self.model.linear_head() {
+            Some((weight, bias)) => B::linear_cross_entropy(hidden, weight, bias, targets),
+            None => B::cross_entropy(self.model.logits(hidden), targets),
+        }
+    }
+
+    /// The loss, and what is minimised in its place.
+    fn training_loss(
+        &self,
+        hidden: Tensor<B, 2>,
+        targets: Tensor<B, 1, Int>,
+    ) -> (Tensor<B, 1>, Tensor<B, 1>) {
+        let terms = LossTerms { label_smoothing: self.label_smoothing, z_loss: self.z_loss };
+        if terms == LossTerms::default() {
+            let loss = self.cross_entropy(hidden, targets);
+            return (loss.clone(), loss);
+        }
+        B::training_loss(self.model.logits(hidden), targets, terms)
     }
 
     fn answer(&self, batch: &TokenBatch, tape: Option<&Tape<B>>) -> Answer<B> {
         let device = &self.model.device();
         let inputs = batch.inputs(device); // [B, T]
         let rows = Rows { lengths: batch.lengths(), documents: batch.documents(device) };
-        let (logits, routing) = match (&self.model, batch.sources(device)) {
-            (Model::Gpt(model), _) => model.forward_recorded(inputs, rows, tape),
-            (Model::Encoder(model), _) => model.forward_recorded(inputs, rows, tape),
+        let (hidden, routing) = match (&self.model, batch.sources(device)) {
+            (Model::Gpt(model), _) => model.hidden_recorded(inputs, rows, tape),
+            (Model::Encoder(model), _) => model.hidden_recorded(inputs, rows, tape),
             (Model::Seq2Seq(model), Some((sources, lengths))) => {
-                model.forward_recorded(sources, lengths, inputs, batch.lengths(), tape)
+                model.hidden_recorded(sources, lengths, inputs, batch.lengths(), tape)
             }
             (Model::Seq2Seq(_), None) => {
                 unreachable!("the task of an encoder-decoder gives every example a source")
             }
         };
-        let logits = logits.flatten(0, 1); // [B T, V]
-        let logits = match batch.asked(device) {
-            Some(places) => logits.select(0, places), // [N, V]
-            None => logits,
+        let hidden = hidden.flatten(0, 1); // [B T, D]
+        let hidden = match batch.asked(device) {
+            Some(places) => hidden.select(0, places), // [N, D]
+            None => hidden,
         };
-        Answer { logits, targets: batch.targets(device), routing }
+        Answer { hidden, targets: batch.targets(device), routing }
     }
 }
 
@@ -155,9 +177,8 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
     fn step(&self, batch: TokenBatch) -> TrainOutput<StepOutput> {
         let started = Instant::now();
         let tape = self.gradient_checkpointing.then(Tape::default);
-        let Answer { logits, targets, routing } = self.answer(&batch, tape.as_ref());
-        let terms = LossTerms { label_smoothing: self.label_smoothing, z_loss: self.z_loss };
-        let (loss, minimised) = B::training_loss(logits, targets, terms);
+        let Answer { hidden, targets, routing } = self.answer(&batch, tape.as_ref());
+        let (loss, minimised) = self.training_loss(hidden, targets);
         let value: f64 = loss.inner().into_scalar().elem();
         let forward = started.elapsed();
         let minimised = match mean_balance(&routing) {
@@ -192,8 +213,8 @@ impl<B: GptBackend> InferenceStep for LanguageModel<B> {
     type Output = StepOutput;
 
     fn step(&self, batch: TokenBatch) -> StepOutput {
-        let Answer { logits, targets, routing } = self.answer(&batch, None);
-        let loss = B::cross_entropy(logits, targets);
+        let Answer { hidden, targets, routing } = self.answer(&batch, None);
+        let loss = self.cross_entropy(hidden, targets);
         let mut output = StepOutput::of_loss(loss.into_scalar().elem(), batch.tokens());
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
         output

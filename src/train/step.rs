@@ -7,7 +7,7 @@ use super::data_wait::DataWait;
 use super::evaluate::add_counts;
 use super::{
     Average, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Phases, Progress,
-    Schedule, StepOutput, Verdict, clip_gradients,
+    Schedule, StepOutput, Verdict, clip_factor, gradient_norm,
 };
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
@@ -21,6 +21,8 @@ pub(super) type Components<B> =
 /// evaluate, to save and to stop.
 pub struct Stepper<B: TrainBackend> {
     learner: Learner<Components<B>>,
+    /// A second handle of the learner's.
+    optimizer: ModelOptimizer<B>,
     config: TrainConfig,
     plan: BatchPlan,
     average: Option<Average<B>>,
@@ -46,16 +48,17 @@ pub struct Step {
 }
 
 impl<B: TrainBackend> Stepper<B> {
-    /// With a learner of this configuration, and the average of its weights that it asks for.
+    /// With a learner of this configuration, its optimizer, and the average of its weights that it asks for.
     pub(super) fn new(
         learner: Learner<Components<B>>,
+        optimizer: ModelOptimizer<B>,
         average: Option<Average<B>>,
         config: &TrainConfig,
         seed: u64,
         device: B::Device,
     ) -> Self {
         let plan = BatchPlan::of_run(config);
-        Self { learner, config: config.clone(), plan, average, seed, device }
+        Self { learner, optimizer, config: config.clone(), plan, average, seed, device }
     }
 
     /// Before the first step of a configuration.
@@ -70,9 +73,9 @@ impl<B: TrainBackend> Stepper<B> {
         let train = &config.train;
         let optimizer = ModelOptimizer::new(&train.optimizer, &model)?;
         let schedule = Schedule::new(&train.schedule, None, 0);
-        let learner = Learner::new(model, optimizer, schedule);
+        let learner = Learner::new(model, optimizer.clone(), schedule);
         let average = train.average.map(|config| Average::new(config, 0));
-        Ok(Self::new(learner, average, train, config.seed, device))
+        Ok(Self::new(learner, optimizer, average, train, config.seed, device))
     }
 
     pub(super) fn plan(&self) -> BatchPlan {
@@ -135,10 +138,11 @@ impl<B: TrainBackend> Stepper<B> {
         }
         phases.data = batches.waited().as_secs_f64();
         let optimizer_started = Instant::now();
-        let mut gradients = accumulator.grads();
-        let gradient_norm = clip_gradients(&learner.model(), &mut gradients, self.config.clip_norm);
+        let gradients = accumulator.grads();
+        let gradient_norm = gradient_norm(&learner.model(), &gradients);
         let skipped = match guard.judge(&self.config, loss, gradient_norm) {
             Verdict::Take => {
+                self.optimizer.scale_gradients(clip_factor(gradient_norm, self.config.clip_norm));
                 learner.optimizer_step(gradients);
                 if let Some(average) = &mut self.average {
                     average.update(&learner.model());

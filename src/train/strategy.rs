@@ -80,6 +80,7 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
             pass: train_loader.num_items(),
             stepper: Stepper::new(
                 learner,
+                self.optimizer.clone(),
                 average.take(),
                 &self.config,
                 self.seed,

@@ -3,9 +3,10 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use emberlm::backend::{
-    AdamwStep, AttentionOptions, BackendKind, GptBackend, Job, LossTerms, TrainBackend,
+    AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, GptBackend, Job, LossTerms, Rotation,
+    TrainBackend,
 };
-use emberlm::config::NormKind;
+use emberlm::config::{Activation, NormKind, RotaryPairing};
 
 use crate::on_each_backend;
 use crate::support::{Inner, floats, numbers, on_cpu_backends};
@@ -107,6 +108,75 @@ impl Job for Dense {
 fn dense_layers_agree() {
     // Sums of up to 300 products, in other orders.
     agree(Dense, 3e-6);
+}
+
+#[derive(Clone)]
+struct Gated;
+
+impl Job for Gated {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        for kind in [
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+            Activation::ReluSquared,
+            Activation::Silu,
+            Activation::Mish,
+        ] {
+            for shape in [[1, 1], [3, 85], [17, 1001]] {
+                let (gate, up) =
+                    (leaf::<B, 2>(shape, 61, &device), leaf::<B, 2>(shape, 62, &device));
+                let output = B::gated(gate.clone(), up.clone(), kind);
+                let mut observed = Observed::new(format!("gated {kind:?} {shape:?}"), output);
+                observed.gradient("gate", &gate);
+                observed.gradient("up", &up);
+                results.extend(observed.results);
+            }
+        }
+        results
+    }
+}
+
+#[test]
+fn gates_agree() {
+    // What activations alone are off by: ndarray's error function has seven digits, too.
+    agree(Gated, 1e-5);
+}
+
+#[derive(Clone)]
+struct Rotated;
+
+impl Job for Rotated {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        // The last number is how many pairs of a head are turned.
+        for [b, h, t, k, half] in [[1, 1, 1, 2, 1], [2, 3, 5, 8, 4], [3, 5, 70, 13, 4]] {
+            for pairing in [RotaryPairing::Half, RotaryPairing::Interleaved] {
+                let angles = Tensor::<B, 1>::from_floats(&*numbers(t * half, 63), &device);
+                let angles = (angles * 3.0).reshape([t, half]);
+                let rotation =
+                    Rotation { cosines: angles.clone().cos(), sines: angles.sin(), pairing };
+                let input = leaf::<B, 4>([b, t, h, k], 64, &device);
+                let output = B::rotate(input.clone().swap_dims(1, 2), &rotation);
+                let name = format!("rotated {b} {h} {t} {k} {half} {pairing:?}");
+                let mut observed = Observed::new(name, output);
+                observed.gradient("input", &input);
+                results.extend(observed.results);
+            }
+        }
+        results
+    }
+}
+
+#[test]
+fn rotations_agree() {
+    // Two products and a sum, with cosines and sines that are the backends' own.
+    agree(Rotated, 1e-6);
 }
 
 /// Each number of a result against what f64 makes of it.
@@ -372,6 +442,111 @@ fn losses_agree() {
 }
 
 #[derive(Clone)]
+struct LinearCrossEntropy;
+
+impl Job for LinearCrossEntropy {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        // Of the last, the logits of no more than 33 rows are made at a time.
+        for [n, d, v] in [[1, 1, 1], [3, 5, 7], [67, 33, 65], [20, 48, 1003], [40, 2, 500_000]] {
+            for (with_bias, turned) in [(false, false), (true, false), (true, true)] {
+                let input = leaf::<B, 2>([n, d], 31, &device);
+                let stored = leaf::<B, 2>(if turned { [v, d] } else { [d, v] }, 32, &device);
+                let weight = if turned { stored.clone().transpose() } else { stored.clone() };
+                let bias = with_bias.then(|| leaf::<B, 1>([v], 33, &device));
+                let targets: Vec<i32> = (0..n).map(|row| (row * 31 % v) as i32).collect();
+                let targets = Tensor::from_data(TensorData::new(targets, [n]), &device);
+                let loss = B::linear_cross_entropy(
+                    input.clone(),
+                    weight.clone(),
+                    bias.clone(),
+                    targets.clone(),
+                );
+                let untracked = <Inner<B> as GptBackend>::linear_cross_entropy(
+                    input.clone().inner(),
+                    weight.inner(),
+                    bias.clone().map(Tensor::inner),
+                    targets.inner(),
+                );
+                let name = format!("linear loss {n} {d} {v} {with_bias} {turned}");
+                results.push((format!("{name}: untracked"), floats(untracked.into_data())));
+                let mut observed = Observed::new(name, loss);
+                observed.gradient("input", &input);
+                observed.gradient("weight", &stored);
+                if let Some(bias) = &bias {
+                    observed.gradient("bias", bias);
+                }
+                // Of a mean over rows, so that small numbers are compared as small ones.
+                for (_, numbers) in observed.results.iter_mut().skip(1) {
+                    numbers.iter_mut().for_each(|x| *x *= n as f32);
+                }
+                results.extend(observed.results);
+            }
+        }
+        results
+    }
+}
+
+#[test]
+fn losses_of_products_agree() {
+    // Sums of half a million exponentials, in other orders.
+    agree(LinearCrossEntropy, 1e-5);
+}
+
+#[derive(Clone)]
+struct FrozenHead;
+
+impl Job for FrozenHead {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let input = leaf::<B, 2>([9, 5], 34, &device);
+        let weight = leaf::<B, 2>([5, 13], 35, &device).detach();
+        let targets = Tensor::from_data(TensorData::new(vec![3; 9], [9]), &device);
+        let loss = B::linear_cross_entropy(input.clone(), weight.clone(), None, targets);
+        let mut observed = Observed::new("frozen head".into(), loss);
+        observed.gradient("input", &input);
+        assert!(weight.grad(&observed.gradients).is_none());
+        observed.results
+    }
+}
+
+#[test]
+fn a_head_that_is_frozen_has_no_gradient() {
+    agree(FrozenHead, 1e-6);
+}
+
+#[derive(Clone)]
+struct Embedded;
+
+impl Job for Embedded {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        for [b, t, d, v] in [[1, 1, 1, 1], [2, 7, 5, 3], [3, 70, 33, 131], [2, 40, 7, 9001]] {
+            let weight = leaf::<B, 2>([v, d], 41, &device);
+            let tokens: Vec<i32> = (0..b * t).map(|place| (place * place % v) as i32).collect();
+            let tokens = Tensor::from_data(TensorData::new(tokens, [b, t]), &device);
+            let embedded = B::embed(weight.clone(), tokens);
+            let mut observed = Observed::new(format!("embedding {b} {t} {d} {v}"), embedded);
+            observed.gradient("weight", &weight);
+            results.extend(observed.results);
+        }
+        results
+    }
+}
+
+#[test]
+fn embeddings_agree() {
+    // Sums of at most 105 numbers.
+    agree(Embedded, 1e-6);
+}
+
+/// Parameters of several sizes, updated together.
+#[derive(Clone)]
 struct Adamw;
 
 impl Job for Adamw {
@@ -379,29 +554,46 @@ impl Job for Adamw {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
-        for count in [1, 17, 40_001] {
-            let read = |seed| {
-                let data = TensorData::new(numbers(count, seed), [count]);
-                Tensor::<Inner<B>, 1>::from_data(data, &device)
-            };
-            let (mut value, mut moments) = (read(12), None);
-            // Someone else has the first value, too, which must not change.
-            let first = value.clone();
-            for step in 1..=5 {
-                let settings = AdamwStep {
-                    learning_rate: 0.01,
-                    weight_decay: 0.1,
+        let counts = [1, 17, 40_001];
+        let read = |count: usize, seed| {
+            let data = TensorData::new(numbers(count, seed), [count]);
+            Tensor::<Inner<B>, 1>::from_data(data, &device)
+        };
+        let mut values = counts.map(|count| read(count, 12));
+        let mut moments = counts.map(|_| None);
+        // Someone else has the first values, too, which must not change.
+        let first = values.clone();
+        for step in 1..=5 {
+            let gradients = counts.map(|count| read(count, 20 + step as u64));
+            let kept = gradients.clone();
+            let updates = (0..counts.len()).map(|number| AdamwUpdate {
+                value: values[number].clone(),
+                // A gradient that somebody else has must stay, too.
+                gradient: match number {
+                    0 => gradients[0].clone(),
+                    _ => read(counts[number], 20 + step as u64),
+                },
+                moments: moments[number].take(),
+                step: AdamwStep {
+                    learning_rate: 0.01 * (number + 1) as f64,
+                    weight_decay: 0.1 * number as f64,
                     beta1: 0.9,
                     beta2: 0.95,
                     epsilon: 1e-8,
                     step,
-                };
-                let gradient = read(20 + step as u64);
-                let [new, first, second] =
-                    <Inner<B> as GptBackend>::adamw(value, gradient, moments, &settings);
-                (value, moments) = (new, Some([first, second]));
+                    gradient_factor: [1.0, 0.3][step % 2],
+                },
+            });
+            let updated = <Inner<B> as GptBackend>::adamw(updates.collect());
+            for (number, [value, first, second]) in updated.into_iter().enumerate() {
+                values[number] = value;
+                moments[number] = Some([first, second]);
             }
-            let [mean, square] = moments.unwrap();
+            results.push((format!("adamw: kept {step}"), floats(kept[0].clone().into_data())));
+        }
+        for (number, count) in counts.into_iter().enumerate() {
+            let [mean, square] = moments[number].take().unwrap();
+            let (value, first) = (values[number].clone(), first[number].clone());
             for (name, tensor) in
                 [("value", value), ("mean", mean), ("square", square), ("untouched", first)]
             {
@@ -440,6 +632,23 @@ fn what_is_not_a_number_is_not_hidden() {
             let targets = Tensor::<B, 1, Int>::from_data([0, 1, 2, 3, 0, 1], &device);
             let loss = B::cross_entropy(input.reshape([6, 4]), targets);
             assert!(floats(loss.into_data())[0].is_nan(), "{number} in a loss");
+        }
+    });
+}
+
+#[test]
+fn sums_of_squares_are_those_of_f64() {
+    on_each_backend!(|device: B| {
+        for counts in [&[1][..], &[3, 16_385, 200_003]] {
+            let all = counts.iter().map(|count| numbers(*count, 51)).collect::<Vec<_>>();
+            let tensors = all.iter().map(|numbers| {
+                let data = TensorData::new(numbers.clone(), [numbers.len()]);
+                Tensor::<Inner<B>, 1>::from_data(data, &device)
+            });
+            let found = <Inner<B> as GptBackend>::sum_of_squares(tensors.collect());
+            let expected: f64 = all.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
+            // Sums of tasks in f32 on one backend, of everything on the other.
+            assert!((found - expected).abs() < 1e-5 * expected, "{found}, not {expected}");
         }
     });
 }

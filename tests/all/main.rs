@@ -44,3 +44,8 @@ mod tokenizer_commands;
 mod tokenizers;
 mod training;
 mod training_goldens;
+
+/// The program's, on top of the system's.
+#[global_allocator]
+static ALLOCATOR: emberlm::backend::Allocator<std::alloc::System> =
+    emberlm::backend::Allocator::new(std::alloc::System);

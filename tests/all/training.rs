@@ -6,7 +6,7 @@ use emberlm::config::{self, AdamwConfig, OptimizerConfig, RunConfig, ScheduleCon
 use emberlm::data::{TokenBatch, Window};
 use emberlm::model::{Initializer, Model, parameters, tensors};
 use emberlm::train::{
-    Guard, LanguageModel, ModelOptimizer, Phases, Progress, Schedule, Stepper, clip_gradients,
+    Guard, LanguageModel, ModelOptimizer, Phases, Progress, Schedule, Stepper, clip_factor,
     evaluate, gradient_norm,
 };
 use std::time::Duration;
@@ -79,20 +79,37 @@ fn the_schedule_is_warmup_and_cosine() {
 fn clipping_scales_all_gradients_by_one_factor() {
     on_each_backend!(|device: B| {
         let model = model::<B>(&device);
-        let mut gradients = TrainStep::step(&model, batch(&[0, 9], 1.0)).grads;
-        let before = all_gradients(&model, &gradients);
+        let gradients = || TrainStep::step(&model, batch(&[0, 9], 1.0)).grads;
+        let before = all_gradients(&model, &gradients());
         let norm = before.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        assert!((gradient_norm::<B, _>(&model, &gradients) - norm).abs() < 1e-5 * norm);
+        assert!((gradient_norm::<B, _>(&model, &gradients()) - norm).abs() < 1e-5 * norm);
+        assert_eq!(clip_factor(norm, None), 1.0);
+        assert_eq!(clip_factor(norm, Some(2.0 * norm)), 1.0);
+        assert_eq!(clip_factor(f64::NAN, Some(1.0)), 1.0);
+        let factor = clip_factor(norm, Some(0.5 * norm));
+        // 1e-6 is added to the norm before dividing, as PyTorch does.
+        assert!((factor - 0.5).abs() < 1e-6, "{factor}");
 
-        let reported = clip_gradients::<B, _>(&model, &mut gradients, Some(2.0 * norm));
-        assert!((reported - norm).abs() < 1e-5 * norm);
-        assert_eq!(all_gradients(&model, &gradients), before, "within bounds, untouched");
-
-        clip_gradients::<B, _>(&model, &mut gradients, Some(0.5 * norm));
-        let expected: Vec<f64> = before.iter().map(|g| 0.5 * f64::from(*g)).collect();
-        let clipped = all_gradients(&model, &gradients);
-        // 1e-6 of the norm is added to it before dividing, as PyTorch does.
-        crate::support::assert_close(&clipped, &expected, 1e-5 * norm, "clipped");
+        // Without momentum a step of plain descent is the gradient itself.
+        let sgd = r#"{"kind": "sgd", "momentum": 0, "nesterov": false, "weight_decay": 0}"#;
+        let sgd: OptimizerConfig = serde_json::from_str(sgd).unwrap();
+        let mut optimizer = ModelOptimizer::<B>::new(&sgd, &model).unwrap();
+        let mut step = |factor: f64| -> Vec<f64> {
+            optimizer.scale_gradients(factor);
+            let after = optimizer.step(1.0, model.clone(), gradients());
+            let (before, after) = (tensors(&model), tensors(&after));
+            let pairs = before.into_iter().zip(after).flat_map(|((_, before), (_, after))| {
+                floats(before).into_iter().zip(floats(after))
+            });
+            pairs.map(|(before, after)| f64::from(before) - f64::from(after)).collect()
+        };
+        let (whole, half, next) = (step(1.0), step(factor), step(1.0));
+        let scale = whole.iter().fold(0.0f64, |scale, x| scale.max(x.abs()));
+        for (whole, half) in whole.iter().zip(&half) {
+            // Weights of up to about one are rounded to 6e-8.
+            assert!((half - 0.5 * whole).abs() < 1e-6 * scale + 2e-7, "{half}, half of {whole}");
+        }
+        assert_eq!(next, whole, "the step after it is not scaled");
     });
 }
 

@@ -74,6 +74,44 @@ pub(super) fn backward(
     }
 }
 
+/// Numbers that are in registers and in the first cache between two loops.
+const BLOCK: usize = 256;
+
+/// `activation(gate) * up`
+#[inline(always)]
+pub(super) fn gated(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
+    let blocks = gate.chunks(BLOCK).zip(up.chunks(BLOCK));
+    for ((gate, up), output) in blocks.zip(output.chunks_mut(BLOCK)) {
+        let mut activated = [MaybeUninit::uninit(); BLOCK];
+        let activated = &mut activated[..gate.len()];
+        forward(kind, gate, activated);
+        for ((output, activated), up) in output.iter_mut().zip(activated).zip(up) {
+            // SAFETY: all of the block has just been written.
+            output.write(unsafe { activated.assume_init() } * up);
+        }
+    }
+}
+
+/// The gradients with respect to gate and up, from that of [`gated`].
+#[inline(always)]
+pub(super) fn gated_backward(
+    kind: Activation,
+    [gate, up, gradient]: [&[f32]; 3],
+    [of_gate, of_up]: [&mut [MaybeUninit<f32>]; 2],
+) {
+    let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(gradient.chunks(BLOCK));
+    let outputs = of_gate.chunks_mut(BLOCK).zip(of_up.chunks_mut(BLOCK));
+    for (((gate, up), gradient), (of_gate, of_up)) in inputs.zip(outputs) {
+        let mut inner = [0.0; BLOCK];
+        let inner = &mut inner[..gate.len()];
+        for ((inner, up), gradient) in inner.iter_mut().zip(up).zip(gradient) {
+            *inner = up * gradient;
+        }
+        backward(kind, gate, inner, of_gate);
+        gated(kind, gate, gradient, of_up);
+    }
+}
+
 /// Cumulative distribution and density of the standard normal, to 1e-7 (Abramowitz and Stegun
 /// 1964, 7.1.26, for the tail, so that small values keep their relative precision).
 #[inline(always)]

@@ -1,52 +1,72 @@
-//! AdamW in one pass over a parameter and its moments.
+//! AdamW in one pass over all parameters and their moments.
 
 use pulp::Arch;
 use rayon::prelude::*;
-use std::mem::MaybeUninit;
 
-use super::{TASK, written};
+use super::TASK;
 use crate::backend::AdamwStep;
 
-/// The numbers of a parameter after a step; its moments are changed where they are.
-pub(super) fn update(
-    value: &[f32],
-    gradient: &[f32],
-    first: &mut [f32],
-    second: &mut [f32],
-    step: &AdamwStep,
-) -> Vec<f32> {
-    let arch = Arch::new();
-    let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
-    let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
-    let [correction1, correction2] = step.corrections();
-    let root = correction2.sqrt() as f32;
-    let epsilon = step.epsilon as f32;
-    let rate = (step.learning_rate / correction1) as f32;
-    let decay = (1.0 - step.learning_rate * step.weight_decay) as f32;
-    let part = |new: &mut [MaybeUninit<f32>],
-                value: &[f32],
-                gradient: &[f32],
-                first: &mut [f32],
-                second: &mut [f32]| {
-        let moments = first.iter_mut().zip(second);
-        let values = new.iter_mut().zip(value);
-        for (((new, value), gradient), (first, second)) in values.zip(gradient).zip(moments) {
+/// Numbers of a parameter, at the same places.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    value: &'a [f32],
+    /// Becomes the value after the step.
+    gradient: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    step: &'a AdamwStep,
+}
+
+impl<'a> Part<'a> {
+    pub(super) fn new(
+        value: &'a [f32],
+        gradient: &'a mut [f32],
+        [first, second]: [&'a mut [f32]; 2],
+        step: &'a AdamwStep,
+    ) -> Self {
+        assert!([gradient.len(), first.len(), second.len()] == [value.len(); 3]);
+        Self { value, gradient, first, second, step }
+    }
+
+    fn tasks(self) -> impl Iterator<Item = Self> {
+        let Self { value, gradient, first, second, step } = self;
+        let gradients = value.chunks(TASK).zip(gradient.chunks_mut(TASK));
+        let moments = first.chunks_mut(TASK).zip(second.chunks_mut(TASK));
+        gradients.zip(moments).map(move |((value, gradient), (first, second))| Part {
+            value,
+            gradient,
+            first,
+            second,
+            step,
+        })
+    }
+
+    #[inline(always)]
+    fn update(self) {
+        let step = self.step;
+        let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
+        let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
+        let [correction1, correction2] = step.corrections();
+        let root = correction2.sqrt() as f32;
+        let epsilon = step.epsilon as f32;
+        let rate = (step.learning_rate / correction1) as f32;
+        let decay = (1.0 - step.learning_rate * step.weight_decay) as f32;
+        let factor = step.gradient_factor as f32;
+        let moments = self.first.iter_mut().zip(self.second);
+        let values = self.gradient.iter_mut().zip(self.value);
+        for ((place, value), (first, second)) in values.zip(moments) {
+            let gradient = *place * factor;
             *first = *first * beta1 + gradient * rest1;
             *second = *second * beta2 + gradient * gradient * rest2;
             let denominator = second.sqrt() / root + epsilon;
-            new.write(value * decay - *first / denominator * rate);
+            *place = value * decay - *first / denominator * rate;
         }
-    };
-    assert!([gradient.len(), first.len(), second.len()] == [value.len(); 3]);
-    // SAFETY: every part is written, since all are equally long.
-    unsafe {
-        written(value.len(), |new| {
-            new.par_chunks_mut(TASK)
-                .zip(value.par_chunks(TASK).zip(gradient.par_chunks(TASK)))
-                .zip(first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK)))
-                .for_each(|((new, (value, gradient)), (first, second))| {
-                    arch.dispatch(|| part(new, value, gradient, first, second));
-                });
-        })
     }
+}
+
+/// Takes a step with all of them.
+pub(super) fn update<'a>(parameters: impl Iterator<Item = Part<'a>>) {
+    let arch = Arch::new();
+    let tasks: Vec<Part> = parameters.flat_map(Part::tasks).collect();
+    tasks.into_par_iter().for_each(|task| arch.dispatch(|| task.update()));
 }

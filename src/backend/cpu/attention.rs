@@ -31,7 +31,11 @@ impl<'a> Heads<'a> {
         Self { elements, shape, strides }
     }
 
-    fn head(&self, entry: usize, head: usize) -> Matrix<'a> {
+    pub(super) fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    pub(super) fn head(&self, entry: usize, head: usize) -> Matrix<'a> {
         let [_, _, length, width] = self.shape;
         let start = entry * self.strides[0] + head * self.strides[1];
         Matrix::new(&self.elements[start..], [length, width], [self.strides[2], self.strides[3]])

@@ -4,26 +4,30 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::activation::{exp, not_positive};
-use super::rows::{highest, sum};
+use super::matrix::{Base, Matrix, Target, multiply_on_all};
+use super::rows::{column_sums, highest, sum};
 use super::written;
 
 /// The mean over rows of `log Σ eˣ - x_target`, and for each row `log Σ eˣ`.
 pub(super) fn forward(logits: &[f32], width: usize, targets: &[usize]) -> (f32, Vec<f32>) {
     let arch = Arch::new();
     assert_eq!(logits.len(), width * targets.len());
-    let log_sum = |row: &[f32]| {
-        let highest = highest(row);
-        // The row of an infinity or of what is not a number has no loss either.
-        if !highest.is_finite() {
-            return f32::NAN;
-        }
-        highest + sum(row, |x| exp(x - highest)).ln()
-    };
     let log_sums: Vec<f32> =
         logits.par_chunks_exact(width).map(|row| arch.dispatch(|| log_sum(row))).collect();
     let rows = logits.chunks_exact(width).zip(&log_sums).zip(targets);
     let total: f64 = rows.map(|((row, log_sum), target)| f64::from(log_sum - row[*target])).sum();
     ((total / targets.len() as f64) as f32, log_sums)
+}
+
+/// `log Σ eˣ`
+#[inline(always)]
+fn log_sum(row: &[f32]) -> f32 {
+    let highest = highest(row);
+    // The row of an infinity or of what is not a number has no loss either.
+    if !highest.is_finite() {
+        return f32::NAN;
+    }
+    highest + sum(row, |x| exp(x - highest)).ln()
 }
 
 /// `factor (softmax(x) - 1 at the target)`, row by row.
@@ -55,4 +59,102 @@ pub(super) fn backward(
                 });
         })
     }
+}
+
+/// Logits that are in memory at a time, but for those of a single row.
+const LOGITS: usize = 1 << 24;
+
+/// Of logits that are the product of an input and a weight, the mean loss; and, as far as they are
+/// wanted, its gradients with respect to the input, `[N, I]`, the weight, `[I, V]`, and the bias,
+/// `[V]`. That of a weight that lies transposed is `[V, I]`.
+pub(super) fn of_product(
+    input: Matrix,
+    weight: Matrix,
+    bias: Option<&[f32]>,
+    targets: &[usize],
+    [of_input, of_weight, of_bias]: [bool; 3],
+) -> (f32, [Option<Vec<f32>>; 3]) {
+    let ([rows, width], [_, vocab_size]) = (input.shape(), weight.shape());
+    assert_eq!(rows, targets.len());
+    let is_transposed = weight.is_transposed();
+    let block_rows = (LOGITS / vocab_size).clamp(1, rows);
+    let (arch, factor) = (Arch::new(), 1.0 / rows as f32);
+    let base = bias.map_or(Base::Nothing, Base::Row);
+    let needs_gradient = of_input || of_weight || of_bias;
+    let mut total = 0.0;
+    let room = |wanted: bool, count: usize| Vec::with_capacity(if wanted { count } else { 0 });
+    let mut input_gradient: Vec<f32> = room(of_input, rows * width);
+    let mut weight_gradient: Vec<f32> = room(of_weight, width * vocab_size);
+    let mut bias_gradient = of_bias.then(|| vec![0.0; vocab_size]);
+    let mut logits: Vec<f32> = Vec::with_capacity(block_rows * vocab_size);
+    for (number, targets) in targets.chunks(block_rows).enumerate() {
+        let (start, count) = (number * block_rows, targets.len());
+        let input = input.rows(start..start + count);
+        logits.clear();
+        let room = &mut logits.spare_capacity_mut()[..count * vocab_size];
+        multiply_on_all(Target::of_room(room, vocab_size), base, input, weight);
+        // SAFETY: the product has been written.
+        unsafe { logits.set_len(count * vocab_size) };
+        let losses: Vec<f32> = logits
+            .par_chunks_exact_mut(vocab_size)
+            .zip(targets)
+            .map(|(row, target)| {
+                arch.dispatch(|| {
+                    if needs_gradient {
+                        loss_to_gradient(row, *target, factor)
+                    } else {
+                        log_sum(row) - row[*target]
+                    }
+                })
+            })
+            .collect();
+        total += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        let gradient = Matrix::of_rows(&logits, vocab_size);
+        if of_input {
+            let room = &mut input_gradient.spare_capacity_mut()[start * width..][..count * width];
+            let target = Target::of_room(room, width);
+            multiply_on_all(target, Base::Nothing, gradient, weight.transposed());
+        }
+        if of_weight {
+            // The first block writes what the others add to.
+            let base = if number == 0 { Base::Nothing } else { Base::Target };
+            let room = &mut weight_gradient.spare_capacity_mut()[..width * vocab_size];
+            if is_transposed {
+                multiply_on_all(Target::of_room(room, width), base, gradient.transposed(), input);
+            } else {
+                let target = Target::of_room(room, vocab_size);
+                multiply_on_all(target, base, input.transposed(), gradient);
+            }
+        }
+        if let Some(sums) = &mut bias_gradient {
+            let of_block = column_sums(&logits, vocab_size);
+            sums.iter_mut().zip(of_block).for_each(|(sum, part)| *sum += part);
+        }
+    }
+    // SAFETY: the blocks are all rows, of which the input's gradient has been written; the weight's
+    // has been by the first of them.
+    unsafe {
+        if of_input {
+            input_gradient.set_len(rows * width);
+        }
+        if of_weight {
+            weight_gradient.set_len(width * vocab_size);
+        }
+    }
+    let gradients =
+        [of_input.then_some(input_gradient), of_weight.then_some(weight_gradient), bias_gradient];
+    ((total / rows as f64) as f32, gradients)
+}
+
+/// The loss of a row of logits, in whose place its gradient comes, times a factor.
+#[inline(always)]
+fn loss_to_gradient(row: &mut [f32], target: usize, factor: f32) -> f32 {
+    let of_target = row[target];
+    let highest = highest(row);
+    row.iter_mut().for_each(|x| *x = exp(not_positive(*x - highest)));
+    let sum = sum(row, |x| x);
+    let share = factor / sum;
+    row.iter_mut().for_each(|x| *x *= share);
+    row[target] -= factor;
+    if highest.is_finite() { highest + sum.ln() - of_target } else { f32::NAN }
 }

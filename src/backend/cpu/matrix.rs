@@ -38,6 +38,15 @@ impl<'a> Matrix<'a> {
         Self::new(elements, [elements.len() / columns.max(1), columns], [columns, 1])
     }
 
+    pub(super) fn shape(self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// Whether its columns are of numbers side by side, and its rows are not.
+    pub(super) fn is_transposed(self) -> bool {
+        self.row_stride == 1 && self.column_stride > 1
+    }
+
     pub(super) fn transposed(self) -> Self {
         Self {
             rows: self.columns,

@@ -4,11 +4,15 @@
 mod activation;
 mod adamw;
 mod attention;
+mod embedding;
 mod loss;
 mod matrix;
+mod memory;
 mod normalization;
+mod rotation;
 mod rows;
 
+use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
 use pulp::Arch;
@@ -16,10 +20,11 @@ use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
 use super::compositions::{default_activation, default_activation_backward};
-use super::{AdamwStep, GptBackend, Kernels, Scaling, Sight};
+use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
 use crate::config::Activation;
 use attention::{Heads, Outcome, Room};
 use matrix::{Matrix, product};
+pub use memory::Allocator;
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
 const TASK: usize = 16 * 1024;
@@ -93,16 +98,71 @@ impl Kernels<Flex> for CpuKernels {
     ) -> [Option<FlexTensor>; 3] {
         let [input, weight, gradient] = [input, weight, gradient].map(forwards);
         let (x, w, g) = (matrix(&input), matrix(&weight), matrix(&gradient));
-        let [d_input, d_output] = [weight.layout().shape()[0], weight.layout().shape()[1]];
-        let rows = input.layout().shape()[0];
+        let ([d_input, d_output], [rows, _]) = (w.shape(), x.shape());
         let of_input = of_input.then(|| tensor(product(g, w.transposed(), None), &[rows, d_input]));
-        let of_weight =
-            of_weight.then(|| tensor(product(x.transposed(), g, None), &[d_input, d_output]));
+        let of_weight = of_weight.then(|| match w.is_transposed() {
+            true => weight_gradient(product(g.transposed(), x, None), w),
+            false => weight_gradient(product(x.transposed(), g, None), w),
+        });
         let of_bias = of_bias.then(|| {
             let gradient = gradient.to_contiguous();
             tensor(rows::column_sums(elements(&gradient), d_output), &[d_output])
         });
         [of_input, of_weight, of_bias]
+    }
+
+    fn gated(&self, gate: FlexTensor, up: FlexTensor, kind: Activation) -> FlexTensor {
+        let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
+        let (g, u, arch) = (elements(&gate), elements(&up), Arch::new());
+        assert_eq!(g.len(), u.len());
+        // SAFETY: every part is written.
+        let output = unsafe {
+            written(g.len(), |output| {
+                let inputs = g.par_chunks(TASK).zip(u.par_chunks(TASK));
+                output.par_chunks_mut(TASK).zip(inputs).for_each(|(output, (gate, up))| {
+                    arch.dispatch(|| activation::gated(kind, gate, up, output));
+                });
+            })
+        };
+        like(output, &gate)
+    }
+
+    fn gated_backward(
+        &self,
+        gate: FlexTensor,
+        up: FlexTensor,
+        gradient: FlexTensor,
+        kind: Activation,
+    ) -> [FlexTensor; 2] {
+        let inputs = [gate, up, gradient].map(|input| input.to_contiguous());
+        let [gate, up, gradient] = inputs.each_ref().map(elements);
+        let (count, arch) = (gate.len(), Arch::new());
+        assert_eq!([up.len(), gradient.len()], [count; 2]);
+        let mut of_up = Vec::new();
+        // SAFETY: every part of both is written.
+        let of_gate = unsafe {
+            written(count, |of_gate| {
+                of_up = written(count, |of_up| {
+                    let inputs = gate.par_chunks(TASK).zip(up.par_chunks(TASK));
+                    of_gate
+                        .par_chunks_mut(TASK)
+                        .zip(of_up.par_chunks_mut(TASK))
+                        .zip(inputs.zip(gradient.par_chunks(TASK)))
+                        .for_each(|((of_gate, of_up), ((gate, up), gradient))| {
+                            let (inputs, outputs) = ([gate, up, gradient], [of_gate, of_up]);
+                            arch.dispatch(|| activation::gated_backward(kind, inputs, outputs));
+                        });
+                });
+            })
+        };
+        [like(of_gate, &inputs[0]), like(of_up, &inputs[0])]
+    }
+
+    fn rotate(&self, input: FlexTensor, angles: [FlexTensor; 2], turn: Turn) -> FlexTensor {
+        let (input, angles) = (with_rows(input), angles.map(|table| table.to_contiguous()));
+        let ([b, h, t, k], half) = (dims(&input), width(&angles[0]));
+        let turned = rotation::rotate(heads(&input), angles.each_ref().map(elements), half, turn);
+        tensor(turned, &[b, t, h, k]).transpose(1, 2)
     }
 
     fn normalization(
@@ -230,34 +290,76 @@ impl Kernels<Flex> for CpuKernels {
         like(loss::backward(elements(&logits), width, &targets, log_sums, factor), &logits)
     }
 
-    fn adamw(
+    fn linear_cross_entropy(
         &self,
-        value: FlexTensor,
-        gradient: FlexTensor,
-        moments: Option<[FlexTensor; 2]>,
-        step: &AdamwStep,
-    ) -> [FlexTensor; 3] {
-        let gradient = gradient.to_contiguous();
-        let count = value.layout().num_elements();
-        // Copied where somebody else has them too.
-        let own = |tensor: FlexTensor| match tensor.as_slice::<f32>() {
-            Some(all) if all.len() == tensor.storage::<f32>().len() => tensor,
-            _ => tensor.to_contiguous(),
-        };
-        let value = value.to_contiguous();
-        let [mut first, mut second] = match moments {
-            Some(moments) => moments.map(own),
-            None => [(); 2].map(|()| tensor(vec![0.0; count], &[count])),
-        };
-        let new = adamw::update(
-            elements(&value),
-            elements(&gradient),
-            first.storage_mut(),
-            second.storage_mut(),
-            step,
-        );
-        [tensor(new, &[count]), first, second]
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: Option<FlexTensor>,
+        targets: FlexTensor,
+        wanted: [bool; 3],
+    ) -> (FlexTensor, [Option<FlexTensor>; 3]) {
+        let [input, weight] = [input, weight].map(forwards);
+        let bias = bias.map(|bias| bias.to_contiguous());
+        let (x, w, targets) = (matrix(&input), matrix(&weight), indices(targets));
+        let (loss, [of_input, of_weight, of_bias]) =
+            loss::of_product(x, w, bias.as_ref().map(elements), &targets, wanted);
+        let gradients = [
+            of_input.map(|gradient| tensor(gradient, &x.shape())),
+            of_weight.map(|gradient| weight_gradient(gradient, w)),
+            of_bias.map(|gradient| tensor(gradient, &[w.shape()[1]])),
+        ];
+        (tensor(vec![loss], &[1]), gradients)
     }
+
+    fn scaled(&self, tensor: FlexTensor, factor: FlexTensor) -> FlexTensor {
+        match elements(&factor.to_contiguous())[0] {
+            1.0 => tensor,
+            factor => Flex::float_mul_scalar(tensor, factor.into()),
+        }
+    }
+
+    fn embed_backward(
+        &self,
+        tokens: FlexTensor,
+        gradient: FlexTensor,
+        vocab_size: usize,
+    ) -> FlexTensor {
+        let gradient = gradient.to_contiguous();
+        let width = width(&gradient);
+        let sums = embedding::backward(&indices(tokens), elements(&gradient), width, vocab_size);
+        tensor(sums, &[vocab_size, width])
+    }
+
+    fn sum_of_squares(&self, tensors: Vec<FlexTensor>) -> f64 {
+        let tensors: Vec<FlexTensor> =
+            tensors.into_iter().map(|tensor| tensor.to_contiguous()).collect();
+        rows::sum_of_squares(&tensors.iter().map(elements).collect::<Vec<_>>())
+    }
+
+    fn adamw(&self, updates: Vec<AdamwUpdate<FlexTensor>>) -> Vec<[FlexTensor; 3]> {
+        let mut updates: Vec<_> = updates.into_iter().map(prepared).collect();
+        adamw::update(updates.iter_mut().map(|(value, [gradient, first, second], step)| {
+            let moments = [first.storage_mut(), second.storage_mut()];
+            adamw::Part::new(elements(value), gradient.storage_mut(), moments, step)
+        }));
+        updates.into_iter().map(|(_, tensors, _)| tensors).collect()
+    }
+}
+
+/// The value, and gradient and moments for their memory to be written.
+fn prepared(update: AdamwUpdate<FlexTensor>) -> (FlexTensor, [FlexTensor; 3], AdamwStep) {
+    let AdamwUpdate { value, gradient, moments, step } = update;
+    let count = value.layout().num_elements();
+    // All of their memory, and in order.
+    let whole = |tensor: FlexTensor| match tensor.as_slice::<f32>() {
+        Some(all) if all.len() == tensor.storage::<f32>().len() => tensor,
+        _ => tensor.to_contiguous(),
+    };
+    let [first, second] = match moments {
+        Some(moments) => moments.map(whole),
+        None => [(); 2].map(|()| tensor(vec![0.0; count], &[count])),
+    };
+    (value.to_contiguous(), [whole(gradient), first, second], step)
 }
 
 fn backward(
@@ -355,6 +457,15 @@ fn with_rows(tensor: FlexTensor) -> FlexTensor {
 fn heads(tensor: &FlexTensor) -> Heads<'_> {
     let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
     Heads::new(elements, dims(tensor), strides(tensor))
+}
+
+/// The gradient of a weight, which lies in memory as the weight does.
+fn weight_gradient(gradient: Vec<f32>, weight: Matrix) -> FlexTensor {
+    let [d_input, d_output] = weight.shape();
+    match weight.is_transposed() {
+        true => tensor(gradient, &[d_output, d_input]).transpose(0, 1),
+        false => tensor(gradient, &[d_input, d_output]),
+    }
 }
 
 fn tensor(elements: Vec<f32>, shape: &[usize]) -> FlexTensor {

@@ -1,7 +1,10 @@
 //! Loops over rows, written so that the compiler can vectorise them: sums have a fixed number of
 //! partial ones, so that they come out the same on every machine.
 
+use pulp::Arch;
 use rayon::prelude::*;
+
+use super::TASK;
 
 /// Rows whose columns are summed up by a task: the same on every machine.
 const ROWS: usize = 128;
@@ -74,4 +77,12 @@ pub(super) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
         .map(|rows| rows.chunks_exact(width).fold(zeros(), add))
         .collect();
     parts.iter().fold(zeros(), |sums, part| add(sums, part))
+}
+
+/// `Σ x²` of all numbers of all slices: of tasks first, then of these in f64.
+pub(super) fn sum_of_squares(slices: &[&[f32]]) -> f64 {
+    let arch = Arch::new();
+    let tasks: Vec<&[f32]> = slices.iter().flat_map(|slice| slice.chunks(TASK)).collect();
+    let of_task = |task: &&[f32]| f64::from(arch.dispatch(|| sum(task, |x| x * x)));
+    tasks.par_iter().map(of_task).collect::<Vec<f64>>().iter().sum()
 }

@@ -17,7 +17,7 @@ use crate::data::{Corpus, LoaderPosition, TokenBatch, TrainLoader};
 use crate::model::{Initializer, Model};
 use crate::train::{
     Best, Checkpoint, Display, LanguageModel, Loggers, ModelOptimizer, RunKeeper, RunState,
-    SaveError, Training, clip_gradients, train,
+    SaveError, Training, clip_factor, gradient_norm, train,
 };
 
 pub(super) fn run(args: BenchEngineArgs) -> anyhow::Result<()> {
@@ -103,8 +103,9 @@ fn bare<B: TrainBackend>(
     let steps = config.train.steps.unwrap_or_default();
     let started = Instant::now();
     for _ in 0..steps {
-        let mut gradients = GradientsParams::from_grads(model.loss(batch).backward(), &model);
-        clip_gradients(&model, &mut gradients, config.train.clip_norm);
+        let gradients = GradientsParams::from_grads(model.loss(batch).backward(), &model);
+        let norm = gradient_norm(&model, &gradients);
+        optimizer.scale_gradients(clip_factor(norm, config.train.clip_norm));
         model = optimizer.step(config.train.schedule.learning_rate(), model, gradients);
     }
     B::sync(device)?;

@@ -1,7 +1,7 @@
 use burn::tensor::Tensor;
 
 use super::{Moments, Variable};
-use crate::backend::{AdamwStep, GptBackend};
+use crate::backend::{AdamwStep, AdamwUpdate, GptBackend};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Adamw {
@@ -10,19 +10,21 @@ pub(super) struct Adamw {
     pub(super) epsilon: f64,
 }
 
-/// AdamW (Loshchilov and Hutter 2019, algorithm 2).
-pub(super) fn update<B: GptBackend>(
+/// AdamW (Loshchilov and Hutter 2019, algorithm 2), which a backend does for all parameters at once.
+pub(super) fn prepare<B: GptBackend>(
     settings: &Adamw,
     variable: Variable<B>,
-) -> (Tensor<B, 1>, Moments<B>) {
+) -> AdamwUpdate<Tensor<B, 1>> {
     let Adamw { beta1, beta2, epsilon } = *settings;
-    let Variable { value, gradient, moments, learning_rate, weight_decay } = variable;
+    let Variable { value, gradient, gradient_factor, moments, learning_rate, weight_decay } =
+        variable;
     let (moments, before) = match moments {
         Moments { first: Some(first), second: Some(second), step } => (Some([first, second]), step),
         // Left by another algorithm: corrections for many steps would be wrong for a mean of one.
         _ => (None, 0),
     };
-    let step = AdamwStep { learning_rate, weight_decay, beta1, beta2, epsilon, step: before + 1 };
-    let [value, first, second] = B::adamw(value, gradient, moments, &step);
-    (value, Moments { first: Some(first), second: Some(second), step: before + 1 })
+    let step = before + 1;
+    let step =
+        AdamwStep { learning_rate, weight_decay, beta1, beta2, epsilon, step, gradient_factor };
+    AdamwUpdate { value, gradient, moments, step }
 }

@@ -6,7 +6,7 @@ mod muon;
 mod rule;
 mod sgd;
 
-use burn::module::{AutodiffModule, ModuleMapper, Param, ParamId};
+use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::adaptor::GradAdaptor;
 use burn::optim::{GradientsParams, LearningRate, MultiGradientsParams, Optimizer};
 use burn::record::Record;
@@ -16,10 +16,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use rule::OptimizerError;
-use rule::{Algorithm, Rule, Rules};
+use rule::{Algorithm, Rules};
 
 use super::LanguageModel;
-use crate::backend::{GptBackend, TrainBackend};
+use crate::backend::{AdamwUpdate, GptBackend, TrainBackend};
 use crate::config::OptimizerConfig;
 
 /// Any of the algorithms that a configuration can name, with parameter groups. Parameters of one
@@ -30,7 +30,14 @@ use crate::config::OptimizerConfig;
 #[derive(Debug, Clone)]
 pub struct ModelOptimizer<B: AutodiffBackend> {
     rules: Arc<Rules>,
-    state: Arc<Mutex<HashMap<ParamId, Moments<B::InnerBackend>>>>,
+    state: Arc<Mutex<State<B::InnerBackend>>>,
+}
+
+#[derive(Debug)]
+struct State<I: Backend> {
+    moments: HashMap<ParamId, Moments<I>>,
+    /// Of the next step alone.
+    gradient_factor: f64,
 }
 
 /// The running moments of one parameter's gradient, flattened: all that an algorithm remembers.
@@ -67,20 +74,29 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
     /// A parameter group that no parameter of the model is in.
     pub fn new(config: &OptimizerConfig, model: &LanguageModel<B>) -> Result<Self, OptimizerError> {
         let parameters = crate::model::parameters(&model.model);
-        Ok(Self { rules: Arc::new(Rules::new(config, &parameters)?), state: Arc::default() })
+        let state = State { moments: HashMap::new(), gradient_factor: 1.0 };
+        Ok(Self {
+            rules: Arc::new(Rules::new(config, &parameters)?),
+            state: Arc::new(Mutex::new(state)),
+        })
     }
 
     /// The moments of a parameter, once it has been updated.
     pub fn moments(&self, id: ParamId) -> Option<Moments<B::InnerBackend>> {
-        self.state().get(&id).cloned()
+        self.state().moments.get(&id).cloned()
     }
 
     /// Goes on from moments that were kept.
     pub fn restore(&self, id: ParamId, moments: Moments<B::InnerBackend>) {
-        self.state().insert(id, moments);
+        self.state().moments.insert(id, moments);
     }
 
-    fn state(&self) -> MutexGuard<'_, HashMap<ParamId, Moments<B::InnerBackend>>> {
+    /// Multiplies all gradients of the next step, in the pass that updates the parameters.
+    pub fn scale_gradients(&self, factor: f64) {
+        self.state().gradient_factor = factor;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<B::InnerBackend>> {
         // The map is whole between insertions, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,12 +104,19 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
 
 impl<B: TrainBackend> ModelOptimizer<B> {
     fn update<M: AutodiffModule<B>>(&self, lr: f64, module: M, gradients: GradAdaptor) -> M {
-        module.map(&mut Update {
+        let state = &mut *self.state();
+        let factor = std::mem::replace(&mut state.gradient_factor, 1.0);
+        let mut collect = Collect {
             rules: &self.rules,
-            state: &mut self.state(),
+            moments: &mut state.moments,
             learning_rate: lr,
+            gradient_factor: factor,
             gradients,
-        })
+            variables: Vec::new(),
+        };
+        module.visit(&mut collect);
+        let values = update_all(collect.variables, &mut state.moments);
+        module.map(&mut Replace { values })
     }
 }
 
@@ -115,7 +138,7 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for ModelOptimizer<B
             second: moments.second.clone().map(Tensor::from_inner),
             step: moments.step,
         };
-        self.state().iter().map(record).collect()
+        self.state().moments.iter().map(record).collect()
     }
 
     fn load_record(self, record: Self::Record) -> Self {
@@ -127,39 +150,81 @@ impl<B: TrainBackend, M: AutodiffModule<B>> Optimizer<M, B> for ModelOptimizer<B
             };
             (ParamId::deserialize(&record.id), moments)
         };
-        *self.state() = record.into_iter().map(entry).collect();
+        self.state().moments = record.into_iter().map(entry).collect();
         self
     }
 }
 
-struct Update<'a, B: AutodiffBackend> {
+/// Takes what there is of each parameter that has a gradient.
+struct Collect<'a, B: AutodiffBackend> {
     rules: &'a Rules,
-    state: &'a mut HashMap<ParamId, Moments<B::InnerBackend>>,
+    moments: &'a mut HashMap<ParamId, Moments<B::InnerBackend>>,
     learning_rate: f64,
+    gradient_factor: f64,
     gradients: GradAdaptor,
+    variables: Vec<(ParamId, Algorithm, Variable<B::InnerBackend>)>,
 }
 
-impl<B: TrainBackend> ModuleMapper<B> for Update<'_, B> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+impl<B: TrainBackend> ModuleVisitor<B> for Collect<'_, B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let Some((gradient, device)) = self.gradients.remove::<B::InnerBackend, D>(param.id) else {
-            return param; // frozen, or not part of this step
+            return; // frozen, or not part of this step
         };
-        let id = param.id;
-        param.map(|value| {
-            let requires_grad = value.is_require_grad();
-            let shape = value.dims();
-            let count: usize = shape.iter().product();
-            let rule = self.rules.of(id, D);
-            let variable = Variable {
-                value: value.inner().to_device(&device).reshape([count]),
-                gradient: gradient.reshape([count]),
-                moments: self.state.remove(&id).unwrap_or_else(Moments::none),
-                learning_rate: self.learning_rate * rule.learning_rate,
-                weight_decay: rule.weight_decay,
-            };
-            let (value, moments) = apply(&rule, variable);
-            self.state.insert(id, moments);
-            Tensor::from_inner(value.reshape(shape)).set_require_grad(requires_grad)
+        let rule = self.rules.of(param.id, D);
+        let variable = Variable {
+            value: param.val().inner().to_device(&device).flatten(0, D - 1),
+            gradient: gradient.flatten(0, D - 1),
+            gradient_factor: self.gradient_factor,
+            moments: self.moments.remove(&param.id).unwrap_or_else(Moments::none),
+            learning_rate: self.learning_rate * rule.learning_rate,
+            weight_decay: rule.weight_decay,
+        };
+        self.variables.push((param.id, rule.algorithm, variable));
+    }
+}
+
+/// The new values, flattened; the moments go where they are kept.
+fn update_all<B: GptBackend>(
+    variables: Vec<(ParamId, Algorithm, Variable<B>)>,
+    kept: &mut HashMap<ParamId, Moments<B>>,
+) -> HashMap<ParamId, Tensor<B, 1>> {
+    let mut values = HashMap::with_capacity(variables.len());
+    let mut of_adamw = Vec::new();
+    for (id, algorithm, variable) in variables {
+        let (value, moments) = match algorithm {
+            Algorithm::Adamw(settings) => {
+                of_adamw.push((id, adamw::prepare(&settings, variable)));
+                continue;
+            }
+            Algorithm::Muon(settings) => muon::update(&settings, variable.scaled()),
+            Algorithm::Sgd(settings) => sgd::update(&settings, variable.scaled()),
+            Algorithm::Lion(settings) => lion::update(&settings, variable.scaled()),
+        };
+        values.insert(id, value);
+        kept.insert(id, moments);
+    }
+    let (ids, updates): (Vec<ParamId>, Vec<AdamwUpdate<Tensor<B, 1>>>) =
+        of_adamw.into_iter().unzip();
+    let steps: Vec<usize> = updates.iter().map(|update| update.step.step).collect();
+    let updated = B::adamw(updates);
+    for ((id, step), [value, first, second]) in ids.into_iter().zip(steps).zip(updated) {
+        values.insert(id, value);
+        kept.insert(id, Moments { first: Some(first), second: Some(second), step });
+    }
+    values
+}
+
+/// Puts new values in the place of the old ones.
+struct Replace<I: Backend> {
+    values: HashMap<ParamId, Tensor<I, 1>>,
+}
+
+impl<B: TrainBackend> ModuleMapper<B> for Replace<B::InnerBackend> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let Some(new) = self.values.remove(&param.id) else { return param };
+        param.map(|old| {
+            let new = Tensor::from_inner(new.reshape(old.dims()));
+            new.set_require_grad(old.is_require_grad())
         })
     }
 }
@@ -170,25 +235,27 @@ struct Variable<B: Backend> {
     value: Tensor<B, 1>,
     /// `[N]`
     gradient: Tensor<B, 1>,
+    /// What it is to be multiplied by first.
+    gradient_factor: f64,
     moments: Moments<B>,
     learning_rate: f64,
     weight_decay: f64,
 }
 
 impl<B: Backend> Variable<B> {
+    /// With its gradient multiplied.
+    fn scaled(mut self) -> Self {
+        if self.gradient_factor != 1.0 {
+            self.gradient = self.gradient * self.gradient_factor;
+            self.gradient_factor = 1.0;
+        }
+        self
+    }
+
     /// The value with its decay of this update, which is apart from the gradient (Loshchilov and
     /// Hutter 2019), less what the gradient asks for.
     fn moved_by(self, update: Tensor<B, 1>) -> Tensor<B, 1> {
         self.value * (1.0 - self.learning_rate * self.weight_decay) - update
-    }
-}
-
-fn apply<B: GptBackend>(rule: &Rule, variable: Variable<B>) -> (Tensor<B, 1>, Moments<B>) {
-    match &rule.algorithm {
-        Algorithm::Adamw(settings) => adamw::update(settings, variable),
-        Algorithm::Muon(settings) => muon::update(settings, variable),
-        Algorithm::Sgd(settings) => sgd::update(settings, variable),
-        Algorithm::Lion(settings) => lion::update(settings, variable),
     }
 }
 

@@ -1,0 +1,74 @@
+//! Rotary positions (Su et al. 2021).
+
+use pulp::Arch;
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+use super::attention::Heads;
+use super::{TASK, written};
+use crate::backend::Turn;
+use crate::config::RotaryPairing;
+
+/// The heads turned, `[B, T, H, K]`; `angles` are cosines and sines, `[T, R / 2]` each, of the
+/// first R numbers of a head.
+pub(super) fn rotate(
+    input: Heads,
+    angles: [&[f32]; 2],
+    half: usize,
+    Turn { pairing, back }: Turn,
+) -> Vec<f32> {
+    let arch = Arch::new();
+    let [b, h, t, k] = input.shape();
+    assert!(2 * half <= k && angles.iter().all(|table| table.len() == t * half));
+    let sign = if back { -1.0 } else { 1.0 };
+    let position = |number: usize, output: &mut [MaybeUninit<f32>]| {
+        let (entry, place) = (number / t, number % t);
+        let [cosines, sines] = angles.map(|table| &table[place * half..][..half]);
+        for (head, output) in output.chunks_exact_mut(k).enumerate() {
+            let row = input.head(entry, head).row(place);
+            let (turned, rest) = row.split_at(2 * half);
+            let (output, output_rest) = output.split_at_mut(2 * half);
+            let angles = cosines.iter().zip(sines);
+            match pairing {
+                RotaryPairing::Half => {
+                    let (x, y) = turned.split_at(half);
+                    let (new_x, new_y) = output.split_at_mut(half);
+                    let new = new_x.iter_mut().zip(new_y);
+                    for (((new_x, new_y), (x, y)), (cosine, sine)) in
+                        new.zip(x.iter().zip(y)).zip(angles)
+                    {
+                        let sine = sign * sine;
+                        new_x.write(x * cosine - y * sine);
+                        new_y.write(y * cosine + x * sine);
+                    }
+                }
+                RotaryPairing::Interleaved => {
+                    let pairs = output.as_chunks_mut::<2>().0.iter_mut();
+                    for ((new, [x, y]), (cosine, sine)) in
+                        pairs.zip(turned.as_chunks::<2>().0).zip(angles)
+                    {
+                        let sine = sign * sine;
+                        new[0].write(x * cosine - y * sine);
+                        new[1].write(y * cosine + x * sine);
+                    }
+                }
+            }
+            output_rest.iter_mut().zip(rest).for_each(|(output, x)| {
+                output.write(*x);
+            });
+        }
+    };
+    let positions = (TASK / (h * k)).max(1);
+    // SAFETY: all heads of all positions are written.
+    unsafe {
+        written(b * t * h * k, |room| {
+            room.par_chunks_mut(positions * h * k).enumerate().for_each(|(number, room)| {
+                arch.dispatch(|| {
+                    for (index, room) in room.chunks_exact_mut(h * k).enumerate() {
+                        position(number * positions + index, room);
+                    }
+                });
+            });
+        })
+    }
+}
