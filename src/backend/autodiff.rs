@@ -233,8 +233,11 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             return Self::cross_entropy(Self::dense(input, weight, bias), targets);
         };
         let (input, weight, bias) = (to_float(input), to_float(weight), bias.map(to_float));
-        let is_wanted = |tensor: &FloatTensor<Self>| tensor.node.clone_if_require_grad().is_some();
-        let wanted = [is_wanted(&input), is_wanted(&weight), bias.as_ref().is_some_and(is_wanted)];
+        let wanted = [
+            input.is_tracked(),
+            weight.is_tracked(),
+            bias.as_ref().is_some_and(FloatTensor::<Self>::is_tracked),
+        ];
         // The logits are there now, and will not be again: so are their gradients.
         let (loss, [of_input, of_weight, of_bias]) = kernels.linear_cross_entropy(
             input.primitive.clone(),

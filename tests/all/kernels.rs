@@ -441,14 +441,42 @@ fn losses_agree() {
     agree(CrossEntropy, 1e-5);
 }
 
-#[derive(Clone)]
-struct LinearCrossEntropy;
+/// The mean loss of `input weight + bias` in f64, and N times its gradients with respect to input,
+/// weight and bias.
+fn linear_loss_by_hand(
+    [n, d, v]: [usize; 3],
+    [input, weight, bias]: [&[f64]; 3],
+    target: impl Fn(usize) -> usize,
+) -> (f64, [Vec<f64>; 3]) {
+    let mut loss = 0.0;
+    let (mut of_input, mut of_weight) = (vec![0.0; n * d], vec![0.0; d * v]);
+    let mut of_bias = vec![0.0; v];
+    for row in 0..n {
+        let mut logits = bias.to_vec();
+        for i in 0..d {
+            for (logit, w) in logits.iter_mut().zip(&weight[i * v..]) {
+                *logit += input[row * d + i] * w;
+            }
+        }
+        let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = logits.iter().map(|x| (x - highest).exp()).sum();
+        loss += (highest + sum.ln() - logits[target(row)]) / n as f64;
+        for (token, logit) in logits.into_iter().enumerate() {
+            let asked = if token == target(row) { 1.0 } else { 0.0 };
+            let slope = (logit - highest).exp() / sum - asked;
+            of_bias[token] += slope;
+            for i in 0..d {
+                of_input[row * d + i] += slope * weight[i * v + token];
+                of_weight[i * v + token] += slope * input[row * d + i];
+            }
+        }
+    }
+    (loss, [of_input, of_weight, of_bias])
+}
 
-impl Job for LinearCrossEntropy {
-    type Output = Results;
-
-    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
-        let mut results = Vec::new();
+#[test]
+fn losses_of_products_are_their_formula() {
+    on_each_backend!(|device: B| {
         // Of the last, the logits of no more than 33 rows are made at a time.
         for [n, d, v] in [[1, 1, 1], [3, 5, 7], [67, 33, 65], [20, 48, 1003], [40, 2, 500_000]] {
             for (with_bias, turned) in [(false, false), (true, false), (true, true)] {
@@ -456,7 +484,8 @@ impl Job for LinearCrossEntropy {
                 let stored = leaf::<B, 2>(if turned { [v, d] } else { [d, v] }, 32, &device);
                 let weight = if turned { stored.clone().transpose() } else { stored.clone() };
                 let bias = with_bias.then(|| leaf::<B, 1>([v], 33, &device));
-                let targets: Vec<i32> = (0..n).map(|row| (row * 31 % v) as i32).collect();
+                let target = |row: usize| row * 31 % v;
+                let targets: Vec<i32> = (0..n).map(|row| target(row) as i32).collect();
                 let targets = Tensor::from_data(TensorData::new(targets, [n]), &device);
                 let loss = B::linear_cross_entropy(
                     input.clone(),
@@ -466,56 +495,60 @@ impl Job for LinearCrossEntropy {
                 );
                 let untracked = <Inner<B> as GptBackend>::linear_cross_entropy(
                     input.clone().inner(),
-                    weight.inner(),
+                    weight.clone().inner(),
                     bias.clone().map(Tensor::inner),
                     targets.inner(),
                 );
-                let name = format!("linear loss {n} {d} {v} {with_bias} {turned}");
-                results.push((format!("{name}: untracked"), floats(untracked.into_data())));
+                let w: Vec<f64> = floats(weight.into_data()).into_iter().map(f64::from).collect();
+                let b = if with_bias { wide(v, 33) } else { vec![0.0; v] };
+                let (expected, [of_input, of_weight, of_bias]) =
+                    linear_loss_by_hand([n, d, v], [&wide(n * d, 31), &w, &b], target);
+                let name = format!("{n} {d} {v} {with_bias} {turned}");
+                let untracked = floats(untracked.into_data());
+                check(&format!("{name}: untracked"), &untracked, &[expected], 1e-6);
                 let mut observed = Observed::new(name, loss);
+                // By the weight that a sum has there.
+                let factor = f64::from(numbers(1, 77)[0]) / n as f64;
+                let of_stored = match turned {
+                    true => (0..v * d).map(|place| of_weight[place % d * v + place / d]).collect(),
+                    false => of_weight,
+                };
                 observed.gradient("input", &input);
                 observed.gradient("weight", &stored);
                 if let Some(bias) = &bias {
                     observed.gradient("bias", bias);
                 }
-                // Of a mean over rows, so that small numbers are compared as small ones.
-                for (_, numbers) in observed.results.iter_mut().skip(1) {
-                    numbers.iter_mut().for_each(|x| *x *= n as f32);
+                let all = [vec![expected], of_input, of_stored, of_bias];
+                for (number, ((name, found), expected)) in
+                    observed.results.iter().zip(&all).enumerate()
+                {
+                    let scale = if number == 0 { 1.0 } else { 1.0 / factor };
+                    let found: Vec<f32> =
+                        found.iter().map(|x| (f64::from(*x) * scale) as f32).collect();
+                    check(name, &found, expected, tolerance::<B>());
                 }
-                results.extend(observed.results);
             }
         }
-        results
-    }
+    });
 }
 
 #[test]
-fn losses_of_products_agree() {
-    // Sums of half a million exponentials, in other orders.
-    agree(LinearCrossEntropy, 1e-5);
-}
-
-#[derive(Clone)]
-struct FrozenHead;
-
-impl Job for FrozenHead {
-    type Output = Results;
-
-    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+fn a_head_that_is_frozen_has_no_gradient() {
+    on_each_backend!(|device: B| {
         let input = leaf::<B, 2>([9, 5], 34, &device);
-        let weight = leaf::<B, 2>([5, 13], 35, &device).detach();
+        let weight = TensorData::new(numbers(65, 35), [5, 13]);
+        let weight = Tensor::<B, 2>::from_data(weight, &device);
         let targets = Tensor::from_data(TensorData::new(vec![3; 9], [9]), &device);
         let loss = B::linear_cross_entropy(input.clone(), weight.clone(), None, targets);
         let mut observed = Observed::new("frozen head".into(), loss);
         observed.gradient("input", &input);
         assert!(weight.grad(&observed.gradients).is_none());
-        observed.results
-    }
-}
-
-#[test]
-fn a_head_that_is_frozen_has_no_gradient() {
-    agree(FrozenHead, 1e-6);
+        let (_, [of_input, ..]) =
+            linear_loss_by_hand([9, 5, 13], [&wide(45, 34), &wide(65, 35), &[0.0; 13]], |_| 3);
+        let factor = f64::from(numbers(1, 77)[0]) / 9.0;
+        let expected: Vec<f64> = of_input.iter().map(|x| x * factor).collect();
+        check("frozen head", &observed.results[1].1, &expected, tolerance::<B>());
+    });
 }
 
 #[derive(Clone)]

@@ -20,6 +20,7 @@ mod kernels;
 mod loggers;
 mod lora;
 mod losses;
+mod memory;
 mod mlflow;
 mod model;
 mod operations;
