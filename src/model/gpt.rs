@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
-use super::pass::Pass;
+use super::pass::{Pass, largest_product};
 use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -57,13 +57,20 @@ impl<B: Backend> Gpt<B> {
         self.embedding.vocab_size()
     }
 
+    /// As [`Model::quantize_int8`](super::Model::quantize_int8).
+    pub fn quantize_int8(mut self) -> Self {
+        self.decoder.quantize();
+        self.head.quantize(&self.embedding);
+        self
+    }
+
     pub fn device(&self) -> B::Device {
         self.embedding.token.device()
     }
 
     /// A cache for a new sequence.
     pub fn new_cache(&self) -> Cache<B> {
-        Cache::new(self.decoder.blocks.len())
+        Cache::new(self.decoder.blocks.len(), self.context_length())
     }
 }
 
@@ -124,8 +131,11 @@ impl<B: GptBackend> Gpt<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache), None);
-        Ok(self.logits(last(hidden)).squeeze_dim(1))
+        let multiplications = largest_product(&self.config, tokens.dims(), self.vocab_size());
+        Ok(B::on_threads(multiplications, || {
+            let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache), None);
+            self.logits(last(hidden)).squeeze_dim(1)
+        }))
     }
 
     /// The residual stream after the last layer: `[B, T]` -> `[B, T, D]`.

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{Embedding, Initializer};
+use super::{Embedding, Initializer, Int8Weight, Weight};
 use crate::backend::{GptBackend, factor};
 use crate::config::ModelConfig;
 use crate::config::Precision;
@@ -13,7 +13,7 @@ use crate::config::Precision;
 #[derive(Module, Debug)]
 pub struct Head<B: Backend> {
     /// `[D, V]`; absent where the token embedding's weights are shared.
-    pub weight: Option<Param<Tensor<B, 2>>>,
+    pub weight: Option<Weight<B>>,
     /// `[V]`
     pub bias: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
@@ -32,7 +32,7 @@ impl<B: Backend> Head<B> {
         let shape = [config.d_model, vocab_size];
         Self {
             weight: (!config.tied_head)
-                .then(|| initializer.normal(shape, super::init::DEVIATION, device)),
+                .then(|| Weight::Float(initializer.normal(shape, super::init::DEVIATION, device))),
             bias: config.head_bias.then(|| Initializer::constant([vocab_size], 0.0, device)),
             soft_cap: config.logit_soft_cap,
             precision: Precision::F32,
@@ -43,18 +43,32 @@ impl<B: Backend> Head<B> {
     pub(super) fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }
+
+    /// Stores weights in a byte each; of shared ones a copy, since vectors of tokens stay as they
+    /// are.
+    pub(super) fn quantize(&mut self, embedding: &Embedding<B>) {
+        match &mut self.weight {
+            Some(weight) => weight.quantize(),
+            None => {
+                let shared = embedding.token.val().transpose();
+                self.weight = Some(Weight::Int8(Int8Weight::new(shared)));
+            }
+        }
+    }
 }
 
 impl<B: GptBackend> Head<B> {
     /// # Shapes
     /// - `hidden` `[B, T, D]` -> `[B, T, V]`
     pub fn forward(&self, hidden: Tensor<B, 3>, embedding: &Embedding<B>) -> Tensor<B, 3> {
-        let weight = match &self.weight {
-            Some(weight) => weight.val(),
-            None => embedding.token.val().transpose(),
+        let bias = self.bias.as_ref().map(Param::val);
+        let logits = match &self.weight {
+            Some(weight) => weight.multiply(hidden, bias, self.precision),
+            None => {
+                let weight = factor(embedding.token.val().transpose(), self.precision);
+                B::dense(factor(hidden, self.precision), weight, bias)
+            }
         };
-        let (hidden, weight) = (factor(hidden, self.precision), factor(weight, self.precision));
-        let logits = B::dense(hidden, weight, self.bias.as_ref().map(Param::val));
         match self.soft_cap {
             Some(cap) => B::soft_cap(logits, cap),
             None => logits,

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::gpt::last;
-use super::pass::{Memory, Pass};
+use super::pass::{Memory, Pass, largest_product};
 use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -54,13 +54,21 @@ impl<B: Backend> Seq2Seq<B> {
         self.embedding.vocab_size()
     }
 
+    /// As [`Model::quantize_int8`](super::Model::quantize_int8).
+    pub fn quantize_int8(mut self) -> Self {
+        self.encoder.quantize();
+        self.decoder.quantize();
+        self.head.quantize(&self.embedding);
+        self
+    }
+
     pub fn device(&self) -> B::Device {
         self.embedding.token.device()
     }
 
     /// A cache for a new target.
     pub fn new_cache(&self) -> Cache<B> {
-        Cache::new(self.decoder.blocks.len())
+        Cache::new(self.decoder.blocks.len(), self.context_length())
     }
 }
 
@@ -136,8 +144,11 @@ impl<B: GptBackend> Seq2Seq<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, None, memory, Some(cache), None);
-        Ok(self.head.forward(last(hidden), &self.embedding).squeeze_dim(1))
+        let multiplications = largest_product(&self.config, tokens.dims(), self.vocab_size());
+        Ok(B::on_threads(multiplications, || {
+            let (hidden, _) = self.hidden(tokens, None, memory, Some(cache), None);
+            self.head.forward(last(hidden), &self.embedding).squeeze_dim(1)
+        }))
     }
 
     fn hidden(

@@ -80,7 +80,9 @@ impl Job for Dense {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
-        for [n, i, o] in [[1, 1, 1], [3, 5, 7], [130, 33, 17], [65, 129, 200], [200, 300, 70]] {
+        let few = [[1, 1, 1], [3, 5, 7], [1, 21, 4100], [1, 300, 1000], [5, 19, 530], [8, 70, 33]];
+        let many = [[9, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70]];
+        for [n, i, o] in few.into_iter().chain(many) {
             for with_bias in [false, true] {
                 for turned in [false, true] {
                     let input = leaf::<B, 3>([1, n, i], 1, &device);

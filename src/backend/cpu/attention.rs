@@ -16,6 +16,8 @@ use crate::backend::Sight;
 
 /// Queries whose scores are in memory at a time.
 const BLOCK: usize = 64;
+/// Multiplications below which other threads cost more than they bring.
+const SMALL: usize = 1 << 18;
 
 /// `[B, heads, length, width]`, however it lies in memory but for the numbers of a head, which are
 /// side by side.
@@ -31,7 +33,7 @@ impl<'a> Heads<'a> {
         Self { elements, shape, strides }
     }
 
-    fn head(&self, entry: usize, head: usize) -> Matrix<'a> {
+    pub(super) fn head(&self, entry: usize, head: usize) -> Matrix<'a> {
         let [_, _, length, width] = self.shape;
         let start = entry * self.strides[0] + head * self.strides[1];
         Matrix::new(&self.elements[start..], [length, width], [self.strides[2], self.strides[3]])
@@ -136,7 +138,7 @@ pub(super) fn forward(
         .flat_map(|head| blocks(t).map(move |block| (head / h, head % h, block)))
         .collect();
     let run = |places: Numbers, room: Room| {
-        tasks.par_iter().for_each_init(Vec::new, |scores, (entry, head, block)| {
+        let task = |scores: &mut Vec<f32>, (entry, head, block): &(usize, usize, Range<usize>)| {
             let (entry, head) = (*entry, *head);
             let of_key = head / (h / g);
             let all = seen(sight, block, t, s);
@@ -160,7 +162,14 @@ pub(super) fn forward(
             let target = unsafe { room.rows(entry, head, block.clone()) };
             let values = value.head(entry, of_key).rows(all.clone());
             multiply(target, Base::Nothing, 1.0, Matrix::of_rows(scores, all.len()), values);
-        });
+        };
+        match b * h * t * s * (query.shape[3] + width) {
+            ..SMALL => {
+                let mut scores = Vec::new();
+                tasks.iter().for_each(|of| task(&mut scores, of));
+            }
+            _ => tasks.par_iter().for_each_init(Vec::new, task),
+        }
     };
     // SAFETY: every query of every head is in a block.
     let log_sums = unsafe {
