@@ -197,13 +197,6 @@ pub trait GptBackend: Backend {
         })
     }
 
-    /// Computes on the backend's own threads, where it has some and there are so many
-    /// multiplications that going there pays.
-    fn on_threads<R: Send>(multiplications: usize, compute: impl FnOnce() -> R + Send) -> R {
-        let _ = multiplications;
-        compute()
-    }
-
     /// Brings the last dimension to one scale, then multiplies by `weight` and adds `bias`.
     ///
     /// # Shapes

@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
-use super::pass::{Pass, largest_product};
+use super::pass::Pass;
 use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -131,11 +131,8 @@ impl<B: GptBackend> Gpt<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let multiplications = largest_product(&self.config, tokens.dims(), self.vocab_size());
-        Ok(B::on_threads(multiplications, || {
-            let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache), None);
-            self.logits(last(hidden)).squeeze_dim(1)
-        }))
+        let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache), None);
+        Ok(self.logits(last(hidden)).squeeze_dim(1))
     }
 
     /// The residual stream after the last layer: `[B, T]` -> `[B, T, D]`.

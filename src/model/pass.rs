@@ -90,13 +90,3 @@ pub struct Memory<B: Backend> {
     /// Tokens in each row that are no padding.
     pub(super) lengths: Vec<usize>,
 }
-
-/// Multiplications of the largest product over so many rows of new tokens.
-pub(super) fn largest_product(
-    config: &ModelConfig,
-    [b, t]: [usize; 2],
-    vocab_size: usize,
-) -> usize {
-    let inner = b * t * config.d_ff(); // the head is for the last position only
-    config.d_model * inner.max(b * vocab_size)
-}

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::gpt::last;
-use super::pass::{Memory, Pass, largest_product};
+use super::pass::{Memory, Pass};
 use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -144,11 +144,8 @@ impl<B: GptBackend> Seq2Seq<B> {
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
         cache.check_room(tokens.dims()[1], self.context_length())?;
-        let multiplications = largest_product(&self.config, tokens.dims(), self.vocab_size());
-        Ok(B::on_threads(multiplications, || {
-            let (hidden, _) = self.hidden(tokens, None, memory, Some(cache), None);
-            self.head.forward(last(hidden), &self.embedding).squeeze_dim(1)
-        }))
+        let (hidden, _) = self.hidden(tokens, None, memory, Some(cache), None);
+        Ok(self.head.forward(last(hidden), &self.embedding).squeeze_dim(1))
     }
 
     fn hidden(

@@ -11,13 +11,15 @@ use std::ops::Range;
 use super::activation::{exp, not_positive};
 use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{highest, sum, sum_pairs};
+use super::team;
+use super::vector::FEW;
 use super::written;
 use crate::backend::Sight;
 
 /// Queries whose scores are in memory at a time.
 const BLOCK: usize = 64;
 /// Multiplications below which other threads cost more than they bring.
-const SMALL: usize = 1 << 18;
+const SMALL: usize = 1 << 17;
 
 /// `[B, heads, length, width]`, however it lies in memory but for the numbers of a head, which are
 /// side by side.
@@ -168,6 +170,7 @@ pub(super) fn forward(
                 let mut scores = Vec::new();
                 tasks.iter().for_each(|of| task(&mut scores, of));
             }
+            _ if t <= FEW => team::run(tasks.len(), &|of| task(&mut Vec::new(), &tasks[of])),
             _ => tasks.par_iter().for_each_init(Vec::new, task),
         }
     };

@@ -3,7 +3,7 @@
 
 use pulp::Arch;
 
-use super::matrix::{Base, Matrix, Target, multiply, parts, split};
+use super::matrix::{Base, Matrix, Target, multiply, parts, share_columns, split};
 use super::vector::{FEW, Sums, Weight, WeightRows};
 
 /// Outputs whose weights are f32 at a time.
@@ -41,22 +41,24 @@ pub(super) fn product(a: Matrix, weight: Int8, bias: Option<&[f32]>) -> Vec<f32>
     let [rows, d_input] = a.shape();
     let d_output = weight.scales.len();
     assert_eq!(d_input, weight.d_input);
-    let parts = parts([rows, d_input, d_output]);
+    let write = |target: Target| match rows {
+        ..=FEW => share_columns(target, d_input, |part, mut target| {
+            let bias = bias.map(|bias| &bias[part.clone()]);
+            multiply_few(&mut target, a, weight.split(part.start).1.split(part.len()).0, bias);
+        }),
+        _ => {
+            let parts = parts([rows, d_input, d_output]);
+            multiply_parts(target, a, weight, bias, parts);
+        }
+    };
     // SAFETY: every column of every row is in a part, and written.
-    unsafe {
-        super::written(rows * d_output, |room| {
-            multiply_parts(Target::of_room(room, d_output), a, weight, bias, parts);
-        })
-    }
+    unsafe { super::written(rows * d_output, |room| write(Target::of_room(room, d_output))) }
 }
 
-fn multiply_parts(mut target: Target, a: Matrix, weight: Int8, bias: Option<&[f32]>, count: usize) {
+fn multiply_parts(target: Target, a: Matrix, weight: Int8, bias: Option<&[f32]>, count: usize) {
     let outputs = weight.scales.len();
     let Some((first, middle)) = split(outputs, count) else {
-        return match target.shape()[0] {
-            ..=FEW => multiply_few(&mut target, a, weight, bias),
-            _ => multiply_many(target, a, weight, bias),
-        };
+        return multiply_many(target, a, weight, bias);
     };
     let (weight, more_weight) = weight.split(middle);
     let (target, more_target) = target.split_columns(middle);

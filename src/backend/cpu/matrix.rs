@@ -4,13 +4,21 @@
 use gemm::Parallelism;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::slice;
 
+use super::team;
 use super::vector::{self, FEW, WeightRows};
 
 /// Multiplications below which a second thread costs more than it brings.
-pub(super) const SMALL: usize = 1 << 18;
+const SMALL: usize = 1 << 18;
+/// The same for a few rows, which do not wait for a thread to wake.
+const SMALL_ROW: usize = 1 << 17;
+/// Columns of a few rows that are a part of the work: fewer are not read well, and more are not in
+/// the nearest cache.
+const PART: RangeInclusive<usize> = 192..=4096;
+/// Parts for each thread, since not all are awake all the time.
+const PARTS: usize = 4;
 /// Rows or columns of the result that a thread gets at least.
 const LEAST: usize = 32;
 
@@ -104,6 +112,8 @@ pub(super) struct Target<'a> {
 
 // SAFETY: it is a mutable borrow of its elements, and numbers can be written by any thread.
 unsafe impl Send for Target<'_> {}
+// SAFETY: who shares it can only ask for columns, and promises that nobody else has them.
+unsafe impl Sync for Target<'_> {}
 
 impl<'a> Target<'a> {
     pub(super) fn of_rows(elements: &'a mut [f32], columns: usize) -> Self {
@@ -128,6 +138,17 @@ impl<'a> Target<'a> {
         row_stride: usize,
     ) -> Self {
         Self { start, rows, columns, row_stride, elements: PhantomData }
+    }
+
+    /// Some of its columns.
+    ///
+    /// # Safety
+    /// Nothing else reads or writes these columns as long as they are borrowed so.
+    unsafe fn columns(&self, part: Range<usize>) -> Self {
+        assert!(part.start <= part.end && part.end <= self.columns);
+        // SAFETY: not beyond the end of a row.
+        let start = unsafe { self.start.add(part.start) };
+        Self { start, columns: part.len(), ..*self }
     }
 
     fn split_rows(self, at: usize) -> (Self, Self) {
@@ -185,10 +206,24 @@ pub(super) enum Base<'a> {
     Row(&'a [f32]),
 }
 
+impl<'a> Base<'a> {
+    fn columns(self, part: Range<usize>) -> Self {
+        match self {
+            Self::Row(row) => Self::Row(&row[part]),
+            base => base,
+        }
+    }
+}
+
+/// Whether rows are multiplied one by one.
+fn is_few(a: Matrix, b: Matrix) -> bool {
+    a.rows <= FEW && a.has_rows() && (b.has_rows() || b.has_columns())
+}
+
 /// `target = base + factor a b`, on this thread.
 pub(super) fn multiply(mut target: Target, base: Base, factor: f32, a: Matrix, b: Matrix) {
     assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
-    let few = target.rows <= FEW && a.has_rows() && (b.has_rows() || b.has_columns());
+    let few = is_few(a, b);
     match base {
         Base::Row(row) => target.fill(row),
         Base::Nothing if few => target.clear(),
@@ -228,8 +263,32 @@ pub(super) fn multiply(mut target: Target, base: Base, factor: f32, a: Matrix, b
 
 /// `target = base + a b`, on all threads.
 pub(super) fn multiply_on_all(target: Target, base: Base, a: Matrix, b: Matrix) {
+    if is_few(a, b) {
+        return share_columns(target, a.columns, |part, target| {
+            multiply(target, base.columns(part.clone()), 1.0, a, b.columns(part));
+        });
+    }
     let parts = parts([target.rows, a.columns, target.columns]);
     multiply_parts(target, base, a, b, parts);
+}
+
+/// Has all threads write columns of a few rows, each a sum of so many products.
+pub(super) fn share_columns(
+    target: Target,
+    inner: usize,
+    write: impl Fn(Range<usize>, Target) + Sync,
+) {
+    let columns = target.columns;
+    let width = match target.rows * inner * columns {
+        ..SMALL_ROW => return write(0..columns, target),
+        _ => columns / (PARTS * team::size()),
+    };
+    let width = width.clamp(*PART.start(), *PART.end()).next_multiple_of(LEAST);
+    team::run(columns.div_ceil(width), &|part| {
+        let part = part * width..columns.min((part + 1) * width);
+        // SAFETY: every part has columns of its own.
+        write(part.clone(), unsafe { target.columns(part) });
+    });
 }
 
 /// Threads that share a product of so many rows, summands and columns.
@@ -263,10 +322,7 @@ fn multiply_parts(target: Target, base: Base, a: Matrix, b: Matrix, parts: usize
         );
     } else {
         let (first, second) = target.split_columns(middle);
-        let (first_base, second_base) = match base {
-            Base::Row(row) => (Base::Row(&row[..middle]), Base::Row(&row[middle..])),
-            base => (base, base),
-        };
+        let (first_base, second_base) = (base.columns(0..middle), base.columns(middle..columns));
         rayon::join(
             || multiply_parts(first, first_base, a, b.columns(0..middle), half),
             || multiply_parts(second, second_base, a, b.columns(middle..columns), parts - half),

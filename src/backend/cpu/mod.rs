@@ -9,6 +9,7 @@ mod loss;
 mod matrix;
 mod normalization;
 mod rows;
+mod team;
 mod vector;
 
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
@@ -22,7 +23,7 @@ use super::{AdamwStep, GptBackend, Kernels, Scaling, Sight};
 use crate::config::Activation;
 use attention::{Heads, Outcome, Room};
 use int8::Int8;
-use matrix::{Matrix, SMALL, product};
+use matrix::{Matrix, product};
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
 const TASK: usize = 16 * 1024;
@@ -72,14 +73,6 @@ impl GptBackend for Flex {
             })
         };
         Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
-    }
-
-    /// A thread that does not belong to the pool waits for it at every product.
-    fn on_threads<R: Send>(multiplications: usize, compute: impl FnOnce() -> R + Send) -> R {
-        match multiplications {
-            ..SMALL => compute(),
-            _ => rayon::scope(|_| compute()),
-        }
     }
 
     /// In place where nobody else holds the room; burn's own assignment always copies it.
