@@ -78,7 +78,7 @@ impl Job for Evaluate<'_> {
             let [found, before] = [&quantized, &evaluation].map(Evaluation::perplexity);
             let change = 100.0 * (found / before - 1.0);
             writeln!(out, "int8 loss       {:.4} nats a token", quantized.loss)?;
-            writeln!(out, "int8 perplexity {found:.3}, {change:+.3}% of that in f32")?;
+            writeln!(out, "int8 perplexity {found:.3}, {change:+.3}% against f32")?;
         }
         Ok(())
     }
