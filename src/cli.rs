@@ -1,6 +1,6 @@
 //! What can be typed. No behaviour.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Chooses validation documents, where no other is given.
@@ -88,6 +88,20 @@ pub struct TrainArgs {
     pub common: CommonArgs,
 }
 
+/// What a model's weights are while it runs.
+#[derive(Args, Debug)]
+pub struct WeightArgs {
+    /// Store the weights of projections in less than f32, which takes less memory and time
+    #[arg(long, value_name = "KIND")]
+    pub quantize: Option<Quantization>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    /// A byte each, with a scale for each output
+    Int8,
+}
+
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
     /// Name or path of the run
@@ -120,6 +134,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     #[command(flatten)]
+    pub weights: WeightArgs,
+    #[command(flatten)]
     pub common: CommonArgs,
 }
 
@@ -130,6 +146,8 @@ pub struct EvalArgs {
     /// Evaluate on this UTF-8 text instead of the run's validation split
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub weights: WeightArgs,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -143,6 +161,8 @@ pub struct FillMaskArgs {
     /// Guesses to list for each
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub top: usize,
+    #[command(flatten)]
+    pub weights: WeightArgs,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -234,6 +254,8 @@ pub struct LogitsArgs {
     /// Print all logits as JSON instead of the largest as a table
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub weights: WeightArgs,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -517,6 +539,8 @@ pub struct BenchDecodeArgs {
     /// Tokens, of which there are no more than the context is long
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
+    #[command(flatten)]
+    pub weights: WeightArgs,
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,

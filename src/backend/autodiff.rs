@@ -95,7 +95,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         let Some(kernels) = B::kernels().filter(|_| all_fit) else {
             return default_dense(input, weight, bias);
         };
-        on_rows(input, weight, |input, weight| {
+        let d_output = weight.dims()[1];
+        on_rows(input, d_output, |input| {
             let (input, weight) = (to_float(input), to_float(weight));
             let (x, w) = (input.primitive.clone(), weight.primitive.clone());
             match bias.map(to_float) {

@@ -24,7 +24,8 @@ pub(super) fn default_dense<B: Backend, const D: usize>(
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
 ) -> Tensor<B, D> {
-    on_rows(input, weight, |input, weight| {
+    let d_output = weight.dims()[1];
+    on_rows(input, d_output, |input| {
         let output = product(input, weight);
         match bias {
             Some(bias) => output + bias.unsqueeze(),
@@ -33,17 +34,26 @@ pub(super) fn default_dense<B: Backend, const D: usize>(
     })
 }
 
+/// [`GptBackend::dense_int8`] by burn's own operations.
+pub(super) fn default_dense_int8<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    values: Tensor<B, 2, Int>,
+    scales: Tensor<B, 1>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, D> {
+    default_dense(input, values.float() * scales.unsqueeze(), bias)
+}
+
 /// One product over all rows: a batched one would build a weight gradient a batch entry.
 pub(super) fn on_rows<B: Backend, const D: usize>(
     input: Tensor<B, D>,
-    weight: Tensor<B, 2>,
-    multiply: impl FnOnce(Tensor<B, 2>, Tensor<B, 2>) -> Tensor<B, 2>,
+    d_output: usize,
+    multiply: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
 ) -> Tensor<B, D> {
     let mut dims = input.dims();
-    let [d_input, d_output] = weight.dims();
-    let rows = dims.iter().take(D - 1).product();
+    let (rows, d_input) = (dims.iter().take(D - 1).product(), dims[D - 1]);
     dims[D - 1] = d_output;
-    multiply(input.reshape([rows, d_input]), weight).reshape(dims)
+    multiply(input.reshape([rows, d_input])).reshape(dims)
 }
 
 /// [`GptBackend::normalization`] by burn's own operations.
@@ -182,6 +192,16 @@ pub(super) fn default_attend<B: GptBackend>(
 /// Queries, keys and values of [`GptBackend::attend_joined`].
 pub(super) fn separate<B: Backend>(joined: Tensor<B, 4>, [h, g]: [usize; 2]) -> [Tensor<B, 4>; 3] {
     [(0, h), (h, g), (h + g, g)].map(|(first, count)| joined.clone().narrow(1, first, count))
+}
+
+/// [`GptBackend::put`] by burn's own operations.
+pub(super) fn default_put<B: Backend>(
+    room: Tensor<B, 4>,
+    new: Tensor<B, 4>,
+    start: usize,
+) -> Tensor<B, 4> {
+    let [b, heads, positions, width] = new.dims();
+    room.slice_assign([0..b, 0..heads, start..start + positions, 0..width], new)
 }
 
 /// [`GptBackend::cross_entropy`] by burn's own operations.

@@ -109,6 +109,16 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         bias: Option<FloatTensor<B>>,
     ) -> FloatTensor<B>;
 
+    /// # Shapes
+    /// - `input` `[N, I]`, `values` `[I, O]`, each a byte, `scales` and `bias` `[O]` -> `[N, O]`
+    fn dense_int8(
+        &self,
+        input: FloatTensor<B>,
+        values: IntTensor<B>,
+        scales: FloatTensor<B>,
+        bias: Option<FloatTensor<B>>,
+    ) -> FloatTensor<B>;
+
     /// The gradients with respect to input, weight and bias, as far as they are wanted.
     ///
     /// # Shapes

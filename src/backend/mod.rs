@@ -18,7 +18,7 @@ pub use cpu::Allocator;
 pub use device::{NVIDIA_DEVICES, nvidia_model};
 pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
 pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
-pub use precision::{check_precision, factor};
+pub use precision::{check_int8, check_precision, factor};
 pub use random::draw_seed;
 
 use burn::backend::Autodiff;
@@ -105,6 +105,10 @@ pub enum BackendError {
         "backend `{kind}` computes in f32 only; set train.precision to \"f32\" or choose another with --backend ({others})"
     )]
     F32Only { kind: BackendKind, others: String },
+    #[error(
+        "backend `{kind}` has no integers of one byte; leave --quantize out or choose another with --backend ({others})"
+    )]
+    NoInt8 { kind: BackendKind, others: String },
 }
 
 /// The backends in this binary, best first.

@@ -14,8 +14,8 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
-    default_cross_entropy, default_dense, default_normalization, default_rotate,
-    default_sum_of_squares, on_rows, scaling, separate,
+    default_cross_entropy, default_dense, default_dense_int8, default_normalization, default_put,
+    default_rotate, default_sum_of_squares, on_rows, scaling, separate,
 };
 use super::{AdamwUpdate, Kernels, Sight, Turn};
 use crate::config::Activation;
@@ -173,8 +173,33 @@ pub trait GptBackend: Backend {
         let Some(kernels) = Self::kernels().filter(|_| all_fit) else {
             return default_dense(input, weight, bias);
         };
-        on_rows(input, weight, |input, weight| {
+        let d_output = weight.dims()[1];
+        on_rows(input, d_output, |input| {
             from_float(kernels.dense(to_float(input), to_float(weight), bias.map(to_float)))
+        })
+    }
+
+    /// `input (values scales) + bias`: a product with weights of a byte each, in units of their
+    /// output's scale. There is no gradient with respect to them.
+    ///
+    /// # Shapes
+    /// - `input` `[.., d_input]`, `values` `[d_input, d_output]`, `scales` and `bias` `[d_output]`
+    ///   -> `[.., d_output]`
+    fn dense_int8<const D: usize>(
+        input: Tensor<Self, D>,
+        values: Tensor<Self, 2, Int>,
+        scales: Tensor<Self, 1>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, D> {
+        let all_fit = fits(&input) && fits(&scales) && all_fit(&[&bias]);
+        let all_fit = all_fit && values.dtype() == DType::I8 && values.dims()[0] > 0;
+        let Some(kernels) = Self::kernels().filter(|_| all_fit) else {
+            return default_dense_int8(input, values, scales, bias);
+        };
+        let d_output = values.dims()[1];
+        on_rows(input, d_output, |input| {
+            let (values, scales) = (values.into_primitive(), to_float(scales));
+            from_float(kernels.dense_int8(to_float(input), values, scales, bias.map(to_float)))
         })
     }
 
@@ -283,6 +308,15 @@ pub trait GptBackend: Backend {
     ) -> Tensor<Self, 4> {
         let [query, key, value] = separate(joined, heads);
         Self::attend(query, key, value, options)
+    }
+
+    /// Writes new positions into the room for them, from `start` on. Whoever else holds the room
+    /// does not see them.
+    ///
+    /// # Shapes
+    /// - `room` `[B, G, R, K]`, `new` `[B, G, T, K]` -> `[B, G, R, K]`
+    fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, start: usize) -> Tensor<Self, 4> {
+        default_put(room, new, start)
     }
 
     /// Keeps numbers within ± `cap`: `cap * tanh(x / cap)` (Gemma 2).

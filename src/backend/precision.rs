@@ -22,6 +22,17 @@ pub fn check_precision<B: Backend>(
     }
 }
 
+/// Whether a device has weights of one byte.
+///
+/// # Errors
+/// [`BackendError::NoInt8`]
+pub fn check_int8<B: Backend>(kind: BackendKind, device: &B::Device) -> Result<(), BackendError> {
+    if B::supports_dtype(device, DType::I8) {
+        return Ok(());
+    }
+    Err(BackendError::NoInt8 { kind, others: list(compiled().filter(|other| *other != kind)) })
+}
+
 /// A factor of a matrix product in this precision.
 pub fn factor<B: Backend, const D: usize>(
     tensor: Tensor<B, D>,

@@ -1,13 +1,14 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::weights::stored;
 use crate::artifact::Run;
-use crate::backend::{self, Job, TrainBackend};
-use crate::cli::EvalArgs;
+use crate::backend::{self, BackendKind, Job, TrainBackend};
+use crate::cli::{EvalArgs, Quantization, WeightArgs};
 use crate::config::DataConfig;
 use crate::data::{Corpus, EvaluationLoader, Split, Task};
 use crate::tokenizer::Tokenizer;
-use crate::train::{LanguageModel, evaluate};
+use crate::train::{Evaluation, LanguageModel, evaluate};
 
 pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.backend.as_deref())?;
@@ -29,11 +30,14 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
         }
     };
     let task = Task::new(model.architecture, tokenizer.vocab_size(), config.seed);
-    let job = Evaluate { run: &run, split, task, source_entropy };
+    let weights = &args.weights;
+    let job = Evaluate { weights, backend, run: &run, split, task, source_entropy };
     backend::dispatch(backend, job)?
 }
 
 struct Evaluate<'a> {
+    weights: &'a WeightArgs,
+    backend: BackendKind,
     run: &'a Run,
     split: Split,
     task: Task,
@@ -51,6 +55,14 @@ impl Job for Evaluate<'_> {
         let loader =
             EvaluationLoader::new(self.split.clone(), self.task, all, config.train.batch_size);
         let evaluation = evaluate(&model, loader.batches());
+        let quantized = match self.weights.quantize {
+            Some(Quantization::Int8) => {
+                let model = stored(model.model, self.weights, self.backend)?;
+                let model = LanguageModel::new(model, &config.model);
+                Some(evaluate(&model, loader.batches()))
+            }
+            None => None,
+        };
         self.split.check()?; // what was cut off meanwhile was read as zeros
         let mut out = std::io::stdout().lock();
         writeln!(out, "tokens          {}", evaluation.tokens)?;
@@ -61,6 +73,12 @@ impl Job for Evaluate<'_> {
         writeln!(out, "perplexity      {:.3}", evaluation.perplexity())?;
         if let Some(bytes) = self.split.bytes_per_target(self.task) {
             writeln!(out, "bits a byte     {:.4}", evaluation.bits_per_byte(bytes))?;
+        }
+        if let Some(quantized) = quantized {
+            let [found, before] = [&quantized, &evaluation].map(Evaluation::perplexity);
+            let change = 100.0 * (found / before - 1.0);
+            writeln!(out, "int8 loss       {:.4} nats a token", quantized.loss)?;
+            writeln!(out, "int8 perplexity {found:.3}, {change:+.3}% against f32")?;
         }
         Ok(())
     }

@@ -2,8 +2,9 @@ use anyhow::{Context, bail};
 use std::io::Write;
 
 use super::sample::MASK;
+use super::weights::stored;
 use crate::artifact::Run;
-use crate::backend::{self, Job, TrainBackend};
+use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::FillMaskArgs;
 use crate::data::Task;
 use crate::model::Model;
@@ -36,12 +37,14 @@ pub(super) fn run(args: FillMaskArgs) -> anyhow::Result<()> {
             run.name()
         );
     }
-    let job = FillMask { args: &args, run: &run, tokenizer: tokenizer.as_ref(), mask, tokens };
+    let job =
+        FillMask { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), mask, tokens };
     backend::dispatch(backend, job)?
 }
 
 struct FillMask<'a> {
     args: &'a FillMaskArgs,
+    backend: BackendKind,
     run: &'a Run,
     tokenizer: &'a dyn Tokenizer,
     mask: u32,
@@ -53,6 +56,7 @@ impl Job for FillMask<'_> {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
         let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
+        let model = stored(model, &self.args.weights, self.backend)?;
         let Model::Encoder(model) = model else {
             bail!("the run {} is no encoder", self.run.name());
         };

@@ -2,8 +2,9 @@ use anyhow::{Context, bail};
 use std::io::Write;
 
 use super::sample::{stream, translate};
+use super::weights::stored;
 use crate::artifact::Run;
-use crate::backend::{self, GptBackend, Job, TrainBackend};
+use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::GenerateArgs;
 use crate::data::{self, Task};
 use crate::generate::{Sampler, Sampling, begun, opening};
@@ -56,6 +57,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     }
     let job = Generate {
         args: &args,
+        backend,
         run: &run,
         tokenizer: tokenizer.as_ref(),
         task,
@@ -68,6 +70,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
 
 struct Generate<'a> {
     args: &'a GenerateArgs,
+    backend: BackendKind,
     run: &'a Run,
     tokenizer: &'a dyn Tokenizer,
     task: Task,
@@ -81,6 +84,7 @@ impl Job for Generate<'_> {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
         let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
+        let model = stored(model, &self.args.weights, self.backend)?;
         let mut out = std::io::stdout().lock();
         for sample in 0..self.args.samples {
             if sample > 0 {

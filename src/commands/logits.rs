@@ -3,9 +3,10 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 use std::io::Write;
 
+use super::weights::stored;
 use crate::artifact::Run;
-use crate::backend::{self, Job, TrainBackend};
-use crate::cli::LogitsArgs;
+use crate::backend::{self, BackendKind, Job, TrainBackend};
+use crate::cli::{LogitsArgs, WeightArgs};
 use crate::model::{Model, Positions};
 
 /// Columns of the table.
@@ -23,7 +24,11 @@ pub(super) fn run(args: LogitsArgs) -> anyhow::Result<()> {
             model.context_length
         );
     }
-    backend::dispatch(backend, Logits { run: &run, tokens: &tokens, json: args.json })?
+    let weights = &args.weights;
+    backend::dispatch(
+        backend,
+        Logits { run: &run, tokens: &tokens, json: args.json, weights, backend },
+    )?
 }
 
 fn token_ids(text: &str, vocab_size: usize) -> anyhow::Result<Vec<i32>> {
@@ -56,6 +61,8 @@ struct Logits<'a> {
     run: &'a Run,
     tokens: &'a [i32],
     json: bool,
+    weights: &'a WeightArgs,
+    backend: BackendKind,
 }
 
 impl Job for Logits<'_> {
@@ -63,6 +70,7 @@ impl Job for Logits<'_> {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
         let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
+        let model = stored(model, self.weights, self.backend)?;
         let shape = [1, self.tokens.len()];
         let tokens = TensorData::new(self.tokens.to_vec(), shape);
         let tokens = Tensor::<B::InnerBackend, 2, Int>::from_data(tokens, &device);

@@ -17,6 +17,7 @@ mod sample;
 mod schedule;
 mod tokenizer;
 mod train;
+mod weights;
 
 pub use panic::end_on_panic;
 

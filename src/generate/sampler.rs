@@ -92,8 +92,13 @@ impl Sampler {
             .map(|(id, logit)| (id, (f64::from(logit - highest) / temperature).exp()))
             .collect();
         // By id where two are equally likely, so that the order is the same everywhere.
-        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        candidates.truncate(top_k.unwrap_or(usize::MAX));
+        let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if let Some(k) = top_k.filter(|k| (1..candidates.len()).contains(k)) {
+            // Most of a vocabulary is never sorted.
+            candidates.select_nth_unstable_by(k - 1, order);
+            candidates.truncate(k);
+        }
+        candidates.sort_by(order);
         if let Some(top_p) = top_p {
             let total: f64 = candidates.iter().map(|(_, probability)| probability).sum();
             let mut sum = 0.0;

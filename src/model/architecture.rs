@@ -58,6 +58,17 @@ impl<B: Backend> Model<B> {
         stacks.into_iter().flatten().for_each(|stack| stack.set_precision(precision));
         head.set_precision(precision);
     }
+
+    /// The same model with the weights of its projections in a byte each, for inference: symmetric,
+    /// with a scale for each output. Vectors of tokens, norms, biases, adapters and the choice of
+    /// experts stay in f32.
+    pub fn quantize_int8(self) -> Self {
+        match self {
+            Self::Gpt(model) => Self::Gpt(model.quantize_int8()),
+            Self::Encoder(model) => Self::Encoder(model.quantize_int8()),
+            Self::Seq2Seq(model) => Self::Seq2Seq(model.quantize_int8()),
+        }
+    }
 }
 
 impl<B: GptBackend> Model<B> {

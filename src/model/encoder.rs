@@ -50,6 +50,13 @@ impl<B: Backend> Encoder<B> {
         self.embedding.vocab_size()
     }
 
+    /// As [`Model::quantize_int8`](super::Model::quantize_int8).
+    pub fn quantize_int8(mut self) -> Self {
+        self.encoder.quantize();
+        self.head.quantize(&self.embedding);
+        self
+    }
+
     pub fn device(&self) -> B::Device {
         self.embedding.token.device()
     }

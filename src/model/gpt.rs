@@ -57,13 +57,20 @@ impl<B: Backend> Gpt<B> {
         self.embedding.vocab_size()
     }
 
+    /// As [`Model::quantize_int8`](super::Model::quantize_int8).
+    pub fn quantize_int8(mut self) -> Self {
+        self.decoder.quantize();
+        self.head.quantize(&self.embedding);
+        self
+    }
+
     pub fn device(&self) -> B::Device {
         self.embedding.token.device()
     }
 
     /// A cache for a new sequence.
     pub fn new_cache(&self) -> Cache<B> {
-        Cache::new(self.decoder.blocks.len())
+        Cache::new(self.decoder.blocks.len(), self.context_length())
     }
 }
 

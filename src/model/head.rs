@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{Embedding, Initializer};
+use super::{Embedding, Initializer, Int8Weight, Weight};
 use crate::backend::{GptBackend, factor};
 use crate::config::ModelConfig;
 use crate::config::Precision;
@@ -13,7 +13,7 @@ use crate::config::Precision;
 #[derive(Module, Debug)]
 pub struct Head<B: Backend> {
     /// `[D, V]`; absent where the token embedding's weights are shared.
-    pub weight: Option<Param<Tensor<B, 2>>>,
+    pub weight: Option<Weight<B>>,
     /// `[V]`
     pub bias: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
@@ -32,7 +32,7 @@ impl<B: Backend> Head<B> {
         let shape = [config.d_model, vocab_size];
         Self {
             weight: (!config.tied_head)
-                .then(|| initializer.normal(shape, super::init::DEVIATION, device)),
+                .then(|| Weight::Float(initializer.normal(shape, super::init::DEVIATION, device))),
             bias: config.head_bias.then(|| Initializer::constant([vocab_size], 0.0, device)),
             soft_cap: config.logit_soft_cap,
             precision: Precision::F32,
@@ -42,6 +42,18 @@ impl<B: Backend> Head<B> {
     /// Of the matrix product.
     pub(super) fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
+    }
+
+    /// Stores weights in a byte each; of shared ones a copy, since vectors of tokens stay as they
+    /// are.
+    pub(super) fn quantize(&mut self, embedding: &Embedding<B>) {
+        match &mut self.weight {
+            Some(weight) => weight.quantize(),
+            None => {
+                let shared = embedding.token.val().transpose();
+                self.weight = Some(Weight::Int8(Int8Weight::new(shared)));
+            }
+        }
     }
 }
 
@@ -53,9 +65,14 @@ impl<B: GptBackend> Head<B> {
         hidden: Tensor<B, D>,
         embedding: &Embedding<B>,
     ) -> Tensor<B, D> {
-        let weight = self.weight(embedding);
-        let (hidden, weight) = (factor(hidden, self.precision), factor(weight, self.precision));
-        let logits = B::dense(hidden, weight, self.bias.as_ref().map(Param::val));
+        let bias = self.bias.as_ref().map(Param::val);
+        let logits = match &self.weight {
+            Some(weight) => weight.multiply(hidden, bias, self.precision),
+            None => {
+                let weight = factor(embedding.token.val().transpose(), self.precision);
+                B::dense(factor(hidden, self.precision), weight, bias)
+            }
+        };
         match self.soft_cap {
             Some(cap) => B::soft_cap(logits, cap),
             None => logits,
@@ -65,14 +82,14 @@ impl<B: GptBackend> Head<B> {
     /// The weight `[D, V]` and the bias `[V]` where logits are their product and sum with what is
     /// hidden, in f32, and nothing else.
     pub fn linear(&self, embedding: &Embedding<B>) -> Option<(Tensor<B, 2>, Option<Tensor<B, 1>>)> {
-        let is_linear = self.soft_cap.is_none() && self.precision == Precision::F32;
-        is_linear.then(|| (self.weight(embedding), self.bias.as_ref().map(Param::val)))
-    }
-
-    fn weight(&self, embedding: &Embedding<B>) -> Tensor<B, 2> {
-        match &self.weight {
-            Some(weight) => weight.val(),
-            None => embedding.token.val().transpose(),
+        if self.soft_cap.is_some() || self.precision != Precision::F32 {
+            return None;
         }
+        let weight = match &self.weight {
+            Some(Weight::Float(weight)) => weight.val(),
+            Some(Weight::Int8(_)) => return None,
+            None => embedding.token.val().transpose(),
+        };
+        Some((weight, self.bias.as_ref().map(Param::val)))
     }
 }

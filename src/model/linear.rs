@@ -2,15 +2,15 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{Initializer, Lora};
-use crate::backend::{GptBackend, factor};
+use super::{Initializer, Lora, Weight};
+use crate::backend::GptBackend;
 use crate::config::Precision;
 
 /// A projection of the last dimension.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
     /// `[d_input, d_output]`
-    pub weight: Param<Tensor<B, 2>>,
+    pub weight: Weight<B>,
     /// `[d_output]`
     pub bias: Option<Param<Tensor<B, 1>>>,
     /// Added to the output, where the configuration has adapters for this layer.
@@ -29,7 +29,7 @@ impl<B: Backend> Linear<B> {
         device: &B::Device,
     ) -> Self {
         Self {
-            weight: initializer.normal([d_input, d_output], deviation, device),
+            weight: Weight::Float(initializer.normal([d_input, d_output], deviation, device)),
             bias: bias.then(|| Initializer::constant([d_output], 0.0, device)),
             lora: None,
             precision: Precision::F32,
@@ -43,7 +43,7 @@ impl<B: Backend> Linear<B> {
 
     /// `[d_input, d_output]`
     pub(super) fn shape(&self) -> [usize; 2] {
-        self.weight.lazy_shape().dims()
+        self.weight.shape()
     }
 }
 
@@ -52,9 +52,8 @@ impl<B: GptBackend> Linear<B> {
     /// - `input` `[.., d_input]` -> `[.., d_output]`
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
         let adapted = self.lora.as_ref().map(|lora| lora.forward(input.clone()));
-        let (input, weight) =
-            (factor(input, self.precision), factor(self.weight.val(), self.precision));
-        let output = B::dense(input, weight, self.bias.as_ref().map(Param::val));
+        let bias = self.bias.as_ref().map(Param::val);
+        let output = self.weight.multiply(input, bias, self.precision);
         match adapted {
             Some(adapted) => output + adapted,
             None => output,

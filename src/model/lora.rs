@@ -75,6 +75,8 @@ impl<B: Backend> Model<B> {
 /// What the stacks of a model are called.
 pub(super) const ENCODER: &str = "encoder";
 pub(super) const DECODER: &str = "decoder";
+/// What the layer that chooses experts is called.
+const ROUTER: &str = ".router";
 
 impl<B: Backend> Stack<B> {
     pub(super) fn adapt(
@@ -125,10 +127,21 @@ fn linears<'a, B: Backend>(
             if let Some(shared) = &mut mixture.shared {
                 add(format!("{name}.shared"), shared);
             }
-            found.push((format!("{name}.router"), &mut mixture.router));
+            found.push((format!("{name}{ROUTER}"), &mut mixture.router));
         }
     }
     found
+}
+
+impl<B: Backend> Block<B> {
+    /// Stores weights in a byte each, but those that choose experts; adapters stay as they are.
+    pub(super) fn quantize(&mut self) {
+        for (name, linear) in linears(self, "") {
+            if !name.ends_with(ROUTER) {
+                linear.weight.quantize();
+            }
+        }
+    }
 }
 
 /// Whether a parameter is part of an adapter, by its name.

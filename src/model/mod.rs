@@ -24,6 +24,7 @@ mod seq2seq;
 mod shapes;
 mod stack;
 mod tape;
+mod weight;
 
 pub use architecture::Model;
 pub use attention::{CrossAttention, SelfAttention};
@@ -48,3 +49,4 @@ pub use seq2seq::Seq2Seq;
 pub use shapes::{parameter_count, parameter_shapes};
 pub use stack::Stack;
 pub use tape::Tape;
+pub use weight::{Int8Weight, Weight};

@@ -54,13 +54,21 @@ impl<B: Backend> Seq2Seq<B> {
         self.embedding.vocab_size()
     }
 
+    /// As [`Model::quantize_int8`](super::Model::quantize_int8).
+    pub fn quantize_int8(mut self) -> Self {
+        self.encoder.quantize();
+        self.decoder.quantize();
+        self.head.quantize(&self.embedding);
+        self
+    }
+
     pub fn device(&self) -> B::Device {
         self.embedding.token.device()
     }
 
     /// A cache for a new target.
     pub fn new_cache(&self) -> Cache<B> {
-        Cache::new(self.decoder.blocks.len())
+        Cache::new(self.decoder.blocks.len(), self.context_length())
     }
 }
 

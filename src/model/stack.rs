@@ -50,6 +50,10 @@ impl<B: Backend> Stack<B> {
     pub(super) fn set_precision(&mut self, precision: Precision) {
         self.blocks.iter_mut().for_each(|block| block.set_precision(precision));
     }
+
+    pub(super) fn quantize(&mut self) {
+        self.blocks.iter_mut().for_each(Block::quantize);
+    }
 }
 
 impl<B: GptBackend> Stack<B> {

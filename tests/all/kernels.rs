@@ -81,7 +81,9 @@ impl Job for Dense {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
-        for [n, i, o] in [[1, 1, 1], [3, 5, 7], [130, 33, 17], [65, 129, 200], [200, 300, 70]] {
+        let few = [[1, 1, 1], [3, 5, 7], [1, 21, 4100], [1, 300, 1000], [5, 19, 530], [8, 70, 33]];
+        let many = [[9, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70]];
+        for [n, i, o] in few.into_iter().chain(many) {
             for with_bias in [false, true] {
                 for turned in [false, true] {
                     let input = leaf::<B, 3>([1, n, i], 1, &device);
@@ -177,6 +179,36 @@ impl Job for Rotated {
 fn rotations_agree() {
     // Two products and a sum, with cosines and sines that are the backends' own.
     agree(Rotated, 1e-6);
+}
+
+#[test]
+fn rows_of_several_threads_at_a_time_agree() {
+    on_each_backend!(|device: B| {
+        // Large enough to be shared among threads, which one caller alone gets at a time.
+        let (i, o) = (150, 1000);
+        let weight = numbers(i * o, 1);
+        let read = |shape: [usize; 2], values: &[f32]| {
+            Tensor::<Inner<B>, 2>::from_data(TensorData::new(values.to_vec(), shape), &device)
+        };
+        let multiply = |caller: u64| {
+            let (x, tensor) = (numbers(i, 10 + caller), read([i, o], &weight));
+            let column = |column: usize| {
+                let products = x.iter().zip(weight.iter().skip(column).step_by(o));
+                products.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+            };
+            let expected: Vec<f64> = (0..o).map(column).collect();
+            for _ in 0..20 {
+                let output = Inner::<B>::dense(read([1, i], &x), tensor.clone(), None);
+                check("a row", &floats(output.into_data()), &expected, 3e-6);
+            }
+        };
+        std::thread::scope(|scope| {
+            for caller in 0..4 {
+                let multiply = &multiply;
+                scope.spawn(move || multiply(caller));
+            }
+        });
+    });
 }
 
 /// Each number of a result against what f64 makes of it.

@@ -11,11 +11,15 @@ use std::ops::Range;
 use super::activation::{exp, not_positive};
 use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{highest, sum, sum_pairs};
+use super::team;
+use super::vector::FEW;
 use super::written;
 use crate::backend::Sight;
 
 /// Queries whose scores are in memory at a time.
 const BLOCK: usize = 64;
+/// Multiplications below which other threads cost more than they bring.
+const SMALL: usize = 1 << 17;
 
 /// `[B, heads, length, width]`, however it lies in memory but for the numbers of a head, which are
 /// side by side.
@@ -140,7 +144,7 @@ pub(super) fn forward(
         .flat_map(|head| blocks(t).map(move |block| (head / h, head % h, block)))
         .collect();
     let run = |places: Numbers, room: Room| {
-        tasks.par_iter().for_each_init(Vec::new, |scores, (entry, head, block)| {
+        let task = |scores: &mut Vec<f32>, (entry, head, block): &(usize, usize, Range<usize>)| {
             let (entry, head) = (*entry, *head);
             let of_key = head / (h / g);
             let all = seen(sight, block, t, s);
@@ -164,7 +168,15 @@ pub(super) fn forward(
             let target = unsafe { room.rows(entry, head, block.clone()) };
             let values = value.head(entry, of_key).rows(all.clone());
             multiply(target, Base::Nothing, 1.0, Matrix::of_rows(scores, all.len()), values);
-        });
+        };
+        match b * h * t * s * (query.shape[3] + width) {
+            ..SMALL => {
+                let mut scores = Vec::new();
+                tasks.iter().for_each(|of| task(&mut scores, of));
+            }
+            _ if t <= FEW => team::run(tasks.len(), &|of| task(&mut Vec::new(), &tasks[of])),
+            _ => tasks.par_iter().for_each_init(Vec::new, task),
+        }
     };
     // SAFETY: every query of every head is in a block.
     let log_sums = unsafe {

@@ -4,10 +4,21 @@
 use gemm::Parallelism;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
+use std::slice;
+
+use super::team;
+use super::vector::{self, FEW, WeightRows};
 
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 18;
+/// The same for a few rows, which do not wait for a thread to wake.
+const SMALL_ROW: usize = 1 << 17;
+/// Columns of a few rows that are a part of the work: fewer are not read well, and more are not in
+/// the nearest cache.
+const PART: RangeInclusive<usize> = 192..=4096;
+/// Parts for each thread, since not all are awake all the time.
+const PARTS: usize = 4;
 /// Rows or columns of the result that a thread gets at least.
 const LEAST: usize = 32;
 
@@ -67,6 +78,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// A row of numbers side by side.
+    #[inline(always)]
     pub(super) fn row(self, number: usize) -> &'a [f32] {
         assert!(number < self.rows && self.column_stride == 1);
         &self.elements[number * self.row_stride..][..self.columns]
@@ -74,6 +86,22 @@ impl<'a> Matrix<'a> {
 
     fn columns(self, part: Range<usize>) -> Self {
         self.transposed().rows(part).transposed()
+    }
+
+    /// Its rows, of numbers side by side.
+    pub(super) fn weights(self) -> WeightRows<'a, f32> {
+        assert!(self.has_rows());
+        WeightRows::new(self.elements, self.columns, self.row_stride)
+    }
+
+    /// Whether the numbers of a column are side by side.
+    pub(super) fn has_columns(self) -> bool {
+        self.row_stride == 1
+    }
+
+    /// Whether the numbers of a row are side by side.
+    fn has_rows(self) -> bool {
+        self.column_stride == 1
     }
 }
 
@@ -89,6 +117,8 @@ pub(super) struct Target<'a> {
 
 // SAFETY: it is a mutable borrow of its elements, and numbers can be written by any thread.
 unsafe impl Send for Target<'_> {}
+// SAFETY: who shares it can only ask for columns, and promises that nobody else has them.
+unsafe impl Sync for Target<'_> {}
 
 impl<'a> Target<'a> {
     pub(super) fn of_rows(elements: &'a mut [f32], columns: usize) -> Self {
@@ -115,6 +145,17 @@ impl<'a> Target<'a> {
         Self { start, rows, columns, row_stride, elements: PhantomData }
     }
 
+    /// Some of its columns.
+    ///
+    /// # Safety
+    /// Nothing else reads or writes these columns as long as they are borrowed so.
+    unsafe fn columns(&self, part: Range<usize>) -> Self {
+        assert!(part.start <= part.end && part.end <= self.columns);
+        // SAFETY: not beyond the end of a row.
+        let start = unsafe { self.start.add(part.start) };
+        Self { start, columns: part.len(), ..*self }
+    }
+
     fn split_rows(self, at: usize) -> (Self, Self) {
         assert!(at <= self.rows);
         // SAFETY: not beyond the end of the rows.
@@ -122,19 +163,31 @@ impl<'a> Target<'a> {
         (Self { rows: at, ..self }, Self { start, rows: self.rows - at, ..self })
     }
 
-    fn split_columns(self, at: usize) -> (Self, Self) {
+    pub(super) fn split_columns(self, at: usize) -> (Self, Self) {
         assert!(at <= self.columns);
         // SAFETY: not beyond the end of a row.
         let start = unsafe { self.start.add(at) };
         (Self { columns: at, ..self }, Self { start, columns: self.columns - at, ..self })
     }
 
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
     /// Writes zeros.
-    pub(super) fn clear(self) {
+    pub(super) fn clear(&mut self) {
         for number in 0..self.rows {
             // SAFETY: a row of its own.
             unsafe { self.start.add(number * self.row_stride).write_bytes(0, self.columns) };
         }
+    }
+
+    /// A row, which must have been written.
+    #[inline(always)]
+    pub(super) fn row(&mut self, number: usize) -> &mut [f32] {
+        assert!(number < self.rows);
+        // SAFETY: a row of its own, borrowed as this is.
+        unsafe { slice::from_raw_parts_mut(self.start.add(number * self.row_stride), self.columns) }
     }
 
     fn fill(&mut self, row: &[f32]) {
@@ -158,11 +211,31 @@ pub(super) enum Base<'a> {
     Row(&'a [f32]),
 }
 
+impl<'a> Base<'a> {
+    fn columns(self, part: Range<usize>) -> Self {
+        match self {
+            Self::Row(row) => Self::Row(&row[part]),
+            base => base,
+        }
+    }
+}
+
+/// Whether rows are multiplied one by one.
+fn is_few(a: Matrix, b: Matrix) -> bool {
+    a.rows <= FEW && a.has_rows() && (b.has_rows() || b.has_columns())
+}
+
 /// `target = base + factor a b`, on this thread.
 pub(super) fn multiply(mut target: Target, base: Base, factor: f32, a: Matrix, b: Matrix) {
     assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
-    if let Base::Row(row) = base {
-        target.fill(row);
+    let few = is_few(a, b);
+    match base {
+        Base::Row(row) => target.fill(row),
+        Base::Nothing if few => target.clear(),
+        _ => {}
+    }
+    if few {
+        return vector::add_product(&mut target, factor, a, b);
     }
     let keep = !matches!(base, Base::Nothing);
     let stride = |stride: usize| stride as isize;
@@ -195,34 +268,66 @@ pub(super) fn multiply(mut target: Target, base: Base, factor: f32, a: Matrix, b
 
 /// `target = base + a b`, on all threads.
 pub(super) fn multiply_on_all(target: Target, base: Base, a: Matrix, b: Matrix) {
-    let parts = match target.rows * target.columns * a.columns {
+    if is_few(a, b) {
+        return share_columns(target, a.columns, |part, target| {
+            multiply(target, base.columns(part.clone()), 1.0, a, b.columns(part));
+        });
+    }
+    let parts = parts([target.rows, a.columns, target.columns]);
+    multiply_parts(target, base, a, b, parts);
+}
+
+/// Has all threads write columns of a few rows, each a sum of so many products.
+pub(super) fn share_columns(
+    target: Target,
+    inner: usize,
+    write: impl Fn(Range<usize>, Target) + Sync,
+) {
+    let columns = target.columns;
+    let width = match target.rows * inner * columns {
+        ..SMALL_ROW => return write(0..columns, target),
+        _ => columns / (PARTS * team::size()),
+    };
+    let width = width.clamp(*PART.start(), *PART.end()).next_multiple_of(LEAST);
+    team::run(columns.div_ceil(width), &|part| {
+        let part = part * width..columns.min((part + 1) * width);
+        // SAFETY: every part has columns of its own.
+        write(part.clone(), unsafe { target.columns(part) });
+    });
+}
+
+/// Threads that share a product of so many rows, summands and columns.
+pub(super) fn parts([rows, inner, columns]: [usize; 3]) -> usize {
+    match rows * inner * columns {
         ..SMALL => 1,
         _ => rayon::current_num_threads(),
-    };
-    multiply_parts(target, base, a, b, parts);
+    }
+}
+
+/// Threads that get the first of so many rows or columns, and where these end; none where one
+/// thread is enough.
+pub(super) fn split(length: usize, parts: usize) -> Option<(usize, usize)> {
+    if parts < 2 || length < 2 * LEAST {
+        return None;
+    }
+    let half = parts / 2;
+    Some((half, (length * half / parts).next_multiple_of(LEAST).min(length)))
 }
 
 fn multiply_parts(target: Target, base: Base, a: Matrix, b: Matrix, parts: usize) {
     let (rows, columns) = (target.rows, target.columns);
-    if parts < 2 || rows.max(columns) < 2 * LEAST {
+    let Some((half, middle)) = split(rows.max(columns), parts) else {
         return multiply(target, base, 1.0, a, b);
-    }
-    let half = parts / 2;
-    let middle = |length: usize| (length * half / parts).next_multiple_of(LEAST).min(length);
+    };
     if rows >= columns {
-        let middle = middle(rows);
         let (first, second) = target.split_rows(middle);
         rayon::join(
             || multiply_parts(first, base, a.rows(0..middle), b, half),
             || multiply_parts(second, base, a.rows(middle..rows), b, parts - half),
         );
     } else {
-        let middle = middle(columns);
         let (first, second) = target.split_columns(middle);
-        let (first_base, second_base) = match base {
-            Base::Row(row) => (Base::Row(&row[..middle]), Base::Row(&row[middle..])),
-            base => (base, base),
-        };
+        let (first_base, second_base) = (base.columns(0..middle), base.columns(middle..columns));
         rayon::join(
             || multiply_parts(first, first_base, a, b.columns(0..middle), half),
             || multiply_parts(second, second_base, a, b.columns(middle..columns), parts - half),

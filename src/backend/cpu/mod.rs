@@ -5,12 +5,15 @@ mod activation;
 mod adamw;
 mod attention;
 mod embedding;
+mod int8;
 mod loss;
 mod matrix;
 mod memory;
 mod normalization;
 mod rotation;
 mod rows;
+mod team;
+mod vector;
 
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
@@ -19,10 +22,11 @@ use pulp::Arch;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-use super::compositions::{default_activation, default_activation_backward};
+use super::compositions::{default_activation, default_activation_backward, default_put};
 use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
 use crate::config::Activation;
 use attention::{Heads, Outcome, Room};
+use int8::Int8;
 use matrix::{Matrix, product};
 pub use memory::Allocator;
 
@@ -75,6 +79,29 @@ impl GptBackend for Flex {
         };
         Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
     }
+
+    /// In place where nobody else holds the room; burn's own assignment always copies it.
+    fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, start: usize) -> Tensor<Self, 4> {
+        let ([b, g, positions, k], [b_new, g_new, t, k_new]) = (room.dims(), new.dims());
+        assert!([b, g, k] == [b_new, g_new, k_new] && start + t <= positions);
+        if [room.dtype(), new.dtype()] != [DType::F32; 2] {
+            return default_put(room, new, start);
+        }
+        let [room, new] = [room, new].map(|tensor| tensor.into_primitive().tensor());
+        let new = with_rows(new);
+        let mut room = match room.as_slice::<f32>() {
+            Some(all) if all.len() == room.storage::<f32>().len() => room,
+            _ => room.to_contiguous(),
+        };
+        let (new, all) = (heads(&new), room.storage_mut::<f32>());
+        for (head, all) in all.chunks_exact_mut((positions * k).max(1)).enumerate() {
+            let new = new.head(head / g, head % g);
+            for (row, place) in all[start * k..].chunks_exact_mut(k.max(1)).take(t).enumerate() {
+                place.copy_from_slice(new.row(row));
+            }
+        }
+        Tensor::from_primitive(TensorPrimitive::Float(room))
+    }
 }
 
 #[derive(Debug)]
@@ -87,6 +114,22 @@ impl Kernels<Flex> for CpuKernels {
         let bias = bias.map(|bias| bias.to_contiguous());
         let output = product(matrix(&input), matrix(&weight), bias.as_ref().map(elements));
         tensor(output, &shape)
+    }
+
+    fn dense_int8(
+        &self,
+        input: FlexTensor,
+        values: FlexTensor,
+        scales: FlexTensor,
+        bias: Option<FlexTensor>,
+    ) -> FlexTensor {
+        let shape = [input.layout().shape()[0], values.layout().shape()[1]];
+        let [input, values, scales] = [input, values, scales].map(|it| it.to_contiguous());
+        let bias = bias.map(|bias| bias.to_contiguous());
+        let a = matrix(&input);
+        let values = values.as_slice::<i8>().expect("made contiguous, and its type was checked");
+        let weight = Int8::new(values, elements(&scales), a.shape()[1]);
+        tensor(int8::product(a, weight, bias.as_ref().map(elements)), &shape)
     }
 
     fn dense_backward(

@@ -54,7 +54,7 @@ pub(super) fn highest(x: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn total(mut sums: [f32; LANES]) -> f32 {
+pub(super) fn total(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES;
     while width > 1 {
         width /= 2;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{median, milliseconds, peak_mib, rounded, say, shapes};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
-use crate::cli::BenchDecodeArgs;
+use crate::cli::{BenchDecodeArgs, Quantization};
 use crate::config::Architecture;
 use crate::config::RunConfig;
 use crate::generate::{Sampler, Sampling};
@@ -36,6 +36,9 @@ impl Job for Bench<'_> {
         let Self { args, backend, config } = self;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let initializer = Initializer::seeded(config.seed);
+        if args.weights.quantize.is_some() {
+            backend::check_int8::<B>(backend, &device)?;
+        }
         let model = Gpt::<B::InnerBackend>::new(
             &config.name,
             &config.model,
@@ -43,6 +46,11 @@ impl Job for Bench<'_> {
             initializer,
             &device,
         );
+        let params = model.num_params();
+        let (model, weights) = match args.weights.quantize {
+            Some(Quantization::Int8) => (model.quantize_int8(), "int8"),
+            None => (model, "f32"),
+        };
         let greedy = Sampling { temperature: 0.0, top_k: None, top_p: None, min_p: None };
         let steps = (args.steps as usize).min(config.model.context_length);
         let mut times = Vec::new();
@@ -66,7 +74,8 @@ impl Job for Bench<'_> {
             "bench": "decode",
             "shape": args.shape,
             "backend": backend.name(),
-            "params": model.num_params(),
+            "params": params,
+            "weights": weights,
             "steps": steps,
             "step_ms": rounded(step),
             "tokens_per_s": (1e3 / step).round(),

@@ -1,0 +1,103 @@
+//! Products with weights of a byte each, which become f32 in registers, or in a block at a time
+//! where many rows share it.
+
+use pulp::Arch;
+
+use super::matrix::{Base, Matrix, Target, multiply, parts, share_columns, split};
+use super::vector::{FEW, Sums, Weight, WeightRows};
+
+/// Outputs whose weights are f32 at a time.
+const BLOCK: usize = 128;
+
+/// Weights `[d_input, d_output]`, or some columns of them, in units of each column's scale.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Int8<'a> {
+    values: &'a [i8],
+    /// `[d_output]`
+    scales: &'a [f32],
+    d_input: usize,
+    stride: usize,
+}
+
+impl<'a> Int8<'a> {
+    pub(super) fn new(values: &'a [i8], scales: &'a [f32], d_input: usize) -> Self {
+        let stride = scales.len();
+        assert_eq!(values.len(), stride * d_input);
+        Self { values, scales, d_input, stride }
+    }
+
+    fn split(self, at: usize) -> (Self, Self) {
+        let (scales, more) = self.scales.split_at(at);
+        (Self { scales, ..self }, Self { values: &self.values[at..], scales: more, ..self })
+    }
+
+    fn rows(self) -> WeightRows<'a, i8> {
+        WeightRows::new(self.values, self.scales.len(), self.stride)
+    }
+}
+
+/// `bias + a weight`, rows one after the other.
+pub(super) fn product(a: Matrix, weight: Int8, bias: Option<&[f32]>) -> Vec<f32> {
+    let [rows, d_input] = a.shape();
+    let d_output = weight.scales.len();
+    assert_eq!(d_input, weight.d_input);
+    let write = |target: Target| match rows {
+        ..=FEW => share_columns(target, d_input, |part, mut target| {
+            let bias = bias.map(|bias| &bias[part.clone()]);
+            multiply_few(&mut target, a, weight.split(part.start).1.split(part.len()).0, bias);
+        }),
+        _ => {
+            let parts = parts([rows, d_input, d_output]);
+            multiply_parts(target, a, weight, bias, parts);
+        }
+    };
+    // SAFETY: every column of every row is in a part, and written.
+    unsafe { super::written(rows * d_output, |room| write(Target::of_room(room, d_output))) }
+}
+
+fn multiply_parts(target: Target, a: Matrix, weight: Int8, bias: Option<&[f32]>, count: usize) {
+    let outputs = weight.scales.len();
+    let Some((first, middle)) = split(outputs, count) else {
+        return multiply_many(target, a, weight, bias);
+    };
+    let (weight, more_weight) = weight.split(middle);
+    let (target, more_target) = target.split_columns(middle);
+    let (bias, more_bias) = bias.map(|bias| bias.split_at(middle)).unzip();
+    rayon::join(
+        || multiply_parts(target, a, weight, bias, first),
+        || multiply_parts(more_target, a, more_weight, more_bias, count - first),
+    );
+}
+
+fn multiply_few(target: &mut Target, a: Matrix, weight: Int8, bias: Option<&[f32]>) {
+    target.clear();
+    Arch::new().dispatch(Sums { target, a, rows: weight.rows(), factor: 1.0 });
+    for number in 0..a.shape()[0] {
+        let y = target.row(number);
+        y.iter_mut().zip(weight.scales).for_each(|(y, scale)| *y *= scale);
+        if let Some(bias) = bias {
+            y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        }
+    }
+}
+
+fn multiply_many(mut target: Target, a: Matrix, mut weight: Int8, mut bias: Option<&[f32]>) {
+    let mut block = vec![0.0; BLOCK.min(weight.scales.len()) * weight.d_input];
+    while !weight.scales.is_empty() {
+        let count = BLOCK.min(weight.scales.len());
+        let (now, later) = weight.split(count);
+        let block = &mut block[..count * now.d_input];
+        Arch::new().dispatch(|| {
+            for (number, block) in block.chunks_exact_mut(count).enumerate() {
+                let values = now.rows().row(number).iter().zip(now.scales);
+                let pairs = block.iter_mut().zip(values);
+                pairs.for_each(|(x, (value, scale))| *x = value.number() * scale);
+            }
+        });
+        let (bias_now, bias_later) = bias.map(|bias| bias.split_at(count)).unzip();
+        let (columns, rest) = target.split_columns(count);
+        let base = bias_now.map_or(Base::Nothing, Base::Row);
+        multiply(columns, base, 1.0, a, Matrix::of_rows(block, count));
+        (target, weight, bias) = (rest, later, bias_later);
+    }
+}

@@ -1,0 +1,161 @@
+//! Threads that stay awake between pieces of work of a few microseconds, which is what the products
+//! of a single token are: to wake one of rayon's takes as long as such a product.
+
+use std::hint::spin_loop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// Threads that share a piece of work at most: fewer than these keep the memory busy.
+const MOST: usize = 8;
+/// How long a thread waits awake.
+const PATIENCE: Duration = Duration::from_micros(200);
+/// Looks for work between two at the clock.
+const LOOKS: usize = 256;
+/// Bits of [`Board::open`] that count parts.
+const PART_BITS: u32 = 16;
+const PART_MASK: u64 = (1 << PART_BITS) - 1;
+
+/// Work in parts, on the stack of who gives it out.
+struct Job<'a> {
+    run: &'a (dyn Fn(usize) + Sync),
+    finished: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+impl Job<'_> {
+    fn run(&self, part: usize) {
+        if catch_unwind(AssertUnwindSafe(|| (self.run)(part))).is_err() {
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+        // The last that is seen of the job here: it may be gone as soon as all parts have finished.
+        self.finished.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Where work is given out.
+struct Board {
+    /// The number of the job, and below it how many of its parts nobody has taken yet.
+    open: AtomicU64,
+    job: AtomicPtr<Job<'static>>,
+    asleep: Vec<AtomicBool>,
+}
+
+impl Board {
+    /// Takes and does a part; none where all are taken.
+    fn work(&self) -> bool {
+        let mut open = self.open.load(Ordering::Acquire);
+        loop {
+            if open & PART_MASK == 0 {
+                return false;
+            }
+            let taken = self.open.compare_exchange_weak(
+                open,
+                open - 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match taken {
+                Ok(_) => break,
+                Err(now) => open = now,
+            }
+        }
+        let part = (open - 1) & PART_MASK;
+        // SAFETY: it was put there before its parts, and stays alive, and there, until all of them
+        // have finished, of which this is one.
+        let job = unsafe { &*self.job.load(Ordering::Relaxed) };
+        job.run(part as usize);
+        true
+    }
+
+    /// What a thread of the team does all its life.
+    fn attend(&self, number: usize) {
+        loop {
+            let mut idle_since = Instant::now();
+            let mut looks = 0;
+            while looks < LOOKS || idle_since.elapsed() < PATIENCE {
+                if looks >= LOOKS {
+                    looks = 0;
+                }
+                match self.work() {
+                    true => (idle_since, looks) = (Instant::now(), 0),
+                    false => looks += 1,
+                }
+                spin_loop();
+            }
+            let asleep = &self.asleep[number];
+            asleep.store(true, Ordering::SeqCst);
+            // Work that was given out before it was known that this thread sleeps.
+            while asleep.load(Ordering::SeqCst) {
+                if self.open.load(Ordering::SeqCst) & PART_MASK > 0 {
+                    asleep.store(false, Ordering::SeqCst);
+                    break;
+                }
+                thread::park();
+            }
+        }
+    }
+}
+
+struct Team {
+    board: &'static Board,
+    threads: Vec<Thread>,
+    /// Held by who gives out work.
+    desk: Mutex<()>,
+}
+
+impl Team {
+    fn get() -> &'static Self {
+        static TEAM: OnceLock<Team> = OnceLock::new();
+        TEAM.get_or_init(|| {
+            let count = rayon::current_num_threads().min(MOST) - 1;
+            let board: &'static Board = Box::leak(Box::new(Board {
+                open: AtomicU64::new(0),
+                job: AtomicPtr::new(ptr::null_mut()),
+                asleep: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            }));
+            let start = |number: usize| {
+                let name = format!("emberlm-{number}");
+                let attend = move || board.attend(number);
+                Some(thread::Builder::new().name(name).spawn(attend).ok()?.thread().clone())
+            };
+            // Without a thread that cannot be had its part is done by another.
+            Team { board, threads: (0..count).map_while(start).collect(), desk: Mutex::new(()) }
+        })
+    }
+}
+
+/// Threads that share a piece of work, this one included.
+pub(super) fn size() -> usize {
+    Team::get().threads.len() + 1
+}
+
+/// Runs all parts, on this thread and on those of the team that are awake in time.
+pub(super) fn run(parts: usize, run: &(dyn Fn(usize) + Sync)) {
+    let team = Team::get();
+    let alone = parts < 2 || team.threads.is_empty() || parts as u64 > PART_MASK;
+    let Some(desk) = (!alone).then(|| team.desk.try_lock().ok()).flatten() else {
+        return (0..parts).for_each(run);
+    };
+    let job = Job { run, finished: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
+    let board = team.board;
+    board.job.store(ptr::from_ref(&job).cast_mut().cast(), Ordering::Relaxed);
+    let number = (board.open.load(Ordering::Relaxed) >> PART_BITS).wrapping_add(1);
+    board.open.store(number << PART_BITS | parts as u64, Ordering::SeqCst);
+    for (asleep, thread) in board.asleep.iter().zip(&team.threads) {
+        if asleep.swap(false, Ordering::SeqCst) {
+            thread.unpark();
+        }
+    }
+    while board.work() {}
+    while job.finished.load(Ordering::Acquire) < parts {
+        spin_loop();
+    }
+    drop(desk);
+    if job.panicked.load(Ordering::Relaxed) {
+        resume_unwind(Box::new("a part of a product has failed"));
+    }
+}
