@@ -1,6 +1,7 @@
 //! Activations and their derivatives, written so that the compiler can vectorise the loops: no
 //! branches and no calls.
 
+use multiversion::multiversion;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LN_2, LOG2_E};
 use std::mem::MaybeUninit;
 
@@ -13,8 +14,31 @@ const SQRT_2_OVER_PI: f32 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 /// Of the cubic term in the tanh form.
 const CUBIC: f32 = 0.044_715;
 
-#[inline(always)]
+/// `activation(x)`
+#[multiversion(targets = "simd")]
 pub(super) fn forward(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
+    forward_block(kind, x, output);
+}
+
+/// The gradient with respect to `x`.
+#[multiversion(targets = "simd")]
+pub(super) fn backward(
+    kind: Activation,
+    x: &[f32],
+    gradient: &[f32],
+    output: &mut [MaybeUninit<f32>],
+) {
+    backward_block(kind, x, gradient, output);
+}
+
+/// `activation(gate) * up`
+#[multiversion(targets = "simd")]
+pub(super) fn gated(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
+    gated_blocks(kind, gate, up, output);
+}
+
+#[inline(always)]
+fn forward_block(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
     let pairs = output.iter_mut().zip(x);
     match kind {
         Activation::Gelu => pairs.for_each(|(output, x)| {
@@ -38,14 +62,8 @@ pub(super) fn forward(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32
     }
 }
 
-/// The gradient with respect to `x`.
 #[inline(always)]
-pub(super) fn backward(
-    kind: Activation,
-    x: &[f32],
-    gradient: &[f32],
-    output: &mut [MaybeUninit<f32>],
-) {
+fn backward_block(kind: Activation, x: &[f32], gradient: &[f32], output: &mut [MaybeUninit<f32>]) {
     let triples = output.iter_mut().zip(x.iter().zip(gradient));
     match kind {
         Activation::Gelu => triples.for_each(|(output, (x, gradient))| {
@@ -77,14 +95,13 @@ pub(super) fn backward(
 /// Numbers that are in registers and in the first cache between two loops.
 const BLOCK: usize = 256;
 
-/// `activation(gate) * up`
 #[inline(always)]
-pub(super) fn gated(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
+fn gated_blocks(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
     let blocks = gate.chunks(BLOCK).zip(up.chunks(BLOCK));
     for ((gate, up), output) in blocks.zip(output.chunks_mut(BLOCK)) {
         let mut activated = [MaybeUninit::uninit(); BLOCK];
         let activated = &mut activated[..gate.len()];
-        forward(kind, gate, activated);
+        forward_block(kind, gate, activated);
         for ((output, activated), up) in output.iter_mut().zip(activated).zip(up) {
             // SAFETY: all of the block has just been written.
             output.write(unsafe { activated.assume_init() } * up);
@@ -93,7 +110,7 @@ pub(super) fn gated(kind: Activation, gate: &[f32], up: &[f32], output: &mut [Ma
 }
 
 /// The gradients with respect to gate and up, from that of [`gated`].
-#[inline(always)]
+#[multiversion(targets = "simd")]
 pub(super) fn gated_backward(
     kind: Activation,
     [gate, up, gradient]: [&[f32]; 3],
@@ -107,8 +124,8 @@ pub(super) fn gated_backward(
         for ((inner, up), gradient) in inner.iter_mut().zip(up).zip(gradient) {
             *inner = up * gradient;
         }
-        backward(kind, gate, inner, of_gate);
-        gated(kind, gate, gradient, of_up);
+        backward_block(kind, gate, inner, of_gate);
+        gated_blocks(kind, gate, gradient, of_up);
     }
 }
 

@@ -1,9 +1,8 @@
 //! AdamW in one pass over all parameters and their moments.
 
-use pulp::Arch;
-use rayon::prelude::*;
+use multiversion::multiversion;
 
-use super::TASK;
+use super::{TASK, team};
 use crate::backend::AdamwStep;
 
 /// Numbers of a parameter, at the same places.
@@ -40,33 +39,30 @@ impl<'a> Part<'a> {
             step,
         })
     }
-
-    #[inline(always)]
-    fn update(self) {
-        let step = self.step;
-        let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
-        let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
-        let [correction1, correction2] = step.corrections();
-        let root = correction2.sqrt() as f32;
-        let epsilon = step.epsilon as f32;
-        let rate = (step.learning_rate / correction1) as f32;
-        let decay = (1.0 - step.learning_rate * step.weight_decay) as f32;
-        let factor = step.gradient_factor as f32;
-        let moments = self.first.iter_mut().zip(self.second);
-        let values = self.gradient.iter_mut().zip(self.value);
-        for ((place, value), (first, second)) in values.zip(moments) {
-            let gradient = *place * factor;
-            *first = *first * beta1 + gradient * rest1;
-            *second = *second * beta2 + gradient * gradient * rest2;
-            let denominator = second.sqrt() / root + epsilon;
-            *place = value * decay - *first / denominator * rate;
-        }
-    }
 }
 
+#[multiversion(targets = "simd")]
+fn update_part(part: Part<'_>) {
+    let Part { value, gradient, first, second, step } = part;
+    let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
+    let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
+    let [correction1, correction2] = step.corrections();
+    let root = correction2.sqrt() as f32;
+    let epsilon = step.epsilon as f32;
+    let rate = (step.learning_rate / correction1) as f32;
+    let decay = (1.0 - step.learning_rate * step.weight_decay) as f32;
+    let factor = step.gradient_factor as f32;
+    let moments = first.iter_mut().zip(second);
+    let values = gradient.iter_mut().zip(value);
+    for ((place, value), (first, second)) in values.zip(moments) {
+        let gradient = *place * factor;
+        *first = *first * beta1 + gradient * rest1;
+        *second = *second * beta2 + gradient * gradient * rest2;
+        let denominator = second.sqrt() / root + epsilon;
+        *place = value * decay - *first / denominator * rate;
+    }
+}
 /// Takes a step with all of them.
 pub(super) fn update<'a>(parameters: impl Iterator<Item = Part<'a>>) {
-    let arch = Arch::new();
-    let tasks: Vec<Part> = parameters.flat_map(Part::tasks).collect();
-    tasks.into_par_iter().for_each(|task| arch.dispatch(|| task.update()));
+    team::for_each(parameters.flat_map(Part::tasks), update_part);
 }

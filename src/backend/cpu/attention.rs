@@ -4,15 +4,13 @@
 //!
 //! B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value
 
-use pulp::Arch;
-use rayon::prelude::*;
+use multiversion::multiversion;
 use std::ops::Range;
 
 use super::activation::{exp, not_positive};
 use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{highest, sum, sum_pairs};
 use super::team;
-use super::vector::FEW;
 use super::written;
 use crate::backend::Sight;
 
@@ -129,6 +127,65 @@ fn finish_rows(
     }
 }
 
+/// `scale a b`, rows one after the other.
+fn scores(scale: f32, a: Matrix, b: Matrix) -> Vec<f32> {
+    let ([rows, _], [_, columns]) = (a.shape(), b.shape());
+    // SAFETY: a product is written everywhere.
+    unsafe {
+        written(rows * columns, |room| {
+            multiply(Target::of_room(room, columns), Base::Nothing, scale, a, b);
+        })
+    }
+}
+
+/// Scores become weights, whose sums' logarithms `keep` is told.
+#[multiversion(targets = "simd")]
+fn soften(
+    scores: &mut [f32],
+    sight: &Sight,
+    block: &Range<usize>,
+    lengths: [usize; 2],
+    keep: impl Fn(usize, f32),
+) {
+    finish_rows(scores, sight, block, lengths, |query, row| {
+        let highest = highest(row);
+        row.iter_mut().for_each(|x| *x = exp(not_positive(*x - highest)));
+        let sum = sum(row, |x| x);
+        let share = 1.0 / sum;
+        row.iter_mut().for_each(|x| *x *= share);
+        keep(query, highest + sum.ln());
+    });
+}
+
+/// [`soften`] of scores whose sums are known.
+#[multiversion(targets = "simd")]
+fn weigh(
+    scores: &mut [f32],
+    sight: &Sight,
+    block: &Range<usize>,
+    lengths: [usize; 2],
+    log_sums: &[f32],
+) {
+    finish_rows(scores, sight, block, lengths, |query, row| {
+        let log_sum = log_sums[query];
+        row.iter_mut().for_each(|x| *x = exp(not_positive(*x - log_sum)));
+    });
+}
+
+/// The gradients of weights become those of scores, before they are scaled.
+#[multiversion(targets = "simd")]
+fn slope(slopes: &mut [f32], weights: &[f32], rows: [Matrix<'_>; 2], scale: f32) {
+    let [outputs, gradients] = rows;
+    let width = slopes.len() / outputs.shape()[0];
+    let all = slopes.chunks_exact_mut(width).zip(weights.chunks_exact(width));
+    for (number, (slopes, weights)) in all.enumerate() {
+        let level = sum_pairs(outputs.row(number), gradients.row(number), |a, b| a * b);
+        for (slope, weight) in slopes.iter_mut().zip(weights) {
+            *slope = weight * (*slope - level) * scale;
+        }
+    }
+}
+
 /// `[B, T, H, W]`, and the logarithms of the scores' sums, `[B, H, T]`.
 pub(super) fn forward(
     query: Heads,
@@ -136,46 +193,31 @@ pub(super) fn forward(
     value: Heads,
     sight: &Sight,
 ) -> (Vec<f32>, Vec<f32>) {
-    let arch = Arch::new();
     let ([b, h, t, _], [_, g, s, _]) = (query.shape, key.shape);
     let width = value.shape[3];
     let mut output = Vec::new();
-    let tasks: Vec<(usize, usize, Range<usize>)> = (0..b * h)
-        .flat_map(|head| blocks(t).map(move |block| (head / h, head % h, block)))
-        .collect();
     let run = |places: Numbers, room: Room| {
-        let task = |scores: &mut Vec<f32>, (entry, head, block): &(usize, usize, Range<usize>)| {
-            let (entry, head) = (*entry, *head);
+        let task = |(entry, head, block): (usize, usize, Range<usize>)| {
             let of_key = head / (h / g);
-            let all = seen(sight, block, t, s);
-            scores.resize(block.len() * all.len(), 0.0);
+            let all = seen(sight, &block, t, s);
             let queries = query.head(entry, head).rows(block.clone());
             let keys = key.head(entry, of_key).rows(all.clone()).transposed();
-            multiply(Target::of_rows(scores, all.len()), Base::Nothing, sight.scale, queries, keys);
-            arch.dispatch(|| {
-                finish_rows(scores, sight, block, [t, s], |query, row| {
-                    let highest = highest(row);
-                    row.iter_mut().for_each(|x| *x = exp(not_positive(*x - highest)));
-                    let sum = sum(row, |x| x);
-                    let share = 1.0 / sum;
-                    row.iter_mut().for_each(|x| *x *= share);
-                    let log_sum = highest + sum.ln();
-                    // SAFETY: this query of this head is of this task.
-                    unsafe { places.put((entry * h + head) * t + query, log_sum) };
-                });
+            let mut scores = scores(sight.scale, queries, keys);
+            let first = (entry * h + head) * t;
+            soften(&mut scores, sight, &block, [t, s], |query, log_sum| {
+                // SAFETY: this query of this head is of this task.
+                unsafe { places.put(first + query, log_sum) };
             });
             // SAFETY: these queries of this head are of this task.
             let target = unsafe { room.rows(entry, head, block.clone()) };
             let values = value.head(entry, of_key).rows(all.clone());
-            multiply(target, Base::Nothing, 1.0, Matrix::of_rows(scores, all.len()), values);
+            multiply(target, Base::Nothing, 1.0, Matrix::of_rows(&scores, all.len()), values);
         };
+        let tasks =
+            (0..b * h).flat_map(|head| blocks(t).map(move |block| (head / h, head % h, block)));
         match b * h * t * s * (query.shape[3] + width) {
-            ..SMALL => {
-                let mut scores = Vec::new();
-                tasks.iter().for_each(|of| task(&mut scores, of));
-            }
-            _ if t <= FEW => team::run(tasks.len(), &|of| task(&mut Vec::new(), &tasks[of])),
-            _ => tasks.par_iter().for_each_init(Vec::new, task),
+            ..SMALL => tasks.for_each(task),
+            _ => team::for_each(tasks, task),
         }
     };
     // SAFETY: every query of every head is in a block.
@@ -211,10 +253,8 @@ pub(super) unsafe fn backward(
     sight: &Sight,
     [query_room, key_room, value_room]: [Room; 3],
 ) {
-    let arch = Arch::new();
     let ([b, h, t, _], [_, g, s, _]) = (query.shape, key.shape);
-    (0..b * g).into_par_iter().for_each_init(Default::default, |scratch, task| {
-        let (weights, slopes): &mut (Vec<f32>, Vec<f32>) = scratch;
+    team::for_each(0..b * g, |task| {
         let (entry, of_key) = (task / g, task % g);
         let (keys, values) = (key.head(entry, of_key), value.head(entry, of_key));
         // SAFETY: the keys, the values and the queries of this group are of this task.
@@ -231,28 +271,12 @@ pub(super) unsafe fn backward(
             let outputs = outcome.output.head(entry, head).rows(block.clone());
             let gradients = outcome.gradient.head(entry, head).rows(block.clone());
             let log_sums = &outcome.log_sums[(entry * h + head) * t..][..t];
-            for numbers in [&mut *weights, &mut *slopes] {
-                numbers.resize(block.len() * all.len(), 0.0);
-            }
-            let square = |numbers| Target::of_rows(numbers, all.len());
-            multiply(square(weights), Base::Nothing, sight.scale, queries, keys.transposed());
-            multiply(square(slopes), Base::Nothing, 1.0, gradients, values.transposed());
-            arch.dispatch(|| {
-                finish_rows(weights, sight, &block, [t, s], |query, row| {
-                    let log_sum = log_sums[query];
-                    row.iter_mut().for_each(|x| *x = exp(not_positive(*x - log_sum)));
-                });
-                let rows = slopes.chunks_exact_mut(all.len()).zip(weights.chunks_exact(all.len()));
-                for (number, (slopes, weights)) in rows.enumerate() {
-                    let (output, gradient) = (outputs.row(number), gradients.row(number));
-                    let level = sum_pairs(output, gradient, |a, b| a * b);
-                    for (slope, weight) in slopes.iter_mut().zip(weights) {
-                        *slope = weight * (*slope - level) * sight.scale;
-                    }
-                }
-            });
+            let mut weights = scores(sight.scale, queries, keys.transposed());
+            let mut slopes = scores(1.0, gradients, values.transposed());
+            weigh(&mut weights, sight, &block, [t, s], log_sums);
+            slope(&mut slopes, &weights, [outputs, gradients], sight.scale);
             let (weights, slopes) =
-                (Matrix::of_rows(weights, all.len()), Matrix::of_rows(slopes, all.len()));
+                (Matrix::of_rows(&weights, all.len()), Matrix::of_rows(&slopes, all.len()));
             let (keys_seen, values_seen) = (of_keys(all.clone()), of_values(all.clone()));
             multiply(values_seen, Base::Target, 1.0, weights.transposed(), gradients);
             multiply(keys_seen, Base::Target, 1.0, slopes.transposed(), queries);

@@ -1,8 +1,6 @@
 //! The gradient of an embedding.
 
-use rayon::prelude::*;
-
-use super::{TASK, written};
+use super::{TASK, team, written};
 
 /// Parts of the vocabulary that tasks sum up, each for itself.
 const PARTS: usize = 64;
@@ -19,7 +17,7 @@ pub(super) fn backward(
     // SAFETY: all of it is written.
     let mut sums = unsafe {
         written(vocab_size * width, |room| {
-            room.par_chunks_mut(TASK).for_each(|part| {
+            team::for_each(room.chunks_mut(TASK), |part| {
                 part.iter_mut().for_each(|sum| {
                     sum.write(0.0);
                 });
@@ -27,7 +25,7 @@ pub(super) fn backward(
         })
     };
     let rows = vocab_size.div_ceil(PARTS);
-    sums.par_chunks_mut(rows * width).enumerate().for_each(|(number, part)| {
+    team::for_each(sums.chunks_mut(rows * width).enumerate(), |(number, part)| {
         let own = number * rows..number * rows + part.len() / width;
         for (token, gradient) in tokens.iter().zip(gradient.chunks_exact(width)) {
             if own.contains(token) {

@@ -1,10 +1,11 @@
 //! Products with weights of a byte each, which become f32 in registers, or in a block at a time
 //! where many rows share it.
 
-use pulp::Arch;
+use multiversion::multiversion;
 
-use super::matrix::{Base, Matrix, Target, multiply, parts, share_columns, split};
-use super::vector::{FEW, Sums, Weight, WeightRows};
+use super::matrix::{Base, LEAST, Matrix, Target, multiply, parts, share_columns};
+use super::team;
+use super::vector::{FEW, Weight, WeightRows, add_sums};
 
 /// Outputs whose weights are f32 at a time.
 const BLOCK: usize = 128;
@@ -55,23 +56,32 @@ pub(super) fn product(a: Matrix, weight: Int8, bias: Option<&[f32]>) -> Vec<f32>
     unsafe { super::written(rows * d_output, |room| write(Target::of_room(room, d_output))) }
 }
 
-fn multiply_parts(target: Target, a: Matrix, weight: Int8, bias: Option<&[f32]>, count: usize) {
-    let outputs = weight.scales.len();
-    let Some((first, middle)) = split(outputs, count) else {
-        return multiply_many(target, a, weight, bias);
-    };
-    let (weight, more_weight) = weight.split(middle);
-    let (target, more_target) = target.split_columns(middle);
-    let (bias, more_bias) = bias.map(|bias| bias.split_at(middle)).unzip();
-    rayon::join(
-        || multiply_parts(target, a, weight, bias, first),
-        || multiply_parts(more_target, a, more_weight, more_bias, count - first),
-    );
+/// Each part has columns of its own.
+fn multiply_parts(
+    mut target: Target,
+    a: Matrix,
+    mut weight: Int8,
+    mut bias: Option<&[f32]>,
+    parts: usize,
+) {
+    let width = weight.scales.len().div_ceil(parts).next_multiple_of(LEAST);
+    let mut tasks = Vec::with_capacity(parts);
+    while !weight.scales.is_empty() {
+        let count = width.min(weight.scales.len());
+        let (columns, rest) = target.split_columns(count);
+        let (now, later) = weight.split(count);
+        let (bias_now, bias_later) = bias.map(|bias| bias.split_at(count)).unzip();
+        tasks.push((columns, now, bias_now));
+        (target, weight, bias) = (rest, later, bias_later);
+    }
+    team::for_each(tasks.into_iter(), |(target, weight, bias)| {
+        multiply_many(target, a, weight, bias);
+    });
 }
 
 fn multiply_few(target: &mut Target, a: Matrix, weight: Int8, bias: Option<&[f32]>) {
     target.clear();
-    Arch::new().dispatch(Sums { target, a, rows: weight.rows(), factor: 1.0 });
+    add_sums(target, 1.0, a, weight.rows());
     for number in 0..a.shape()[0] {
         let y = target.row(number);
         y.iter_mut().zip(weight.scales).for_each(|(y, scale)| *y *= scale);
@@ -87,17 +97,20 @@ fn multiply_many(mut target: Target, a: Matrix, mut weight: Int8, mut bias: Opti
         let count = BLOCK.min(weight.scales.len());
         let (now, later) = weight.split(count);
         let block = &mut block[..count * now.d_input];
-        Arch::new().dispatch(|| {
-            for (number, block) in block.chunks_exact_mut(count).enumerate() {
-                let values = now.rows().row(number).iter().zip(now.scales);
-                let pairs = block.iter_mut().zip(values);
-                pairs.for_each(|(x, (value, scale))| *x = value.number() * scale);
-            }
-        });
+        widen(now, block);
         let (bias_now, bias_later) = bias.map(|bias| bias.split_at(count)).unzip();
         let (columns, rest) = target.split_columns(count);
         let base = bias_now.map_or(Base::Nothing, Base::Row);
         multiply(columns, base, 1.0, a, Matrix::of_rows(block, count));
         (target, weight, bias) = (rest, later, bias_later);
+    }
+}
+
+/// The weights as floats, row by row.
+#[multiversion(targets = "simd")]
+fn widen(weight: Int8<'_>, floats: &mut [f32]) {
+    for (number, row) in floats.chunks_exact_mut(weight.scales.len()).enumerate() {
+        let values = weight.rows().row(number).iter().zip(weight.scales);
+        row.iter_mut().zip(values).for_each(|(x, (value, scale))| *x = value.number() * scale);
     }
 }

@@ -1,26 +1,24 @@
 //! Cross-entropy over rows of logits.
 
-use pulp::Arch;
-use rayon::prelude::*;
+use multiversion::multiversion;
+use std::mem::MaybeUninit;
 
 use super::activation::{exp, not_positive};
 use super::matrix::{Base, Matrix, Target, multiply_on_all};
 use super::rows::{column_sums, highest, sum};
-use super::written;
+use super::{team, written};
 
 /// The mean over rows of `log Σ eˣ - x_target`, and for each row `log Σ eˣ`.
 pub(super) fn forward(logits: &[f32], width: usize, targets: &[usize]) -> (f32, Vec<f32>) {
-    let arch = Arch::new();
     assert_eq!(logits.len(), width * targets.len());
-    let log_sums: Vec<f32> =
-        logits.par_chunks_exact(width).map(|row| arch.dispatch(|| log_sum(row))).collect();
+    let log_sums = team::map(logits.chunks_exact(width), log_sum);
     let rows = logits.chunks_exact(width).zip(&log_sums).zip(targets);
     let total: f64 = rows.map(|((row, log_sum), target)| f64::from(log_sum - row[*target])).sum();
     ((total / targets.len() as f64) as f32, log_sums)
 }
 
 /// `log Σ eˣ`
-#[inline(always)]
+#[multiversion(targets = "simd")]
 fn log_sum(row: &[f32]) -> f32 {
     let highest = highest(row);
     // The row of an infinity or of what is not a number has no loss either.
@@ -38,27 +36,33 @@ pub(super) fn backward(
     log_sums: &[f32],
     factor: f32,
 ) -> Vec<f32> {
-    let arch = Arch::new();
     assert_eq!(logits.len(), width * targets.len());
     assert_eq!(log_sums.len(), targets.len());
     // SAFETY: whole rows, and all of them, are written.
     unsafe {
         written(logits.len(), |room| {
-            room.par_chunks_exact_mut(width)
-                .zip(logits.par_chunks_exact(width))
-                .zip(log_sums.par_iter().zip(targets))
-                .for_each(|((output, row), (log_sum, target))| {
-                    arch.dispatch(|| {
-                        for (output, x) in output.iter_mut().zip(row) {
-                            // Rounding can bring it above zero, where `exp` has no say.
-                            output.write(factor * exp(not_positive(x - log_sum)));
-                        }
-                    });
-                    // Written a moment ago.
-                    *output[*target].assume_init_mut() -= factor;
-                });
+            let rows = room.chunks_exact_mut(width).zip(logits.chunks_exact(width));
+            let rows = rows.zip(log_sums.iter().zip(targets));
+            team::for_each(rows, |((output, row), (log_sum, target))| {
+                write_gradient(row, *target, *log_sum, factor, output);
+            });
         })
     }
+}
+
+#[multiversion(targets = "simd")]
+fn write_gradient(
+    row: &[f32],
+    target: usize,
+    log_sum: f32,
+    factor: f32,
+    output: &mut [MaybeUninit<f32>],
+) {
+    for (output, x) in output.iter_mut().zip(row) {
+        // Rounding can bring it above zero, where `exp` has no say.
+        output.write(factor * exp(not_positive(x - log_sum)));
+    }
+    output[target].write(factor * (exp(not_positive(row[target] - log_sum)) - 1.0));
 }
 
 /// Logits that are in memory at a time, but for those of a single row.
@@ -78,7 +82,7 @@ pub(super) fn of_product(
     assert_eq!(rows, targets.len());
     let is_transposed = weight.is_transposed();
     let block_rows = (LOGITS / vocab_size).clamp(1, rows);
-    let (arch, factor) = (Arch::new(), 1.0 / rows as f32);
+    let factor = 1.0 / rows as f32;
     let base = bias.map_or(Base::Nothing, Base::Row);
     let needs_gradient = of_input || of_weight || of_bias;
     let mut total = 0.0;
@@ -95,19 +99,13 @@ pub(super) fn of_product(
         multiply_on_all(Target::of_room(room, vocab_size), base, input, weight);
         // SAFETY: the product has been written.
         unsafe { logits.set_len(count * vocab_size) };
-        let losses: Vec<f32> = logits
-            .par_chunks_exact_mut(vocab_size)
-            .zip(targets)
-            .map(|(row, target)| {
-                arch.dispatch(|| {
-                    if needs_gradient {
-                        loss_to_gradient(row, *target, factor)
-                    } else {
-                        log_sum(row) - row[*target]
-                    }
-                })
-            })
-            .collect();
+        let losses =
+            team::map(logits.chunks_exact_mut(vocab_size).zip(targets), |(row, target)| {
+                match needs_gradient {
+                    true => loss_to_gradient(row, *target, factor),
+                    false => log_sum(row) - row[*target],
+                }
+            });
         total += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         let gradient = Matrix::of_rows(&logits, vocab_size);
         if of_input {
@@ -147,7 +145,7 @@ pub(super) fn of_product(
 }
 
 /// The loss of a row of logits, in whose place its gradient comes, times a factor.
-#[inline(always)]
+#[multiversion(targets = "simd")]
 fn loss_to_gradient(row: &mut [f32], target: usize, factor: f32) -> f32 {
     let of_target = row[target];
     let highest = highest(row);

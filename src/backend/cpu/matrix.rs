@@ -20,7 +20,7 @@ const PART: RangeInclusive<usize> = 192..=4096;
 /// Parts for each thread, since not all are awake all the time.
 const PARTS: usize = 4;
 /// Rows or columns of the result that a thread gets at least.
-const LEAST: usize = 32;
+pub(super) const LEAST: usize = 32;
 
 /// A matrix in a slice of numbers.
 #[derive(Debug, Clone, Copy)]
@@ -121,12 +121,6 @@ unsafe impl Send for Target<'_> {}
 unsafe impl Sync for Target<'_> {}
 
 impl<'a> Target<'a> {
-    pub(super) fn of_rows(elements: &'a mut [f32], columns: usize) -> Self {
-        let rows = elements.len() / columns.max(1);
-        let start = elements.as_mut_ptr();
-        Self { start, rows, columns, row_stride: columns, elements: PhantomData }
-    }
-
     /// Room for rows that are not there yet. What is kept of them must have been written before.
     pub(super) fn of_room(room: &'a mut [MaybeUninit<f32>], columns: usize) -> Self {
         let rows = room.len() / columns.max(1);
@@ -306,7 +300,7 @@ pub(super) fn parts([rows, inner, columns]: [usize; 3]) -> usize {
 
 /// Threads that get the first of so many rows or columns, and where these end; none where one
 /// thread is enough.
-pub(super) fn split(length: usize, parts: usize) -> Option<(usize, usize)> {
+fn split(length: usize, parts: usize) -> Option<(usize, usize)> {
     if parts < 2 || length < 2 * LEAST {
         return None;
     }
@@ -315,23 +309,34 @@ pub(super) fn split(length: usize, parts: usize) -> Option<(usize, usize)> {
 }
 
 fn multiply_parts(target: Target, base: Base, a: Matrix, b: Matrix, parts: usize) {
+    let mut tasks = Vec::new();
+    divide(target, base, a, b, parts, &mut tasks);
+    team::for_each(tasks.into_iter(), |(target, base, a, b)| multiply(target, base, 1.0, a, b));
+}
+
+/// Divides a product among threads, by rows or by columns.
+fn divide<'a>(
+    target: Target<'a>,
+    base: Base<'a>,
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    parts: usize,
+    tasks: &mut Vec<(Target<'a>, Base<'a>, Matrix<'a>, Matrix<'a>)>,
+) {
     let (rows, columns) = (target.rows, target.columns);
     let Some((half, middle)) = split(rows.max(columns), parts) else {
-        return multiply(target, base, 1.0, a, b);
+        tasks.push((target, base, a, b));
+        return;
     };
     if rows >= columns {
         let (first, second) = target.split_rows(middle);
-        rayon::join(
-            || multiply_parts(first, base, a.rows(0..middle), b, half),
-            || multiply_parts(second, base, a.rows(middle..rows), b, parts - half),
-        );
+        divide(first, base, a.rows(0..middle), b, half, tasks);
+        divide(second, base, a.rows(middle..rows), b, parts - half, tasks);
     } else {
         let (first, second) = target.split_columns(middle);
         let (first_base, second_base) = (base.columns(0..middle), base.columns(middle..columns));
-        rayon::join(
-            || multiply_parts(first, first_base, a, b.columns(0..middle), half),
-            || multiply_parts(second, second_base, a, b.columns(middle..columns), parts - half),
-        );
+        divide(first, first_base, a, b.columns(0..middle), half, tasks);
+        divide(second, second_base, a, b.columns(middle..columns), parts - half, tasks);
     }
 }
 

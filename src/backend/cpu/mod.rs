@@ -18,8 +18,6 @@ mod vector;
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
-use pulp::Arch;
-use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
 use super::compositions::{default_activation, default_activation_backward, default_put};
@@ -43,13 +41,12 @@ impl GptBackend for Flex {
             return default_activation(input, kind);
         }
         let input = contiguous(input);
-        let (x, arch) = (elements(&input), Arch::new());
+        let x = elements(&input);
         // SAFETY: every part is written.
         let output = unsafe {
             written(x.len(), |output| {
-                output.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(output, x)| {
-                    arch.dispatch(|| activation::forward(kind, x, output));
-                });
+                let parts = output.chunks_mut(TASK).zip(x.chunks(TASK));
+                team::for_each(parts, |(output, x)| activation::forward(kind, x, output));
             })
         };
         Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
@@ -65,16 +62,14 @@ impl GptBackend for Flex {
         }
         let (input, gradient) = (contiguous(input), contiguous(gradient));
         assert_eq!(input.layout().shape(), gradient.layout().shape());
-        let (x, gradients, arch) = (elements(&input), elements(&gradient), Arch::new());
+        let (x, gradients) = (elements(&input), elements(&gradient));
         // SAFETY: every part is written.
         let output = unsafe {
             written(x.len(), |output| {
-                output
-                    .par_chunks_mut(TASK)
-                    .zip(x.par_chunks(TASK).zip(gradients.par_chunks(TASK)))
-                    .for_each(|(output, (x, gradient))| {
-                        arch.dispatch(|| activation::backward(kind, x, gradient, output));
-                    });
+                let inputs = x.chunks(TASK).zip(gradients.chunks(TASK));
+                team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (x, gradient))| {
+                    activation::backward(kind, x, gradient, output);
+                });
             })
         };
         Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
@@ -156,14 +151,14 @@ impl Kernels<Flex> for CpuKernels {
 
     fn gated(&self, gate: FlexTensor, up: FlexTensor, kind: Activation) -> FlexTensor {
         let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-        let (g, u, arch) = (elements(&gate), elements(&up), Arch::new());
+        let (g, u) = (elements(&gate), elements(&up));
         assert_eq!(g.len(), u.len());
         // SAFETY: every part is written.
         let output = unsafe {
             written(g.len(), |output| {
-                let inputs = g.par_chunks(TASK).zip(u.par_chunks(TASK));
-                output.par_chunks_mut(TASK).zip(inputs).for_each(|(output, (gate, up))| {
-                    arch.dispatch(|| activation::gated(kind, gate, up, output));
+                let inputs = g.chunks(TASK).zip(u.chunks(TASK));
+                team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (gate, up))| {
+                    activation::gated(kind, gate, up, output);
                 });
             })
         };
@@ -179,22 +174,23 @@ impl Kernels<Flex> for CpuKernels {
     ) -> [FlexTensor; 2] {
         let inputs = [gate, up, gradient].map(|input| input.to_contiguous());
         let [gate, up, gradient] = inputs.each_ref().map(elements);
-        let (count, arch) = (gate.len(), Arch::new());
+        let count = gate.len();
         assert_eq!([up.len(), gradient.len()], [count; 2]);
         let mut of_up = Vec::new();
         // SAFETY: every part of both is written.
         let of_gate = unsafe {
             written(count, |of_gate| {
                 of_up = written(count, |of_up| {
-                    let inputs = gate.par_chunks(TASK).zip(up.par_chunks(TASK));
-                    of_gate
-                        .par_chunks_mut(TASK)
-                        .zip(of_up.par_chunks_mut(TASK))
-                        .zip(inputs.zip(gradient.par_chunks(TASK)))
-                        .for_each(|((of_gate, of_up), ((gate, up), gradient))| {
+                    let inputs = gate.chunks(TASK).zip(up.chunks(TASK));
+                    let inputs = inputs.zip(gradient.chunks(TASK));
+                    let outputs = of_gate.chunks_mut(TASK).zip(of_up.chunks_mut(TASK));
+                    team::for_each(
+                        outputs.zip(inputs),
+                        |((of_gate, of_up), ((gate, up), gradient))| {
                             let (inputs, outputs) = ([gate, up, gradient], [of_gate, of_up]);
-                            arch.dispatch(|| activation::gated_backward(kind, inputs, outputs));
-                        });
+                            activation::gated_backward(kind, inputs, outputs);
+                        },
+                    );
                 });
             })
         };

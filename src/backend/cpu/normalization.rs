@@ -1,11 +1,10 @@
 //! Layer and root-mean-square normalisation, row by row.
 
-use pulp::Arch;
-use rayon::prelude::*;
+use multiversion::multiversion;
 use std::mem::MaybeUninit;
 
 use super::rows::{sum, sum_pairs};
-use super::written;
+use super::{team, written};
 use crate::backend::Scaling;
 
 /// Rows a task: the same on every machine, since partial sums of gradients are theirs.
@@ -28,26 +27,34 @@ pub(super) fn forward(
     bias: Option<&[f32]>,
     scaling: Scaling,
 ) -> Vec<f32> {
-    let arch = Arch::new();
     let weight = weight.map_or_else(|| vec![1.0; width], <[f32]>::to_vec);
     let bias = bias.map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
     assert!(weight.len() == width && bias.len() == width && x.len().is_multiple_of(width));
-    let chunk = |x: &[f32], output: &mut [MaybeUninit<f32>]| {
-        for (x, output) in x.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
-            let (mean, factor) = level_and_factor(x, scaling);
-            let numbers = output.iter_mut().zip(x);
-            for ((output, x), (weight, bias)) in numbers.zip(weight.iter().zip(&bias)) {
-                output.write((x - mean) * factor * weight + bias);
-            }
-        }
-    };
     // SAFETY: whole rows, and all of them, are written.
     unsafe {
         written(x.len(), |room| {
-            room.par_chunks_mut(ROWS * width)
-                .zip(x.par_chunks(ROWS * width))
-                .for_each(|(output, x)| arch.dispatch(|| chunk(x, output)));
+            let parts = room.chunks_mut(ROWS * width).zip(x.chunks(ROWS * width));
+            team::for_each(parts, |(output, x)| {
+                forward_rows(x, width, [&weight, &bias], scaling, output);
+            });
         })
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn forward_rows(
+    x: &[f32],
+    width: usize,
+    [weight, bias]: [&[f32]; 2],
+    scaling: Scaling,
+    output: &mut [MaybeUninit<f32>],
+) {
+    for (x, output) in x.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
+        let (mean, factor) = level_and_factor(x, scaling);
+        let numbers = output.iter_mut().zip(x);
+        for ((output, x), (weight, bias)) in numbers.zip(weight.iter().zip(bias)) {
+            output.write((x - mean) * factor * weight + bias);
+        }
     }
 }
 
@@ -59,46 +66,17 @@ pub(super) fn backward(
     gradient: &[f32],
     scaling: Scaling,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let arch = Arch::new();
     assert!(weight.is_none_or(|weight| weight.len() == width));
     assert!(gradient.len() == x.len() && x.len().is_multiple_of(width));
-    let chunk = |x: &[f32], gradient: &[f32], output: &mut [MaybeUninit<f32>]| {
-        let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
-        // Of the row that it is at: the normalised numbers, and their gradients.
-        let (mut normal, mut inner) = (vec![0.0; width], vec![0.0; width]);
-        let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
-        for ((x, gradient), output) in rows.zip(output.chunks_exact_mut(width)) {
-            let (mean, factor) = level_and_factor(x, scaling);
-            for (normal, x) in normal.iter_mut().zip(x) {
-                *normal = (x - mean) * factor;
-            }
-            inner.copy_from_slice(gradient);
-            if let Some(weight) = weight {
-                inner.iter_mut().zip(weight).for_each(|(inner, weight)| *inner *= weight);
-            }
-            let along = sum_pairs(&inner, &normal, |a, b| a * b) / width as f32;
-            let level = if scaling.centered { sum(&inner, |x| x) / width as f32 } else { 0.0 };
-            for (output, (inner, normal)) in output.iter_mut().zip(inner.iter().zip(&normal)) {
-                output.write(factor * (inner - level - normal * along));
-            }
-            for (sum, (gradient, normal)) in of_weight.iter_mut().zip(gradient.iter().zip(&normal))
-            {
-                *sum += gradient * normal;
-            }
-            for (sum, gradient) in of_bias.iter_mut().zip(gradient) {
-                *sum += gradient;
-            }
-        }
-        (of_weight, of_bias)
-    };
     let mut sums = Vec::new();
     // SAFETY: whole rows, and all of them, are written.
     let output = unsafe {
         written(x.len(), |room| {
-            room.par_chunks_mut(ROWS * width)
-                .zip(x.par_chunks(ROWS * width).zip(gradient.par_chunks(ROWS * width)))
-                .map(|(output, (x, gradient))| arch.dispatch(|| chunk(x, gradient, output)))
-                .collect_into_vec(&mut sums);
+            let inputs = x.chunks(ROWS * width).zip(gradient.chunks(ROWS * width));
+            let parts = room.chunks_mut(ROWS * width).zip(inputs);
+            sums = team::map(parts, |(output, (x, gradient))| {
+                backward_rows(x, width, weight, gradient, scaling, output)
+            });
         })
     };
     let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
@@ -107,4 +85,42 @@ pub(super) fn backward(
         of_bias.iter_mut().zip(bias).for_each(|(sum, part)| *sum += part);
     }
     (output, of_weight, of_bias)
+}
+
+/// Also the sums over these rows that are the gradients of weight and bias.
+#[multiversion(targets = "simd")]
+fn backward_rows(
+    x: &[f32],
+    width: usize,
+    weight: Option<&[f32]>,
+    gradient: &[f32],
+    scaling: Scaling,
+    output: &mut [MaybeUninit<f32>],
+) -> (Vec<f32>, Vec<f32>) {
+    let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
+    // Of the row that it is at: the normalised numbers, and their gradients.
+    let (mut normal, mut inner) = (vec![0.0; width], vec![0.0; width]);
+    let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
+    for ((x, gradient), output) in rows.zip(output.chunks_exact_mut(width)) {
+        let (mean, factor) = level_and_factor(x, scaling);
+        for (normal, x) in normal.iter_mut().zip(x) {
+            *normal = (x - mean) * factor;
+        }
+        inner.copy_from_slice(gradient);
+        if let Some(weight) = weight {
+            inner.iter_mut().zip(weight).for_each(|(inner, weight)| *inner *= weight);
+        }
+        let along = sum_pairs(&inner, &normal, |a, b| a * b) / width as f32;
+        let level = if scaling.centered { sum(&inner, |x| x) / width as f32 } else { 0.0 };
+        for (output, (inner, normal)) in output.iter_mut().zip(inner.iter().zip(&normal)) {
+            output.write(factor * (inner - level - normal * along));
+        }
+        for (sum, (gradient, normal)) in of_weight.iter_mut().zip(gradient.iter().zip(&normal)) {
+            *sum += gradient * normal;
+        }
+        for (sum, gradient) in of_bias.iter_mut().zip(gradient) {
+            *sum += gradient;
+        }
+    }
+    (of_weight, of_bias)
 }

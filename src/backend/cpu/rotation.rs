@@ -1,30 +1,46 @@
 //! Rotary positions (Su et al. 2021).
 
-use pulp::Arch;
-use rayon::prelude::*;
+use multiversion::multiversion;
 use std::mem::MaybeUninit;
 
 use super::attention::Heads;
-use super::{TASK, written};
+use super::{TASK, team, written};
 use crate::backend::Turn;
 use crate::config::RotaryPairing;
 
 /// The heads turned, `[B, T, H, K]`; `angles` are cosines and sines, `[T, R / 2]` each, of the
 /// first R numbers of a head.
-pub(super) fn rotate(
+pub(super) fn rotate(input: Heads, angles: [&[f32]; 2], half: usize, turn: Turn) -> Vec<f32> {
+    let [b, h, t, k] = input.shape();
+    assert!(2 * half <= k && angles.iter().all(|table| table.len() == t * half));
+    let positions = (TASK / (h * k)).max(1);
+    // SAFETY: all heads of all positions are written.
+    unsafe {
+        written(b * t * h * k, |room| {
+            let parts = room.chunks_mut(positions * h * k).enumerate();
+            team::for_each(parts, |(number, room)| {
+                rotate_positions(input, angles, half, turn, number * positions, room);
+            });
+        })
+    }
+}
+
+/// All heads of some positions, of those of all entries of the batch.
+#[multiversion(targets = "simd")]
+fn rotate_positions(
     input: Heads,
     angles: [&[f32]; 2],
     half: usize,
     Turn { pairing, back }: Turn,
-) -> Vec<f32> {
-    let arch = Arch::new();
-    let [b, h, t, k] = input.shape();
-    assert!(2 * half <= k && angles.iter().all(|table| table.len() == t * half));
+    first: usize,
+    room: &mut [MaybeUninit<f32>],
+) {
+    let [_, h, t, k] = input.shape();
     let sign = if back { -1.0 } else { 1.0 };
-    let position = |number: usize, output: &mut [MaybeUninit<f32>]| {
-        let (entry, place) = (number / t, number % t);
+    for (number, room) in room.chunks_exact_mut(h * k).enumerate() {
+        let (entry, place) = ((first + number) / t, (first + number) % t);
         let [cosines, sines] = angles.map(|table| &table[place * half..][..half]);
-        for (head, output) in output.chunks_exact_mut(k).enumerate() {
+        for (head, output) in room.chunks_exact_mut(k).enumerate() {
             let row = input.head(entry, head).row(place);
             let (turned, rest) = row.split_at(2 * half);
             let (output, output_rest) = output.split_at_mut(2 * half);
@@ -57,18 +73,5 @@ pub(super) fn rotate(
                 output.write(*x);
             });
         }
-    };
-    let positions = (TASK / (h * k)).max(1);
-    // SAFETY: all heads of all positions are written.
-    unsafe {
-        written(b * t * h * k, |room| {
-            room.par_chunks_mut(positions * h * k).enumerate().for_each(|(number, room)| {
-                arch.dispatch(|| {
-                    for (index, room) in room.chunks_exact_mut(h * k).enumerate() {
-                        position(number * positions + index, room);
-                    }
-                });
-            });
-        })
     }
 }

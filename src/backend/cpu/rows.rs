@@ -1,10 +1,9 @@
 //! Loops over rows, written so that the compiler can vectorise them: sums have a fixed number of
 //! partial ones, so that they come out the same on every machine.
 
-use pulp::Arch;
-use rayon::prelude::*;
+use multiversion::multiversion;
 
-use super::TASK;
+use super::{TASK, team};
 
 /// Rows whose columns are summed up by a task: the same on every machine.
 const ROWS: usize = 128;
@@ -67,22 +66,26 @@ pub(super) fn total(mut sums: [f32; LANES]) -> f32 {
 
 /// The sum of each column.
 pub(super) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    let add = |mut sums: Vec<f32>, row: &[f32]| {
+    let parts = team::map(x.chunks(ROWS * width), |rows| add_rows(rows, width));
+    add_rows(&parts.concat(), width)
+}
+
+#[multiversion(targets = "simd")]
+fn add_rows(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; width];
+    for row in rows.chunks_exact(width) {
         sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        sums
-    };
-    let zeros = || vec![0.0; width];
-    let parts: Vec<Vec<f32>> = x
-        .par_chunks(ROWS * width)
-        .map(|rows| rows.chunks_exact(width).fold(zeros(), add))
-        .collect();
-    parts.iter().fold(zeros(), |sums, part| add(sums, part))
+    }
+    sums
 }
 
 /// `Σ x²` of all numbers of all slices: of tasks first, then of these in f64.
 pub(super) fn sum_of_squares(slices: &[&[f32]]) -> f64 {
-    let arch = Arch::new();
-    let tasks: Vec<&[f32]> = slices.iter().flat_map(|slice| slice.chunks(TASK)).collect();
-    let of_task = |task: &&[f32]| f64::from(arch.dispatch(|| sum(task, |x| x * x)));
-    tasks.par_iter().map(of_task).collect::<Vec<f64>>().iter().sum()
+    let tasks = slices.iter().flat_map(|slice| slice.chunks(TASK));
+    team::map(tasks, squares).into_iter().map(f64::from).sum()
+}
+
+#[multiversion(targets = "simd")]
+fn squares(x: &[f32]) -> f32 {
+    sum(x, |x| x * x)
 }

@@ -1,18 +1,19 @@
 //! Threads that stay awake between pieces of work of a few microseconds, which is what the products
-//! of a single token are: to wake one of rayon's takes as long as such a product.
+//! of a single token are, and the operations of a small model in training: to wake one of rayon's
+//! takes as long as such a piece.
 
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Threads that share a piece of work at most: fewer than these keep the memory busy.
-const MOST: usize = 8;
 /// How long a thread waits awake.
 const PATIENCE: Duration = Duration::from_micros(200);
+/// Parts for each thread, where there are as many, so that one that is late has few of them.
+const PARTS: usize = 8;
 /// Looks for work between two at the clock.
 const LOOKS: usize = 256;
 /// Bits of [`Board::open`] that count parts.
@@ -111,7 +112,7 @@ impl Team {
     fn get() -> &'static Self {
         static TEAM: OnceLock<Team> = OnceLock::new();
         TEAM.get_or_init(|| {
-            let count = rayon::current_num_threads().min(MOST) - 1;
+            let count = rayon::current_num_threads() - 1;
             let board: &'static Board = Box::leak(Box::new(Board {
                 open: AtomicU64::new(0),
                 job: AtomicPtr::new(ptr::null_mut()),
@@ -158,4 +159,28 @@ pub(super) fn run(parts: usize, run: &(dyn Fn(usize) + Sync)) {
     if job.panicked.load(Ordering::Relaxed) {
         resume_unwind(Box::new("a part of a product has failed"));
     }
+}
+
+/// Does something with each of some things, on all threads.
+pub(super) fn for_each<T: Send>(things: impl Iterator<Item = T>, each: impl Fn(T) + Sync) {
+    let things: Vec<Mutex<Option<T>>> = things.map(|thing| Mutex::new(Some(thing))).collect();
+    let parts = things.len().min(PARTS * size());
+    run(parts, &|part| {
+        for thing in &things[things.len() * part / parts..things.len() * (part + 1) / parts] {
+            if let Some(thing) = thing.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                each(thing);
+            }
+        }
+    });
+}
+
+/// What is made of each of some things, on all threads.
+pub(super) fn map<T: Send, R: Send>(
+    things: impl Iterator<Item = T>,
+    each: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let things: Vec<T> = things.collect();
+    let mut results: Vec<Option<R>> = things.iter().map(|_| None).collect();
+    for_each(things.into_iter().zip(&mut results), |(thing, result)| *result = Some(each(thing)));
+    results.into_iter().flatten().collect()
 }

@@ -1,7 +1,7 @@
 //! Products of a few rows with a matrix. They take as long as it takes to read the matrix, so it is
 //! read once, in the order in which it lies in memory.
 
-use pulp::{Arch, Simd, WithSimd};
+use multiversion::multiversion;
 
 use super::matrix::{Matrix, Target};
 use super::rows::total;
@@ -66,44 +66,31 @@ impl<'a, W: Weight> WeightRows<'a, W> {
 /// `target += factor a b`, where the rows of `a` and either those or the columns of `b` are of
 /// numbers side by side.
 pub(super) fn add_product(target: &mut Target, factor: f32, a: Matrix, b: Matrix) {
-    let arch = Arch::new();
     match b.has_columns() {
-        true => arch.dispatch(Dots { target, a, rows: b.transposed().weights(), factor }),
-        false => arch.dispatch(Sums { target, a, rows: b.weights(), factor }),
+        true => add_dots(target, factor, a, b.transposed().weights()),
+        false => add_sums(target, factor, a, b.weights()),
     }
 }
 
-/// `target += factor a bᵀ`
-struct Dots<'a, 'b> {
-    target: &'a mut Target<'b>,
-    a: Matrix<'a>,
-    rows: WeightRows<'a, f32>,
-    factor: f32,
-}
-
-impl WithSimd for Dots<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        let Self { target, a, rows, factor } = self;
-        let [count, columns] = target.shape();
-        for first in (0..columns).step_by(SIDE) {
-            let side = SIDE.min(columns - first);
-            for number in 0..count {
-                let (x, y) = (a.row(number), &mut target.row(number)[first..first + side]);
-                let (blocks, rest) = y.as_chunks_mut::<SUMS>();
-                let mut column = first;
-                for block in blocks {
-                    let dots = dots::<SUMS>(x, rows, column);
-                    block.iter_mut().zip(dots).for_each(|(y, dot)| *y += factor * dot);
-                    column += SUMS;
-                }
-                for y in rest {
-                    let [dot] = dots::<1>(x, rows, column);
-                    *y += factor * dot;
-                    column += 1;
-                }
+/// `target += factor a rowsᵀ`
+#[multiversion(targets = "simd")]
+fn add_dots(target: &mut Target<'_>, factor: f32, a: Matrix<'_>, rows: WeightRows<'_, f32>) {
+    let [count, columns] = target.shape();
+    for first in (0..columns).step_by(SIDE) {
+        let side = SIDE.min(columns - first);
+        for number in 0..count {
+            let (x, y) = (a.row(number), &mut target.row(number)[first..first + side]);
+            let (blocks, rest) = y.as_chunks_mut::<SUMS>();
+            let mut column = first;
+            for block in blocks {
+                let dots = dots::<SUMS>(x, rows, column);
+                block.iter_mut().zip(dots).for_each(|(y, dot)| *y += factor * dot);
+                column += SUMS;
+            }
+            for y in rest {
+                let [dot] = dots::<1>(x, rows, column);
+                *y += factor * dot;
+                column += 1;
             }
         }
     }
@@ -133,40 +120,33 @@ fn dots<const N: usize>(x: &[f32], rows: WeightRows<f32>, first: usize) -> [f32;
     dots
 }
 
-/// `target += factor a b`
-pub(super) struct Sums<'a, 'b, W> {
-    pub(super) target: &'a mut Target<'b>,
-    pub(super) a: Matrix<'a>,
-    pub(super) rows: WeightRows<'a, W>,
-    pub(super) factor: f32,
-}
-
-impl<W: Weight> WithSimd for Sums<'_, '_, W> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        let Self { target, a, rows, factor } = self;
-        let [count, columns] = target.shape();
-        let inner = a.shape()[1];
-        let width = if count == 1 { WIDE } else { NARROW };
-        for start in (0..columns).step_by(width) {
-            let width = width.min(columns - start);
-            for first in (0..inner).step_by(SIDE) {
-                let side = SIDE.min(inner - first);
-                for number in 0..count {
-                    let x = &a.row(number)[first..first + side];
-                    let y = &mut target.row(number)[start..start + width];
-                    match <[f32; SIDE]>::try_from(x) {
-                        Ok(x) => {
-                            let x = x.map(|x| x * factor);
-                            add_scaled(y, x, rows.part::<SIDE>(first, start, width));
-                        }
-                        Err(_) => {
-                            for (place, x) in x.iter().enumerate() {
-                                let row = rows.part::<1>(first + place, start, width);
-                                add_scaled(y, [x * factor], row);
-                            }
+/// `target += factor a rows`
+#[multiversion(targets = "simd")]
+pub(super) fn add_sums<W: Weight>(
+    target: &mut Target<'_>,
+    factor: f32,
+    a: Matrix<'_>,
+    rows: WeightRows<'_, W>,
+) {
+    let [count, columns] = target.shape();
+    let inner = a.shape()[1];
+    let width = if count == 1 { WIDE } else { NARROW };
+    for start in (0..columns).step_by(width) {
+        let width = width.min(columns - start);
+        for first in (0..inner).step_by(SIDE) {
+            let side = SIDE.min(inner - first);
+            for number in 0..count {
+                let x = &a.row(number)[first..first + side];
+                let y = &mut target.row(number)[start..start + width];
+                match <[f32; SIDE]>::try_from(x) {
+                    Ok(x) => {
+                        let x = x.map(|x| x * factor);
+                        add_scaled(y, x, rows.part::<SIDE>(first, start, width));
+                    }
+                    Err(_) => {
+                        for (place, x) in x.iter().enumerate() {
+                            let row = rows.part::<1>(first + place, start, width);
+                            add_scaled(y, [x * factor], row);
                         }
                     }
                 }
