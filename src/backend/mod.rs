@@ -9,14 +9,16 @@ mod compositions;
 mod cpu;
 mod device;
 mod kernels;
+// With the code that is not safe, but of use to every backend.
+#[path = "cpu/memory.rs"]
+mod memory;
 mod ops;
 mod precision;
 mod random;
 
-#[cfg(feature = "flex")]
-pub use cpu::Allocator;
 pub use device::{NVIDIA_DEVICES, nvidia_model};
 pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
+pub use memory::{Allocator, without_keeping};
 pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
 pub use precision::{check_int8, check_precision, factor};
 pub use random::draw_seed;

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::{Embedding, Initializer, Int8Weight, Weight};
-use crate::backend::{GptBackend, factor};
+use crate::backend::{GptBackend, factor, without_keeping};
 use crate::config::ModelConfig;
 use crate::config::Precision;
 
@@ -51,7 +51,8 @@ impl<B: Backend> Head<B> {
             Some(weight) => weight.quantize(),
             None => {
                 let shared = embedding.token.val().transpose();
-                self.weight = Some(Weight::Int8(Int8Weight::new(shared)));
+                let weight = without_keeping(|| Int8Weight::new(shared));
+                self.weight = Some(Weight::Int8(weight));
             }
         }
     }

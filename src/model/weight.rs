@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use crate::backend::{GptBackend, factor};
+use crate::backend::{GptBackend, factor, without_keeping};
 use crate::config::Precision;
 
 /// The weights of a projection, as they are learned or as they are stored to be fast.
@@ -44,7 +44,7 @@ impl<B: Backend> Weight<B> {
     /// Stores them in a byte each.
     pub(super) fn quantize(&mut self) {
         if let Self::Float(weight) = self {
-            *self = Self::Int8(Int8Weight::new(weight.val()));
+            without_keeping(|| *self = Self::Int8(Int8Weight::new(weight.val())));
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes from which blocks are kept; the allocator below is good at less.
@@ -17,6 +18,18 @@ const ALIGNMENT: usize = 64;
 const ALWAYS_IDLE: usize = 64 << 20;
 /// More sizes than an address has.
 const CLASSES: usize = usize::BITS as usize * STEPS;
+
+/// Whether blocks are kept now.
+static KEEPS: AtomicBool = AtomicBool::new(true);
+
+/// Runs something that frees a lot which nobody will ask for again; other threads' blocks are not
+/// kept meanwhile either.
+pub fn without_keeping<R>(run: impl FnOnce() -> R) -> R {
+    KEEPS.store(false, Ordering::Relaxed);
+    let result = run();
+    KEEPS.store(true, Ordering::Relaxed);
+    result
+}
 
 /// An allocator that keeps large blocks, on top of another one.
 #[derive(Debug)]
@@ -178,9 +191,16 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         match (Class::of(layout), NonNull::new(start)) {
-            (Some(class), Some(start)) => self.with(|blocks| blocks.put(class, start)),
+            (Some(class), Some(start)) if KEEPS.load(Ordering::Relaxed) => {
+                self.with(|blocks| blocks.put(class, start));
+            }
+            (Some(class), _) => {
+                self.with(|blocks| blocks.used_bytes -= class.size());
+                // SAFETY: of the caller; it came from there, by this layout.
+                unsafe { self.below.dealloc(start, class.layout()) }
+            }
             // SAFETY: of the caller; it came from there.
-            _ => unsafe { self.below.dealloc(start, layout) },
+            (None, _) => unsafe { self.below.dealloc(start, layout) },
         }
     }
 

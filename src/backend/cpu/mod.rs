@@ -8,7 +8,6 @@ mod embedding;
 mod int8;
 mod loss;
 mod matrix;
-mod memory;
 mod normalization;
 mod rotation;
 mod rows;
@@ -26,7 +25,6 @@ use crate::config::Activation;
 use attention::{Heads, Outcome, Room};
 use int8::Int8;
 use matrix::{Matrix, product};
-pub use memory::Allocator;
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
 const TASK: usize = 16 * 1024;
