@@ -44,7 +44,8 @@ impl<B: Backend> Weight<B> {
     /// Stores them in a byte each.
     pub(super) fn quantize(&mut self) {
         if let Self::Float(weight) = self {
-            without_keeping(|| *self = Self::Int8(Int8Weight::new(weight.val())));
+            let floats = weight.val();
+            without_keeping(|| *self = Self::Int8(Int8Weight::new(floats)));
         }
     }
 }
