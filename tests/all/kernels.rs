@@ -557,7 +557,9 @@ fn losses_of_products_are_their_formula() {
                     let scale = if number == 0 { 1.0 } else { 1.0 / factor };
                     let found: Vec<f32> =
                         found.iter().map(|x| (f64::from(*x) * scale) as f32).collect();
-                    check(name, &found, expected, tolerance::<B>());
+                    // Roundings of a sum of so many numbers wander off by the root of their number.
+                    let wander = (v as f64).sqrt() * f64::from(f32::EPSILON);
+                    check(name, &found, expected, tolerance::<B>().max(wander));
                 }
             }
         }
