@@ -91,7 +91,8 @@ pub struct TrainArgs {
 /// What a model's weights are while it runs.
 #[derive(Args, Debug)]
 pub struct WeightArgs {
-    /// Store the weights of projections in less than f32, which takes less memory and time
+    /// Store the weights of projections in less than f32, which takes less memory, and with the
+    /// backend `flex` less time
     #[arg(long, value_name = "KIND")]
     pub quantize: Option<Quantization>,
 }

@@ -221,7 +221,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
     ) -> FloatTensor<B>;
 
     /// The mean loss, `[1]`, and its gradients with respect to input, weight and bias, as far as
-    /// they are wanted. There are never more logits in memory than those of some rows.
+    /// they are wanted. There are no more than so many logits in memory at a time.
     ///
     /// # Shapes
     /// - `input` `[N, I]`, `weight` `[I, V]`, `bias` `[V]`, `targets` `[N]`

@@ -348,8 +348,8 @@ pub trait GptBackend: Backend {
         }
     }
 
-    /// [`GptBackend::cross_entropy`] of the logits that [`GptBackend::dense`] makes, which a backend
-    /// with kernels never has in memory all at once.
+    /// [`GptBackend::cross_entropy`] of the logits that [`GptBackend::dense`] makes, of which a
+    /// backend with kernels has no more than so many in memory at a time.
     ///
     /// # Shapes
     /// - `input` `[N, D]`, `weight` `[D, V]`, `bias` `[V]`, `targets` `[N]` -> `[1]`
@@ -383,10 +383,6 @@ pub trait GptBackend: Backend {
         targets: Tensor<Self, 1, Int>,
         terms: LossTerms,
     ) -> (Tensor<Self, 1>, Tensor<Self, 1>) {
-        if terms == LossTerms::default() {
-            let loss = Self::cross_entropy(logits, targets);
-            return (loss.clone(), loss);
-        }
         let targets = targets.unsqueeze_dim(1);
         let log_probabilities = log_softmax(logits.clone(), 1);
         let of_targets = log_probabilities.clone().gather(1, targets.clone()); // [N, 1]

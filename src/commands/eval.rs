@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::weights::stored;
+use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::{EvalArgs, Quantization, WeightArgs};
@@ -48,6 +48,7 @@ impl Job for Evaluate<'_> {
     type Output = anyhow::Result<()>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+        check::<B>(self.weights, self.backend, &device)?;
         let config = self.run.config();
         let model =
             LanguageModel::new(self.run.load_model::<B::InnerBackend>(&device)?, &config.model);
@@ -57,7 +58,7 @@ impl Job for Evaluate<'_> {
         let evaluation = evaluate(&model, loader.batches());
         let quantized = match self.weights.quantize {
             Some(Quantization::Int8) => {
-                let model = stored(model.model, self.weights, self.backend)?;
+                let model = stored(model.model, self.weights);
                 let model = LanguageModel::new(model, &config.model);
                 Some(evaluate(&model, loader.batches()))
             }

@@ -2,7 +2,7 @@ use anyhow::{Context, bail};
 use std::io::Write;
 
 use super::sample::MASK;
-use super::weights::stored;
+use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::FillMaskArgs;
@@ -55,8 +55,9 @@ impl Job for FillMask<'_> {
     type Output = anyhow::Result<()>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+        check::<B>(&self.args.weights, self.backend, &device)?;
         let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
-        let model = stored(model, &self.args.weights, self.backend)?;
+        let model = stored(model, &self.args.weights);
         let Model::Encoder(model) = model else {
             bail!("the run {} is no encoder", self.run.name());
         };

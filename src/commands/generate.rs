@@ -2,7 +2,7 @@ use anyhow::{Context, bail};
 use std::io::Write;
 
 use super::sample::{stream, translate};
-use super::weights::stored;
+use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::GenerateArgs;
@@ -83,8 +83,9 @@ impl Job for Generate<'_> {
     type Output = anyhow::Result<()>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+        check::<B>(&self.args.weights, self.backend, &device)?;
         let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
-        let model = stored(model, &self.args.weights, self.backend)?;
+        let model = stored(model, &self.args.weights);
         let mut out = std::io::stdout().lock();
         for sample in 0..self.args.samples {
             if sample > 0 {

@@ -3,7 +3,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 use std::io::Write;
 
-use super::weights::stored;
+use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::{LogitsArgs, WeightArgs};
@@ -69,8 +69,9 @@ impl Job for Logits<'_> {
     type Output = anyhow::Result<()>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+        check::<B>(self.weights, self.backend, &device)?;
         let model: Model<B::InnerBackend> = self.run.load_model(&device)?;
-        let model = stored(model, self.weights, self.backend)?;
+        let model = stored(model, self.weights);
         let shape = [1, self.tokens.len()];
         let tokens = TensorData::new(self.tokens.to_vec(), shape);
         let tokens = Tensor::<B::InnerBackend, 2, Int>::from_data(tokens, &device);

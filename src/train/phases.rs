@@ -8,7 +8,8 @@ use std::ops::AddAssign;
 pub struct Phases {
     /// Waiting for batches.
     pub data: f64,
-    /// Up to the loss, which the host reads.
+    /// Up to the loss, which the host reads. Kernels make the head's gradients in it, since they do
+    /// not keep its logits.
     pub forward: f64,
     /// Up to the gradients.
     pub backward: f64,

@@ -1,7 +1,12 @@
 //! The allocator of the program, which is also that of these tests: blocks around the size from
 //! which it keeps them.
 
+use emberlm::backend::{Allocator, without_keeping};
 use proptest::prelude::*;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 /// Of the smallest block that is kept, and some more.
@@ -69,4 +74,108 @@ proptest! {
             }
         });
     }
+}
+
+/// An allocator that knows what it has given, and gives nothing when it is told to.
+#[derive(Default)]
+struct Recording {
+    given: Mutex<HashMap<usize, Layout>>,
+    times: AtomicUsize,
+    is_empty: AtomicBool,
+}
+
+// SAFETY: the system's.
+unsafe impl GlobalAlloc for Recording {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if self.is_empty.load(Ordering::Relaxed) {
+            return std::ptr::null_mut();
+        }
+        self.times.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: of the caller.
+        let start = unsafe { System.alloc(layout) };
+        assert!(self.given.lock().unwrap().insert(start.addr(), layout).is_none());
+        start
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        assert_eq!(self.given.lock().unwrap().remove(&start.addr()), Some(layout));
+        // Blocks that come back make it able to give again.
+        self.is_empty.store(false, Ordering::Relaxed);
+        // SAFETY: of the caller.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+impl Recording {
+    fn bytes(&self) -> usize {
+        self.given.lock().unwrap().values().map(Layout::size).sum()
+    }
+}
+
+const MEBIBYTE: usize = 1 << 20;
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 4).unwrap()
+}
+
+/// Takes blocks of some sizes, and gives them all back.
+fn come_and_go(allocator: &Allocator<Borrowed>, sizes: &[usize]) {
+    let blocks: Vec<(*mut u8, usize)> = sizes
+        .iter()
+        // SAFETY: no size is zero.
+        .map(|size| (unsafe { allocator.alloc(layout(*size)) }, *size))
+        .collect();
+    for (start, size) in blocks {
+        assert!(!start.is_null());
+        // SAFETY: from there, by this layout, once.
+        unsafe { allocator.dealloc(start, layout(size)) };
+    }
+}
+
+/// One that a test can look at while an [`Allocator`] has it.
+struct Borrowed(&'static Recording);
+
+// SAFETY: that of what it borrows.
+unsafe impl GlobalAlloc for Borrowed {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: of the caller.
+        unsafe { self.0.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: of the caller.
+        unsafe { self.0.dealloc(start, layout) }
+    }
+}
+
+#[test]
+fn what_lies_idle_is_bounded_and_comes_back_as_it_was_given() {
+    let below: &'static Recording = Box::leak(Box::default());
+    let allocator = Allocator::new(Borrowed(below));
+    // The same once more needs nothing new. (Another test may have all allocators forget for a
+    // moment.)
+    let needs_nothing = |_| {
+        let same = || come_and_go(&allocator, &[MEBIBYTE, 3 * MEBIBYTE, 7 * MEBIBYTE + 5]);
+        same();
+        let before = below.times.load(Ordering::Relaxed);
+        same();
+        below.times.load(Ordering::Relaxed) == before
+    };
+    assert!((0..100).any(needs_nothing));
+    // Of many sizes that are not asked for again, no more stays than may.
+    for size in 10..80 {
+        come_and_go(&allocator, &[size * MEBIBYTE / 4]);
+    }
+    let last = 80 * MEBIBYTE / 4;
+    assert!(below.bytes() <= 64 * MEBIBYTE + 2 * last, "{} bytes stay", below.bytes());
+    // What is in use may have as much beside it.
+    let sizes: Vec<usize> = (0..40).map(|number| 5 * MEBIBYTE + number * 4096).collect();
+    come_and_go(&allocator, &sizes);
+    // When the allocator below has nothing left, what lies idle is given up for it.
+    below.is_empty.store(true, Ordering::Relaxed);
+    come_and_go(&allocator, &[200 * MEBIBYTE]);
+    assert!(below.given.lock().unwrap().len() <= 1);
+    // What is not to be kept goes at once.
+    without_keeping(|| come_and_go(&allocator, &[200 * MEBIBYTE, MEBIBYTE]));
+    assert_eq!(below.given.lock().unwrap().len(), 0);
 }

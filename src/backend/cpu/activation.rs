@@ -5,6 +5,7 @@ use multiversion::multiversion;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LN_2, LOG2_E};
 use std::mem::MaybeUninit;
 
+use super::{TASK, team, written};
 use crate::config::Activation;
 
 /// `1 / sqrt(2 π)`
@@ -15,25 +16,77 @@ const SQRT_2_OVER_PI: f32 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 const CUBIC: f32 = 0.044_715;
 
 /// `activation(x)`
-#[multiversion(targets = "simd")]
-pub(super) fn forward(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
-    forward_block(kind, x, output);
+pub(super) fn forward(kind: Activation, x: &[f32]) -> Vec<f32> {
+    // SAFETY: every part is written.
+    unsafe {
+        written(x.len(), |output| {
+            let parts = output.chunks_mut(TASK).zip(x.chunks(TASK));
+            team::for_each(parts, |(output, x)| forward_part(kind, x, output));
+        })
+    }
 }
 
 /// The gradient with respect to `x`.
-#[multiversion(targets = "simd")]
-pub(super) fn backward(
-    kind: Activation,
-    x: &[f32],
-    gradient: &[f32],
-    output: &mut [MaybeUninit<f32>],
-) {
-    backward_block(kind, x, gradient, output);
+pub(super) fn backward(kind: Activation, x: &[f32], gradient: &[f32]) -> Vec<f32> {
+    assert_eq!(x.len(), gradient.len());
+    // SAFETY: every part is written.
+    unsafe {
+        written(x.len(), |output| {
+            let inputs = x.chunks(TASK).zip(gradient.chunks(TASK));
+            team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (x, gradient))| {
+                backward_part(kind, x, gradient, output);
+            });
+        })
+    }
 }
 
 /// `activation(gate) * up`
+pub(super) fn gated(kind: Activation, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    assert_eq!(gate.len(), up.len());
+    // SAFETY: every part is written.
+    unsafe {
+        written(gate.len(), |output| {
+            let inputs = gate.chunks(TASK).zip(up.chunks(TASK));
+            team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (gate, up))| {
+                gated_part(kind, gate, up, output);
+            });
+        })
+    }
+}
+
+/// The gradients with respect to gate and up, from these two and that of [`gated`].
+pub(super) fn gated_backward(kind: Activation, inputs: [&[f32]; 3]) -> [Vec<f32>; 2] {
+    let [gate, up, gradient] = inputs;
+    let count = gate.len();
+    assert_eq!([up.len(), gradient.len()], [count; 2]);
+    let mut of_up = Vec::new();
+    // SAFETY: every part of both is written.
+    let of_gate = unsafe {
+        written(count, |of_gate| {
+            of_up = written(count, |of_up| {
+                let inputs = gate.chunks(TASK).zip(up.chunks(TASK)).zip(gradient.chunks(TASK));
+                let outputs = of_gate.chunks_mut(TASK).zip(of_up.chunks_mut(TASK));
+                team::for_each(outputs.zip(inputs), |(outputs, ((gate, up), gradient))| {
+                    gated_backward_part(kind, [gate, up, gradient], outputs.into());
+                });
+            });
+        })
+    };
+    [of_gate, of_up]
+}
+
 #[multiversion(targets = "simd")]
-pub(super) fn gated(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
+fn forward_part(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
+    forward_block(kind, x, output);
+}
+
+#[multiversion(targets = "simd")]
+fn backward_part(kind: Activation, x: &[f32], gradient: &[f32], output: &mut [MaybeUninit<f32>]) {
+    backward_block(kind, x, gradient, output);
+}
+
+#[multiversion(targets = "simd")]
+fn gated_part(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
     gated_blocks(kind, gate, up, output);
 }
 
@@ -109,9 +162,8 @@ fn gated_blocks(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeU
     }
 }
 
-/// The gradients with respect to gate and up, from that of [`gated`].
 #[multiversion(targets = "simd")]
-pub(super) fn gated_backward(
+fn gated_backward_part(
     kind: Activation,
     [gate, up, gradient]: [&[f32]; 3],
     [of_gate, of_up]: [&mut [MaybeUninit<f32>]; 2],

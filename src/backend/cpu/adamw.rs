@@ -62,6 +62,7 @@ fn update_part(part: Part<'_>) {
         *place = value * decay - *first / denominator * rate;
     }
 }
+
 /// Takes a step with all of them.
 pub(super) fn update<'a>(parameters: impl Iterator<Item = Part<'a>>) {
     team::for_each(parameters.flat_map(Part::tasks), update_part);

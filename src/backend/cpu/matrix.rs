@@ -231,6 +231,11 @@ pub(super) fn multiply(mut target: Target, base: Base, factor: f32, a: Matrix, b
     if few {
         return vector::add_product(&mut target, factor, a, b);
     }
+    multiply_many(target, base, factor, a, b);
+}
+
+/// [`multiply`] of any number of rows; a row that is the base has been written.
+fn multiply_many(target: Target, base: Base, factor: f32, a: Matrix, b: Matrix) {
     let keep = !matches!(base, Base::Nothing);
     let stride = |stride: usize| stride as isize;
     // SAFETY: `Matrix` and `Target` hold their rows, and their shapes fit. Strides are those of
@@ -311,7 +316,13 @@ fn split(length: usize, parts: usize) -> Option<(usize, usize)> {
 fn multiply_parts(target: Target, base: Base, a: Matrix, b: Matrix, parts: usize) {
     let mut tasks = Vec::new();
     divide(target, base, a, b, parts, &mut tasks);
-    team::for_each(tasks.into_iter(), |(target, base, a, b)| multiply(target, base, 1.0, a, b));
+    team::for_each(tasks.into_iter(), |(mut target, base, a, b)| {
+        if let Base::Row(row) = base {
+            target.fill(row);
+        }
+        // However few rows a thread has: sums must not depend on how many threads there are.
+        multiply_many(target, base, 1.0, a, b);
+    });
 }
 
 /// Divides a product among threads, by rows or by columns.

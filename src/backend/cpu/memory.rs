@@ -4,7 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes from which blocks are kept; the allocator below is good at less.
@@ -19,16 +19,23 @@ const ALWAYS_IDLE: usize = 64 << 20;
 /// More sizes than an address has.
 const CLASSES: usize = usize::BITS as usize * STEPS;
 
-/// Whether blocks are kept now.
-static KEEPS: AtomicBool = AtomicBool::new(true);
+/// How many ask for blocks not to be kept now.
+static FORGETTING: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs something that frees a lot which nobody will ask for again; other threads' blocks are not
 /// kept meanwhile either.
 pub fn without_keeping<R>(run: impl FnOnce() -> R) -> R {
-    KEEPS.store(false, Ordering::Relaxed);
-    let result = run();
-    KEEPS.store(true, Ordering::Relaxed);
-    result
+    struct Forgetting;
+
+    impl Drop for Forgetting {
+        fn drop(&mut self) {
+            FORGETTING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    FORGETTING.fetch_add(1, Ordering::Relaxed);
+    let _forgetting = Forgetting;
+    run()
 }
 
 /// An allocator that keeps large blocks, on top of another one.
@@ -126,28 +133,32 @@ impl<A: GlobalAlloc> Allocator<A> {
     }
 
     /// A block that was idle, or a new one by `new`.
-    fn block(&self, class: Class, new: impl FnOnce(&A) -> *mut u8) -> (*mut u8, bool) {
+    fn block(&self, class: Class, new: impl Fn(&A) -> *mut u8) -> (*mut u8, bool) {
         let block = self.with(|blocks| {
             let block = blocks.take(class);
             if block.is_none() {
-                self.make_room(blocks);
+                self.make_room(blocks, ALWAYS_IDLE.max(blocks.used_bytes));
             }
             block
         });
         if let Some(block) = block {
             return (block.as_ptr(), true);
         }
-        let start = new(&self.below);
+        let mut start = new(&self.below);
+        if start.is_null() {
+            // What lies idle may be in the way.
+            self.with(|blocks| self.make_room(blocks, 0));
+            start = new(&self.below);
+        }
         if !start.is_null() {
             self.with(|blocks| blocks.used_bytes += class.size());
         }
         (start, false)
     }
 
-    /// Frees what lies idle beyond what may, since sizes that are not asked for any more would stay
-    /// for ever.
-    fn make_room(&self, blocks: &mut Blocks) {
-        let most = ALWAYS_IDLE.max(blocks.used_bytes);
+    /// Frees what lies idle beyond some bytes, since sizes that are not asked for any more would
+    /// stay for ever.
+    fn make_room(&self, blocks: &mut Blocks, most: usize) {
         for class in Class::all().rev() {
             while blocks.idle_bytes > most
                 && let Some(start) = blocks.take(class)
@@ -191,7 +202,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         match (Class::of(layout), NonNull::new(start)) {
-            (Some(class), Some(start)) if KEEPS.load(Ordering::Relaxed) => {
+            (Some(class), Some(start)) if FORGETTING.load(Ordering::Relaxed) == 0 => {
                 self.with(|blocks| blocks.put(class, start));
             }
             (Some(class), _) => {

@@ -12,19 +12,24 @@ mod normalization;
 mod rotation;
 mod rows;
 mod team;
+mod tensors;
 mod vector;
 
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{DType, Shape, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorPrimitive};
 use burn_flex::{Flex, FlexTensor};
 use std::mem::MaybeUninit;
 
 use super::compositions::{default_activation, default_activation_backward, default_put};
 use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
 use crate::config::Activation;
-use attention::{Heads, Outcome, Room};
+use attention::{Outcome, Room};
 use int8::Int8;
-use matrix::{Matrix, product};
+use matrix::product;
+use tensors::{
+    contiguous, dims, elements, forwards, heads, indices, like, matrix, tensor, weight_gradient,
+    width, with_rows,
+};
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
 const TASK: usize = 16 * 1024;
@@ -39,14 +44,7 @@ impl GptBackend for Flex {
             return default_activation(input, kind);
         }
         let input = contiguous(input);
-        let x = elements(&input);
-        // SAFETY: every part is written.
-        let output = unsafe {
-            written(x.len(), |output| {
-                let parts = output.chunks_mut(TASK).zip(x.chunks(TASK));
-                team::for_each(parts, |(output, x)| activation::forward(kind, x, output));
-            })
-        };
+        let output = activation::forward(kind, elements(&input));
         Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
     }
 
@@ -60,16 +58,7 @@ impl GptBackend for Flex {
         }
         let (input, gradient) = (contiguous(input), contiguous(gradient));
         assert_eq!(input.layout().shape(), gradient.layout().shape());
-        let (x, gradients) = (elements(&input), elements(&gradient));
-        // SAFETY: every part is written.
-        let output = unsafe {
-            written(x.len(), |output| {
-                let inputs = x.chunks(TASK).zip(gradients.chunks(TASK));
-                team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (x, gradient))| {
-                    activation::backward(kind, x, gradient, output);
-                });
-            })
-        };
+        let output = activation::backward(kind, elements(&input), elements(&gradient));
         Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
     }
 
@@ -149,18 +138,7 @@ impl Kernels<Flex> for CpuKernels {
 
     fn gated(&self, gate: FlexTensor, up: FlexTensor, kind: Activation) -> FlexTensor {
         let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-        let (g, u) = (elements(&gate), elements(&up));
-        assert_eq!(g.len(), u.len());
-        // SAFETY: every part is written.
-        let output = unsafe {
-            written(g.len(), |output| {
-                let inputs = g.chunks(TASK).zip(u.chunks(TASK));
-                team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (gate, up))| {
-                    activation::gated(kind, gate, up, output);
-                });
-            })
-        };
-        like(output, &gate)
+        like(activation::gated(kind, elements(&gate), elements(&up)), &gate)
     }
 
     fn gated_backward(
@@ -171,28 +149,8 @@ impl Kernels<Flex> for CpuKernels {
         kind: Activation,
     ) -> [FlexTensor; 2] {
         let inputs = [gate, up, gradient].map(|input| input.to_contiguous());
-        let [gate, up, gradient] = inputs.each_ref().map(elements);
-        let count = gate.len();
-        assert_eq!([up.len(), gradient.len()], [count; 2]);
-        let mut of_up = Vec::new();
-        // SAFETY: every part of both is written.
-        let of_gate = unsafe {
-            written(count, |of_gate| {
-                of_up = written(count, |of_up| {
-                    let inputs = gate.chunks(TASK).zip(up.chunks(TASK));
-                    let inputs = inputs.zip(gradient.chunks(TASK));
-                    let outputs = of_gate.chunks_mut(TASK).zip(of_up.chunks_mut(TASK));
-                    team::for_each(
-                        outputs.zip(inputs),
-                        |((of_gate, of_up), ((gate, up), gradient))| {
-                            let (inputs, outputs) = ([gate, up, gradient], [of_gate, of_up]);
-                            activation::gated_backward(kind, inputs, outputs);
-                        },
-                    );
-                });
-            })
-        };
-        [like(of_gate, &inputs[0]), like(of_up, &inputs[0])]
+        let gradients = activation::gated_backward(kind, inputs.each_ref().map(elements));
+        gradients.map(|gradient| like(gradient, &inputs[0]))
     }
 
     fn rotate(&self, input: FlexTensor, angles: [FlexTensor; 2], turn: Turn) -> FlexTensor {
@@ -441,75 +399,4 @@ unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> 
     // SAFETY: they have been written.
     unsafe { numbers.set_len(count) };
     numbers
-}
-
-fn contiguous<const D: usize>(tensor: Tensor<Flex, D>) -> FlexTensor {
-    tensor.into_primitive().tensor().to_contiguous()
-}
-
-/// The elements in order.
-fn elements(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("made contiguous, and its type was checked")
-}
-
-fn indices(tensor: FlexTensor) -> Vec<usize> {
-    tensor.into_data().iter::<i64>().map(|index| index as usize).collect()
-}
-
-/// Of the last dimension.
-fn width(tensor: &FlexTensor) -> usize {
-    let shape = tensor.layout().shape();
-    shape[shape.num_dims() - 1]
-}
-
-fn dims(tensor: &FlexTensor) -> [usize; 4] {
-    let shape = tensor.layout().shape();
-    std::array::from_fn(|dimension| shape[dimension])
-}
-
-fn strides<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
-    let strides = tensor.layout().strides();
-    std::array::from_fn(|dimension| strides[dimension] as usize)
-}
-
-/// Two dimensions, wherever they are in memory.
-fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
-    let shape = tensor.layout().shape();
-    let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
-    Matrix::new(elements, [shape[0], shape[1]], strides(tensor))
-}
-
-/// Not flipped.
-fn forwards(tensor: FlexTensor) -> FlexTensor {
-    if tensor.layout().has_positive_strides() { tensor } else { tensor.to_contiguous() }
-}
-
-/// With the numbers of a row side by side.
-fn with_rows(tensor: FlexTensor) -> FlexTensor {
-    let strides = tensor.layout().strides();
-    let has_rows = strides[strides.len() - 1] == 1 && strides.iter().all(|stride| *stride >= 0);
-    if has_rows { tensor } else { tensor.to_contiguous() }
-}
-
-fn heads(tensor: &FlexTensor) -> Heads<'_> {
-    let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
-    Heads::new(elements, dims(tensor), strides(tensor))
-}
-
-/// The gradient of a weight, which lies in memory as the weight does.
-fn weight_gradient(gradient: Vec<f32>, weight: Matrix) -> FlexTensor {
-    let [d_input, d_output] = weight.shape();
-    match weight.is_transposed() {
-        true => tensor(gradient, &[d_output, d_input]).transpose(0, 1),
-        false => tensor(gradient, &[d_input, d_output]),
-    }
-}
-
-fn tensor(elements: Vec<f32>, shape: &[usize]) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(elements, Shape::from(shape.to_vec())))
-}
-
-/// A tensor of the same shape as another.
-fn like(elements: Vec<f32>, other: &FlexTensor) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(elements, other.layout().shape().clone()))
 }

@@ -8,7 +8,7 @@ use super::{TASK, team};
 /// Rows whose columns are summed up by a task: the same on every machine.
 const ROWS: usize = 128;
 /// Partial sums.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// `Σ f(x)`
 #[inline(always)]

@@ -28,12 +28,18 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, part: usize) {
-        if catch_unwind(AssertUnwindSafe(|| (self.run)(part))).is_err() {
-            self.panicked.store(true, Ordering::Relaxed);
+    /// # Safety
+    /// The job is alive until all of its parts have finished, of which this one has not.
+    unsafe fn run(job: *const Self, part: usize) {
+        // SAFETY: of the caller, until this part has finished.
+        let (run, panicked) = unsafe { ((*job).run, &(*job).panicked) };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(part))) {
+            panicked.store(true, Ordering::Relaxed);
+            // To drop it could panic again.
+            std::mem::forget(panic);
         }
-        // The last that is seen of the job here: it may be gone as soon as all parts have finished.
-        self.finished.fetch_add(1, Ordering::Release);
+        // SAFETY: as above. The last that is seen of the job here: it may be gone at once.
+        unsafe { (*job).finished.fetch_add(1, Ordering::Release) };
     }
 }
 
@@ -67,8 +73,7 @@ impl Board {
         let part = (open - 1) & PART_MASK;
         // SAFETY: it was put there before its parts, and stays alive, and there, until all of them
         // have finished, of which this is one.
-        let job = unsafe { &*self.job.load(Ordering::Relaxed) };
-        job.run(part as usize);
+        unsafe { Job::run(self.job.load(Ordering::Relaxed), part as usize) };
         true
     }
 
@@ -123,7 +128,7 @@ impl Team {
                 let attend = move || board.attend(number);
                 Some(thread::Builder::new().name(name).spawn(attend).ok()?.thread().clone())
             };
-            // Without a thread that cannot be had its part is done by another.
+            // What a thread would do that cannot be had, others do.
             Team { board, threads: (0..count).map_while(start).collect(), desk: Mutex::new(()) }
         })
     }
@@ -152,7 +157,13 @@ pub(super) fn run(parts: usize, run: &(dyn Fn(usize) + Sync)) {
         }
     }
     while board.work() {}
+    let mut looks = 0;
     while job.finished.load(Ordering::Acquire) < parts {
+        looks += 1;
+        if looks % LOOKS == 0 {
+            // Who has the last part may need this core.
+            thread::yield_now();
+        }
         spin_loop();
     }
     drop(desk);

@@ -4,7 +4,7 @@
 use multiversion::multiversion;
 
 use super::matrix::{Matrix, Target};
-use super::rows::total;
+use super::rows::{LANES, total};
 
 /// Rows that are few.
 pub(super) const FEW: usize = 8;
@@ -16,9 +16,6 @@ const SUMS: usize = 4;
 /// since of several each reads them again.
 const WIDE: usize = 4096;
 const NARROW: usize = 512;
-/// Partial sums.
-const LANES: usize = 16;
-
 /// A weight as it is stored.
 pub(super) trait Weight: Copy + Sync {
     fn number(self) -> f32;

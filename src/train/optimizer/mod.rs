@@ -97,7 +97,7 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<B::InnerBackend>> {
-        // The map is whole between insertions, so a panic elsewhere does not spoil it.
+        // A panic within a step ends the program: the moments may be gone from the map then.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

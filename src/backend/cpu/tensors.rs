@@ -1,0 +1,78 @@
+//! Tensors of `flex` as the slices that kernels work on, and back.
+
+use burn::tensor::{Shape, Tensor, TensorData};
+use burn_flex::{Flex, FlexTensor};
+
+use super::attention::Heads;
+use super::matrix::Matrix;
+
+pub(super) fn contiguous<const D: usize>(tensor: Tensor<Flex, D>) -> FlexTensor {
+    tensor.into_primitive().tensor().to_contiguous()
+}
+
+/// The elements in order.
+pub(super) fn elements(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("made contiguous, and its type was checked")
+}
+
+pub(super) fn indices(tensor: FlexTensor) -> Vec<usize> {
+    tensor.into_data().iter::<i64>().map(|index| index as usize).collect()
+}
+
+/// Of the last dimension.
+pub(super) fn width(tensor: &FlexTensor) -> usize {
+    let shape = tensor.layout().shape();
+    shape[shape.num_dims() - 1]
+}
+
+pub(super) fn dims(tensor: &FlexTensor) -> [usize; 4] {
+    let shape = tensor.layout().shape();
+    std::array::from_fn(|dimension| shape[dimension])
+}
+
+fn strides<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
+    let strides = tensor.layout().strides();
+    std::array::from_fn(|dimension| strides[dimension] as usize)
+}
+
+/// Two dimensions, wherever they are in memory.
+pub(super) fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
+    let shape = tensor.layout().shape();
+    let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
+    Matrix::new(elements, [shape[0], shape[1]], strides(tensor))
+}
+
+/// Not flipped.
+pub(super) fn forwards(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().has_positive_strides() { tensor } else { tensor.to_contiguous() }
+}
+
+/// With the numbers of a row side by side.
+pub(super) fn with_rows(tensor: FlexTensor) -> FlexTensor {
+    let strides = tensor.layout().strides();
+    let has_rows = strides[strides.len() - 1] == 1 && strides.iter().all(|stride| *stride >= 0);
+    if has_rows { tensor } else { tensor.to_contiguous() }
+}
+
+pub(super) fn heads(tensor: &FlexTensor) -> Heads<'_> {
+    let elements = &tensor.storage::<f32>()[tensor.layout().start_offset()..];
+    Heads::new(elements, dims(tensor), strides(tensor))
+}
+
+/// The gradient of a weight, which lies in memory as the weight does.
+pub(super) fn weight_gradient(gradient: Vec<f32>, weight: Matrix) -> FlexTensor {
+    let [d_input, d_output] = weight.shape();
+    match weight.is_transposed() {
+        true => tensor(gradient, &[d_output, d_input]).transpose(0, 1),
+        false => tensor(gradient, &[d_input, d_output]),
+    }
+}
+
+pub(super) fn tensor(elements: Vec<f32>, shape: &[usize]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(elements, Shape::from(shape.to_vec())))
+}
+
+/// A tensor of the same shape as another.
+pub(super) fn like(elements: Vec<f32>, other: &FlexTensor) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(elements, other.layout().shape().clone()))
+}
