@@ -85,6 +85,8 @@ impl Board {
             while looks < LOOKS || idle_since.elapsed() < PATIENCE {
                 if looks >= LOOKS {
                     looks = 0;
+                    // Whoever else needs this core: the metrics, or the next batch.
+                    thread::yield_now();
                 }
                 match self.work() {
                     true => (idle_since, looks) = (Instant::now(), 0),
