@@ -12,6 +12,7 @@ mod kernels;
 // With the code that is not safe, but of use to every backend.
 #[path = "cpu/memory.rs"]
 mod memory;
+mod operands;
 mod ops;
 mod precision;
 mod random;
@@ -19,7 +20,8 @@ mod random;
 pub use device::{NVIDIA_DEVICES, nvidia_model};
 pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
 pub use memory::{Allocator, without_keeping};
-pub use ops::{AttentionOptions, Documents, GptBackend, LossTerms, Rotation, TrainBackend};
+pub use operands::{AttentionOptions, Documents, LossTerms, Rotation};
+pub use ops::{GptBackend, TrainBackend};
 pub use precision::{check_int8, check_precision, factor};
 pub use random::draw_seed;
 

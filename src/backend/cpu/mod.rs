@@ -27,8 +27,8 @@ use attention::{Outcome, Room};
 use int8::Int8;
 use matrix::product;
 use tensors::{
-    contiguous, dims, elements, forwards, heads, indices, like, matrix, tensor, weight_gradient,
-    width, with_rows,
+    check_heads, contiguous, dims, elements, forwards, heads, indices, like, matrix, tensor,
+    weight_gradient, width, with_rows,
 };
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
@@ -378,15 +378,6 @@ fn backward(
     };
     // SAFETY: the rooms are of the inputs' shapes, and apart.
     unsafe { attention::backward(inputs.each_ref().map(heads), outcome, sight, rooms) };
-}
-
-/// That queries, keys and values belong together: what the kernels write relies on it.
-fn check_heads(inputs: &[FlexTensor; 3]) {
-    let [[b, h, _, k], key, value] = inputs.each_ref().map(dims);
-    let [_, g, s, width] = key;
-    assert!(g > 0 && h.is_multiple_of(g), "{h} query heads on {g} key heads");
-    assert_eq!((key[0], width), (b, k));
-    assert_eq!([value[0], value[1], value[2]], [b, g, s]);
 }
 
 /// So many numbers, which `write` puts there.

@@ -76,3 +76,12 @@ pub(super) fn tensor(elements: Vec<f32>, shape: &[usize]) -> FlexTensor {
 pub(super) fn like(elements: Vec<f32>, other: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(elements, other.layout().shape().clone()))
 }
+
+/// That queries, keys and values belong together: what the kernels write relies on it.
+pub(super) fn check_heads(inputs: &[FlexTensor; 3]) {
+    let [[b, h, _, k], key, value] = inputs.each_ref().map(dims);
+    let [_, g, s, width] = key;
+    assert!(g > 0 && h.is_multiple_of(g), "{h} query heads on {g} key heads");
+    assert_eq!((key[0], width), (b, k));
+    assert_eq!([value[0], value[1], value[2]], [b, g, s]);
+}
