@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, Job, TrainBackend};
-use crate::cli::{EvalArgs, Quantization, WeightArgs};
+use crate::cli::{EvalArgs, WeightArgs};
 use crate::config::DataConfig;
 use crate::data::{Corpus, EvaluationLoader, Split, Task};
 use crate::tokenizer::Tokenizer;
@@ -56,14 +56,10 @@ impl Job for Evaluate<'_> {
         let loader =
             EvaluationLoader::new(self.split.clone(), self.task, all, config.train.batch_size);
         let evaluation = evaluate(&model, loader.batches());
-        let quantized = match self.weights.quantize {
-            Some(Quantization::Int8) => {
-                let model = stored(model.model, self.weights);
-                let model = LanguageModel::new(model, &config.model);
-                Some(evaluate(&model, loader.batches()))
-            }
-            None => None,
-        };
+        let quantized = self.weights.quantize.map(|_| {
+            let model = stored(model.model, self.weights);
+            evaluate(&LanguageModel::new(model, &config.model), loader.batches())
+        });
         self.split.check()?; // what was cut off meanwhile was read as zeros
         let mut out = std::io::stdout().lock();
         writeln!(out, "tokens          {}", evaluation.tokens)?;

@@ -5,6 +5,9 @@ use crate::cli::{Quantization, WeightArgs};
 use crate::model::Model;
 
 /// Whether a backend can store weights as it is asked to, before anything is loaded.
+///
+/// # Errors
+/// [`BackendError::NoInt8`]
 pub(super) fn check<B: Backend>(
     args: &WeightArgs,
     backend: BackendKind,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::{median, milliseconds, peak_mib, rounded, say, shapes};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::{BenchDecodeArgs, Quantization};
+use crate::commands::weights;
 use crate::config::Architecture;
 use crate::config::RunConfig;
 use crate::generate::{Sampler, Sampling};
@@ -36,9 +37,7 @@ impl Job for Bench<'_> {
         let Self { args, backend, config } = self;
         let vocab_size = config.model.vocab_size.unwrap_or_default();
         let initializer = Initializer::seeded(config.seed);
-        if args.weights.quantize.is_some() {
-            backend::check_int8::<B>(backend, &device)?;
-        }
+        weights::check::<B>(&args.weights, backend, &device)?;
         let model = Gpt::<B::InnerBackend>::new(
             &config.name,
             &config.model,
@@ -47,7 +46,7 @@ impl Job for Bench<'_> {
             &device,
         );
         let params = model.num_params();
-        let (model, weights) = match args.weights.quantize {
+        let (model, stored_as) = match args.weights.quantize {
             Some(Quantization::Int8) => (model.quantize_int8(), "int8"),
             None => (model, "f32"),
         };
@@ -75,7 +74,7 @@ impl Job for Bench<'_> {
             "shape": args.shape,
             "backend": backend.name(),
             "params": params,
-            "weights": weights,
+            "weights": stored_as,
             "steps": steps,
             "step_ms": rounded(step),
             "tokens_per_s": (1e3 / step).round(),

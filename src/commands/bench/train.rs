@@ -57,8 +57,9 @@ impl Job for Bench<'_> {
             let started = Instant::now();
             let step = stepper.step(&mut batches, &mut progress, &mut guard);
             let time = started.elapsed();
+            let output =
+                step.map_err(|reason| anyhow!("step {number} was not taken: {reason:?}"))?.output;
             if number >= WARMUP_STEPS {
-                let output = step.map_err(|reason| anyhow!("{reason:?}"))?.output;
                 steps.push(milliseconds(time));
                 phases.push(output.phases);
                 tokens = output.tokens;

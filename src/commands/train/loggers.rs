@@ -9,7 +9,8 @@ use crate::train::{
     TensorBoardLogger, TrainError,
 };
 
-/// The loggers in the run's folder that a configuration asks for, of a run that has taken some steps already.
+/// The loggers in the run's folder that a configuration asks for, of a run that has taken some
+/// steps already.
 pub(super) fn open(
     run: &Run,
     config: &RunConfig,

@@ -5,7 +5,7 @@ mod plan;
 use anyhow::{Context, bail};
 use burn::module::{AutodiffModule, Module};
 use burn_train::Interrupter;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use crate::artifact::{Run, Summary};
@@ -104,6 +104,8 @@ impl Job for Train<'_> {
 
 #[cfg(feature = "tui")]
 fn display(args: &TrainArgs) -> Display {
+    use std::io::IsTerminal;
+
     if args.plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         Display::Lines
     } else {
