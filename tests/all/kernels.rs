@@ -5,10 +5,10 @@ use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
 use emberlm::backend::{
     AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, GptBackend, Job, Rotation, TrainBackend,
 };
-use emberlm::config::{Activation, NormKind, RotaryPairing};
+use emberlm::config::{NormKind, RotaryPairing};
 
 use crate::on_each_backend;
-use crate::support::{Inner, floats, numbers, on_cpu_backends};
+use crate::support::{ACTIVATIONS, Inner, floats, numbers, on_cpu_backends};
 
 /// What a backend computes; and how far apart two may be, relative to the largest number.
 type Results = Vec<(String, Vec<f32>)>;
@@ -119,14 +119,7 @@ impl Job for Gated {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
-        for kind in [
-            Activation::Gelu,
-            Activation::GeluTanh,
-            Activation::Relu,
-            Activation::ReluSquared,
-            Activation::Silu,
-            Activation::Mish,
-        ] {
+        for kind in ACTIVATIONS {
             for shape in [[1, 1], [3, 85], [17, 1001]] {
                 let (gate, up) =
                     (leaf::<B, 2>(shape, 61, &device), leaf::<B, 2>(shape, 62, &device));

@@ -5,7 +5,7 @@ use emberlm::backend::{AttentionOptions, GptBackend};
 use emberlm::config::{Activation, NormKind};
 
 use crate::on_each_backend;
-use crate::support::{Inner, assert_close, floats, numbers};
+use crate::support::{ACTIVATIONS, Inner, assert_close, floats, numbers};
 
 fn tensor<B: GptBackend, const D: usize>(
     values: &[f32],
@@ -167,14 +167,7 @@ fn activations_survive_extremes() {
             assert!(floats(Inner::<B>::activation(nan, kind).into_data())[0].is_nan(), "{kind:?}");
         }
         let x = [-1e4f32, -100.0, -14.0, -0.0, 0.0, 14.0, 100.0, 1e4];
-        for kind in [
-            Activation::Gelu,
-            Activation::GeluTanh,
-            Activation::Relu,
-            Activation::ReluSquared,
-            Activation::Silu,
-            Activation::Mish,
-        ] {
+        for kind in ACTIVATIONS {
             let found = floats(Inner::<B>::activation(tensor(&x, [8], &device), kind).into_data());
             let power = if kind == Activation::ReluSquared { 2 } else { 1 };
             for (x, found) in x.iter().zip(found) {

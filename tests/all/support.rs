@@ -2,6 +2,7 @@
 
 use burn::tensor::TensorData;
 use emberlm::backend::{self, BackendKind, Job};
+use emberlm::config::Activation;
 use emberlm::data::{Example, ExamplePlace, Place, Split, Task, TokenBatch, Window};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -123,3 +124,13 @@ pub fn golden_batch(reference: &HashMap<String, TensorData>) -> TokenBatch {
     }
     window_batch(&stream, &windows, 1.0)
 }
+
+/// All there are.
+pub const ACTIVATIONS: [Activation; 6] = [
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Relu,
+    Activation::ReluSquared,
+    Activation::Silu,
+    Activation::Mish,
+];
