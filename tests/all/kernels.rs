@@ -81,8 +81,10 @@ impl Job for Dense {
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
         let few = [[1, 1, 1], [3, 5, 7], [1, 21, 4100], [1, 300, 1000], [5, 19, 530], [8, 70, 33]];
+        // In parts by rows, of which the last has none; and by rows and columns.
+        let parts = [[1, 392, 400], [2, 100, 4200]];
         let many = [[9, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70]];
-        for [n, i, o] in few.into_iter().chain(many) {
+        for [n, i, o] in few.into_iter().chain(parts).chain(many) {
             for with_bias in [false, true] {
                 for turned in [false, true] {
                     let input = leaf::<B, 3>([1, n, i], 1, &device);
@@ -107,7 +109,7 @@ impl Job for Dense {
 
 #[test]
 fn dense_layers_agree() {
-    // Sums of up to 300 products, in other orders.
+    // Sums of up to 400 products, in other orders.
     agree(Dense, 3e-6);
 }
 

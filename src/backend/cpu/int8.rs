@@ -3,9 +3,9 @@
 
 use multiversion::multiversion;
 
-use super::matrix::{Base, LEAST, Matrix, Target, multiply, parts, share_columns};
+use super::matrix::{Base, LEAST, Matrix, Target, multiply, parts};
 use super::team;
-use super::vector::{FEW, Weight, WeightRows, add_sums};
+use super::vector::{FEW, Weight, WeightRows, add_sums_on_all};
 
 /// Outputs whose weights are f32 at a time.
 const BLOCK: usize = 128;
@@ -43,10 +43,7 @@ pub(super) fn product(a: Matrix, weight: Int8, bias: Option<&[f32]>) -> Vec<f32>
     let d_output = weight.scales.len();
     assert_eq!(d_input, weight.d_input);
     let write = |target: Target| match rows {
-        ..=FEW => share_columns(target, d_input, |part, mut target| {
-            let bias = bias.map(|bias| &bias[part.clone()]);
-            multiply_few(&mut target, a, weight.split(part.start).1.split(part.len()).0, bias);
-        }),
+        ..=FEW => multiply_few(target, a, weight, bias),
         _ => {
             let parts = parts([rows, d_input, d_output]);
             multiply_parts(target, a, weight, bias, parts);
@@ -79,16 +76,18 @@ fn multiply_parts(
     });
 }
 
-fn multiply_few(target: &mut Target, a: Matrix, weight: Int8, bias: Option<&[f32]>) {
+fn multiply_few(mut target: Target, a: Matrix, weight: Int8, bias: Option<&[f32]>) {
     target.clear();
-    add_sums(target, 1.0, a, weight.rows());
-    for number in 0..a.shape()[0] {
-        let y = target.row(number);
-        y.iter_mut().zip(weight.scales).for_each(|(y, scale)| *y *= scale);
-        if let Some(bias) = bias {
-            y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+    add_sums_on_all(&mut target, a, weight.rows(), |columns, target| {
+        let (scales, bias) = (&weight.scales[columns.clone()], bias.map(|bias| &bias[columns]));
+        for number in 0..target.shape()[0] {
+            let y = target.row(number);
+            y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
+            if let Some(bias) = bias {
+                y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+            }
         }
-    }
+    });
 }
 
 fn multiply_many(mut target: Target, a: Matrix, mut weight: Int8, mut bias: Option<&[f32]>) {

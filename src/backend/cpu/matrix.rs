@@ -4,7 +4,7 @@
 use gemm::Parallelism;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::slice;
 
 use super::team;
@@ -12,13 +12,6 @@ use super::vector::{self, FEW, WeightRows};
 
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 18;
-/// The same for a few rows, which do not wait for a thread to wake.
-const SMALL_ROW: usize = 1 << 17;
-/// Columns of a few rows that are a part of the work: fewer are not read well, and more are not in
-/// the nearest cache.
-const PART: RangeInclusive<usize> = 192..=4096;
-/// Parts for each thread, since not all are awake all the time.
-const PARTS: usize = 4;
 /// Rows or columns of the result that a thread gets at least.
 pub(super) const LEAST: usize = 32;
 
@@ -84,7 +77,7 @@ impl<'a> Matrix<'a> {
         &self.elements[number * self.row_stride..][..self.columns]
     }
 
-    fn columns(self, part: Range<usize>) -> Self {
+    pub(super) fn columns(self, part: Range<usize>) -> Self {
         self.transposed().rows(part).transposed()
     }
 
@@ -139,15 +132,16 @@ impl<'a> Target<'a> {
         Self { start, rows, columns, row_stride, elements: PhantomData }
     }
 
-    /// Some of its columns.
+    /// Some columns of some of its rows.
     ///
     /// # Safety
-    /// Nothing else reads or writes these columns as long as they are borrowed so.
-    unsafe fn columns(&self, part: Range<usize>) -> Self {
-        assert!(part.start <= part.end && part.end <= self.columns);
-        // SAFETY: not beyond the end of a row.
-        let start = unsafe { self.start.add(part.start) };
-        Self { start, columns: part.len(), ..*self }
+    /// Nothing else reads or writes them as long as they are borrowed so.
+    pub(super) unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        assert!(columns.start <= columns.end && columns.end <= self.columns);
+        // SAFETY: not beyond the end of the rows, nor of one of them.
+        let start = unsafe { self.start.add(rows.start * self.row_stride + columns.start) };
+        Self { start, rows: rows.len(), columns: columns.len(), ..*self }
     }
 
     fn split_rows(self, at: usize) -> (Self, Self) {
@@ -182,6 +176,15 @@ impl<'a> Target<'a> {
         assert!(number < self.rows);
         // SAFETY: a row of its own, borrowed as this is.
         unsafe { slice::from_raw_parts_mut(self.start.add(number * self.row_stride), self.columns) }
+    }
+
+    /// Writes the base, if there is none as zeros.
+    fn start_from(&mut self, base: Base) {
+        match base {
+            Base::Nothing => self.clear(),
+            Base::Target => {}
+            Base::Row(row) => self.fill(row),
+        }
     }
 
     fn fill(&mut self, row: &[f32]) {
@@ -222,14 +225,12 @@ fn is_few(a: Matrix, b: Matrix) -> bool {
 /// `target = base + factor a b`, on this thread.
 pub(super) fn multiply(mut target: Target, base: Base, factor: f32, a: Matrix, b: Matrix) {
     assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
-    let few = is_few(a, b);
-    match base {
-        Base::Row(row) => target.fill(row),
-        Base::Nothing if few => target.clear(),
-        _ => {}
-    }
-    if few {
+    if is_few(a, b) {
+        target.start_from(base);
         return vector::add_product(&mut target, factor, a, b);
+    }
+    if let Base::Row(row) = base {
+        target.fill(row);
     }
     multiply_many(target, base, factor, a, b);
 }
@@ -266,33 +267,14 @@ fn multiply_many(target: Target, base: Base, factor: f32, a: Matrix, b: Matrix) 
 }
 
 /// `target = base + a b`, on all threads.
-pub(super) fn multiply_on_all(target: Target, base: Base, a: Matrix, b: Matrix) {
+pub(super) fn multiply_on_all(mut target: Target, base: Base, a: Matrix, b: Matrix) {
+    assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
     if is_few(a, b) {
-        return share_columns(target, a.columns, |part, target| {
-            multiply(target, base.columns(part.clone()), 1.0, a, b.columns(part));
-        });
+        target.start_from(base);
+        return vector::add_product_on_all(&mut target, a, b);
     }
     let parts = parts([target.rows, a.columns, target.columns]);
     multiply_parts(target, base, a, b, parts);
-}
-
-/// Has all threads write columns of a few rows, each a sum of so many products.
-pub(super) fn share_columns(
-    target: Target,
-    inner: usize,
-    write: impl Fn(Range<usize>, Target) + Sync,
-) {
-    let columns = target.columns;
-    let width = match target.rows * inner * columns {
-        ..SMALL_ROW => return write(0..columns, target),
-        _ => columns / (PARTS * team::size()),
-    };
-    let width = width.clamp(*PART.start(), *PART.end()).next_multiple_of(LEAST);
-    team::run(columns.div_ceil(width), &|part| {
-        let part = part * width..columns.min((part + 1) * width);
-        // SAFETY: every part has columns of its own.
-        write(part.clone(), unsafe { target.columns(part) });
-    });
 }
 
 /// Threads that share a product of so many rows, summands and columns.
