@@ -17,7 +17,7 @@ use crate::backend::Sight;
 /// Queries whose scores are in memory at a time.
 const BLOCK: usize = 64;
 /// Multiplications below which other threads cost more than they bring.
-const SMALL: usize = 1 << 17;
+const SMALL: usize = 1 << 15;
 
 /// `[B, heads, length, width]`, however it lies in memory but for the numbers of a head, which are
 /// side by side.
