@@ -110,7 +110,7 @@ pub(super) struct Target<'a> {
 
 // SAFETY: it is a mutable borrow of its elements, and numbers can be written by any thread.
 unsafe impl Send for Target<'_> {}
-// SAFETY: who shares it can only ask for columns, and promises that nobody else has them.
+// SAFETY: who shares it can only ask for a block of it, and promises that nobody else has that.
 unsafe impl Sync for Target<'_> {}
 
 impl<'a> Target<'a> {
