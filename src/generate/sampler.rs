@@ -140,7 +140,8 @@ impl Sampling {
     fn candidates(&self, logits: &[f32]) -> Descending {
         let Self { temperature, top_k, top_p, min_p } = *self;
         let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let probability = |logit: f32| (f64::from(logit - highest) / temperature).exp();
+        let highest = f64::from(highest);
+        let probability = |logit: f32| ((f64::from(logit) - highest) / temperature).exp();
         let mut candidates =
             Descending::new((0..).zip(logits.iter().map(|logit| probability(*logit))).collect());
         if let Some(top_k) = top_k {

@@ -2,12 +2,12 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use emberlm::backend::GptBackend;
-use emberlm::config::{self, ModelConfig};
+use emberlm::config::{self, Architecture, ModelConfig, Source};
 use emberlm::generate::{
     Choice, Next, NextToken, Overflow, Penalties, Sampler, Sampling, Sequence, SequenceError,
     Slots, Ticket,
 };
-use emberlm::model::{Gpt, Initializer, Model, ModelError};
+use emberlm::model::{Gpt, Initializer, Model, ModelError, load_parameters, parameter_shapes};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -156,6 +156,85 @@ fn sequences_together_are_as_they_are_alone() {
             }
         }
     });
+}
+
+/// Every shipped configuration, made small: its model says the same to a text in parts as to the
+/// whole of it, and the same to texts together as to each alone.
+#[test]
+fn shipped_configurations_decode_as_they_read() {
+    on_each_backend!(|device: B| {
+        let load = |name| config::load(&Source::Builtin(name), &[]);
+        // One is of no model of its own, and encoders continue nothing.
+        let configs = config::builtin_names().filter_map(|name| load(name).ok());
+        let mut checked = 0;
+        for config in configs.filter(|it| it.model.architecture != Architecture::Encoder) {
+            let (name, mut model) = (config.name, config.model);
+            model.n_layers = 3;
+            model.n_encoder_layers = model.n_encoder_layers.map(|_| 2);
+            model.d_model = 8 * model.n_heads;
+            model.head_dim = model.head_dim.map(|_| 12);
+            model.d_ff = Some(24);
+            (model.context_length, model.vocab_size) = (20, Some(31));
+            model.attention.window = model.attention.window.map(|_| 5);
+            let blank = Model::<Inner<B>>::new(&name, &model, 31, Initializer::Zeros, &device);
+            let shapes = parameter_shapes(&model, 31);
+            let find = |name: &str| {
+                let place = shapes.iter().position(|(known, _)| known == name)?;
+                let shape = shapes[place].1.clone();
+                let centre = if name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+                let values = numbers(shape.iter().product(), place as u64 + 7);
+                let values: Vec<f32> = values.iter().map(|x| centre + 0.3 * x).collect();
+                Some(TensorData::new(values, shape))
+            };
+            let text: Vec<u32> = (0..20).map(|i| i * 11 % 31).collect();
+            match load_parameters(blank, find).unwrap() {
+                Model::Gpt(gpt) => {
+                    let all = gpt.forward(tensor::<Inner<B>>(&text, &device));
+                    check_parts(&gpt, &[], &text, &floats(all.into_data()), &name);
+                    check(&gpt, 5, &name);
+                }
+                Model::Seq2Seq(seq2seq) => {
+                    let source = [4, 9, 2, 30];
+                    let read = tensor::<Inner<B>>(&source, &device);
+                    let all = seq2seq.forward(read, &[4], tensor::<Inner<B>>(&text, &device));
+                    check_parts(&seq2seq, &source, &text, &floats(all.into_data()), &name);
+                    check(&seq2seq, 5, &name);
+                }
+                Model::Encoder(_) => panic!(),
+            }
+            checked += 1;
+        }
+        assert_eq!(checked, config::builtin_names().count() - 2);
+    });
+}
+
+fn tensor<B: GptBackend>(ids: &[u32], device: &B::Device) -> Tensor<B, 2, Int> {
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    let shape = [1, ids.len()];
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
+
+/// Holds what a text in parts leads to against the logits of all of it, `[T, V]`.
+fn check_parts<B: GptBackend>(
+    model: &impl NextToken<B>,
+    source: &[u32],
+    text: &[u32],
+    all: &[f32],
+    what: &str,
+) {
+    let vocab_size = model.vocab_size();
+    for parts in [&[1; 20][..], &[20], &[3, 1, 1, 7, 1, 6, 1], &[12, 8]] {
+        let (mut cache, mut end) = (model.new_cache(source), 0);
+        for length in parts {
+            let part = tensor::<B>(&text[end..end + length], &model.device());
+            end += length;
+            let logits = floats(model.decode(part, &mut cache).unwrap().into_data());
+            let expected = &all[(end - 1) * vocab_size..end * vocab_size];
+            let expected: Vec<f64> = expected.iter().map(|x| f64::from(*x)).collect();
+            // What is promised of cached decoding.
+            assert_close(&logits, &expected, 1e-4, &format!("{what}, {parts:?}, after {end}"));
+        }
+    }
 }
 
 /// Reads rows of their own lengths into one cache, forgets some, doubles others, goes on with all

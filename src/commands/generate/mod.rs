@@ -172,10 +172,10 @@ impl Generate<'_> {
     }
 
     /// What is shown before a text.
-    fn head<'b>(&self, prompt: &'b Prompt) -> &'b str {
+    fn head<'b>(&self, prompt: &'b str) -> &'b str {
         match self.task {
             Task::Translation { .. } => "",
-            _ => &prompt.text,
+            _ => prompt,
         }
     }
 

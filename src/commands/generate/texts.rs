@@ -20,7 +20,7 @@ pub(super) struct Texts<'a, B: GptBackend, M: NextToken<B>, W> {
 
 struct Text {
     ticket: Option<Ticket>,
-    head: String,
+    prompt: String,
     seed: u64,
     /// What is not written yet, of which JSON has the whole.
     text: String,
@@ -46,12 +46,11 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
     /// on; goes on with others where there are enough.
     pub(super) fn write(&mut self, prompt: &Prompt, more: u64) -> anyhow::Result<()> {
         let args = self.generate.args;
-        let head = self.generate.head(prompt);
         for sample in 0..args.samples {
             let seed = args.sampling.seed.wrapping_add(more + sample);
             let mut text = Text {
                 ticket: None,
-                head: head.into(),
+                prompt: prompt.text.clone(),
                 seed,
                 text: String::new(),
                 choices: Vec::new(),
@@ -144,7 +143,7 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
                     if self.written > 0 && !self.generate.args.interactive {
                         writeln!(self.out, "\n---")?;
                     }
-                    write!(self.out, "{}", text.head)?;
+                    write!(self.out, "{}", self.generate.head(&text.prompt))?;
                 }
                 write!(self.out, "{}", std::mem::take(&mut text.text))?;
                 self.out.flush()?;
@@ -184,7 +183,7 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
             })
         };
         Document {
-            prompt: &text.head,
+            prompt: &text.prompt,
             text: &text.text,
             finish_reason: text.finish.as_ref().map(Finish::name),
             stop: match &text.finish {
