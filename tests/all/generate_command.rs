@@ -149,7 +149,10 @@ fn beams_and_overflow_are_chosen_by_option() {
         &["generate", "stories", "--prompt", &long, "--overflow", "stop"],
         "let its older half go with --overflow slide",
     );
-    generate(&["--prompt", &long]);
+    let slid = run(&["generate", "stories", "--prompt", &long, "--max-tokens", "5"]);
+    assert!(succeed(&slid).starts_with(&long));
+    let message = String::from_utf8(slid.stderr).unwrap();
+    assert!(message.contains("what is before the last of them is not read"), "{message}");
 }
 
 #[test]

@@ -121,11 +121,19 @@ impl Generate<'_> {
         let tokens = begun(self.tokenizer, tokens);
         let may_slide =
             self.args.overflow != Some(OverflowPolicy::Stop) && self.args.beams.is_none();
-        if tokens.len() > most && !may_slide {
-            bail!(
-                "the prompt has {} tokens, the run {name} sees at most {most}; shorten it, or let its older half go with --overflow slide",
-                tokens.len()
-            );
+        let length = tokens.len();
+        match length > most {
+            true if may_slide => writeln!(
+                std::io::stderr(),
+                "the prompt has {length} tokens, the run {name} sees at most {most}; what is before the last of them is not read"
+            )?,
+            true if self.args.beams.is_some() => bail!(
+                "the prompt has {length} tokens, the run {name} sees at most {most}; shorten it"
+            ),
+            true => bail!(
+                "the prompt has {length} tokens, the run {name} sees at most {most}; shorten it, or let its older half go with --overflow slide"
+            ),
+            false => {}
         }
         Ok(Prompt { text, tokens })
     }
