@@ -198,10 +198,30 @@ pub(super) fn separate<B: Backend>(joined: Tensor<B, 4>, [h, g]: [usize; 2]) -> 
 pub(super) fn default_put<B: Backend>(
     room: Tensor<B, 4>,
     new: Tensor<B, 4>,
-    start: usize,
+    places: &[[usize; 2]],
 ) -> Tensor<B, 4> {
     let [b, heads, positions, width] = new.dims();
-    room.slice_assign([0..b, 0..heads, start..start + positions, 0..width], new)
+    assert_eq!(b, places.len());
+    let entry = |entry| if b == 1 { new.clone() } else { new.clone().narrow(0, entry, 1) };
+    places.iter().enumerate().fold(room, |room, (number, [row, start])| {
+        let ranges = [*row..row + 1, 0..heads, *start..start + positions, 0..width];
+        room.slice_assign(ranges, entry(number))
+    })
+}
+
+/// [`GptBackend::attend_rows`], row by row.
+pub(super) fn default_attend_rows<B: GptBackend>(
+    query: Tensor<B, 4>,
+    key: Tensor<B, 4>,
+    value: Tensor<B, 4>,
+    lengths: &[usize],
+    options: &AttentionOptions<B>,
+) -> Tensor<B, 4> {
+    let attend = |(row, length): (usize, &usize)| {
+        let seen = |tensor: &Tensor<B, 4>| tensor.clone().narrow(0, row, 1).narrow(2, 0, *length);
+        B::attend(query.clone().narrow(0, row, 1), seen(&key), seen(&value), options)
+    };
+    Tensor::cat(lengths.iter().enumerate().map(attend).collect(), 0)
 }
 
 /// [`GptBackend::cross_entropy`] by burn's own operations.

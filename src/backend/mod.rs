@@ -222,4 +222,9 @@ impl GptBackend for burn_cuda::Cuda {
 impl GptBackend for burn_wgpu::Wgpu {}
 
 #[cfg(feature = "ndarray")]
-impl GptBackend for burn_ndarray::NdArray {}
+impl GptBackend for burn_ndarray::NdArray {
+    /// Sums over rows are added up in an order that depends on how many there are.
+    fn equal_rows() -> Option<usize> {
+        Some(1)
+    }
+}

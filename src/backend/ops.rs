@@ -14,8 +14,9 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
-    default_cross_entropy, default_dense, default_dense_int8, default_normalization, default_put,
-    default_rotate, default_sum_of_squares, on_rows, scaling, separate,
+    default_attend_rows, default_cross_entropy, default_dense, default_dense_int8,
+    default_normalization, default_put, default_rotate, default_sum_of_squares, on_rows, scaling,
+    separate,
 };
 use super::{AdamwUpdate, AttentionOptions, Kernels, LossTerms, Rotation, Turn};
 use crate::config::Activation;
@@ -185,13 +186,37 @@ pub trait GptBackend: Backend {
         Self::attend(query, key, value, options)
     }
 
-    /// Writes new positions into the room for them, from `start` on. Whoever else holds the room
-    /// does not see them.
+    /// Writes new positions into the room for them: those of each entry of the batch into the row
+    /// of the room, and from the position of the row on, that its place says. Whoever else holds
+    /// the room does not see them.
     ///
     /// # Shapes
-    /// - `room` `[B, G, R, K]`, `new` `[B, G, T, K]` -> `[B, G, R, K]`
-    fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, start: usize) -> Tensor<Self, 4> {
-        default_put(room, new, start)
+    /// - `room` `[C, G, R, K]`, `new` `[B, G, T, K]`, `places` `B` of a row and a position ->
+    ///   `[C, G, R, K]`
+    fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, places: &[[usize; 2]]) -> Tensor<Self, 4> {
+        default_put(room, new, places)
+    }
+
+    /// [`GptBackend::attend`] of one new position in each row, to the first so many of its keys.
+    /// Every row comes out as it would alone, whatever the others are.
+    ///
+    /// # Shapes
+    /// - `query` `[B, H, 1, K]`, `key` `[C, G, R, K]`, `value` `[C, G, R, W]`, where C is not less
+    ///   than B, `lengths` `B` -> `[B, H, 1, W]`
+    fn attend_rows(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        value: Tensor<Self, 4>,
+        lengths: &[usize],
+        options: &AttentionOptions<Self>,
+    ) -> Tensor<Self, 4> {
+        default_attend_rows(query, key, value, lengths, options)
+    }
+
+    /// Rows of a product that come out bit by bit as each of them would alone; none where that
+    /// depends on how many there are.
+    fn equal_rows() -> Option<usize> {
+        None
     }
 
     /// Keeps numbers within ± `cap`: `cap * tanh(x / cap)` (Gemma 2).

@@ -12,6 +12,7 @@ mod logits;
 mod merge;
 mod panic;
 mod params;
+mod predict;
 mod prepare;
 mod sample;
 mod schedule;
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Predict(args) => predict::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
         Command::FillMask(args) => fill_mask::run(args),

@@ -4,50 +4,30 @@ use std::io::Write;
 
 use crate::backend::GptBackend;
 use crate::data::{Example, Task};
-use crate::generate::{Decoder, NextToken, Sampler, Translation, Utf8Stream};
+use crate::generate::{Batch, NextToken, Request, Sampling};
 use crate::model::{Encoder, Seq2Seq};
 use crate::tokenizer::Tokenizer;
 
 /// How a masked token is typed and shown.
 pub(super) const MASK: &str = "[MASK]";
 
-/// Writes each token as soon as it is known, up to the one that ends the text.
+/// Writes each token of a text as soon as it is known; `end` is the one that ends it.
 pub(super) fn stream<B: GptBackend>(
     model: &impl NextToken<B>,
     tokenizer: &dyn Tokenizer,
-    prompt: &[u32],
     end: Option<u32>,
-    max_tokens: usize,
-    sampler: Sampler,
+    request: Request,
     out: &mut impl Write,
 ) -> std::io::Result<()> {
-    let mut text = Utf8Stream::new();
-    // What ends a text may be a token beyond the tokenizer's.
-    let vocab_size = end.map_or(0, |end| end as usize + 1).max(tokenizer.vocab_size());
-    for id in Decoder::new(model, prompt, vocab_size, sampler).take(max_tokens) {
-        if Some(id) == end {
-            break;
+    let mut batch = Batch::new(model, tokenizer, end);
+    batch.enter(request).map_err(std::io::Error::other)?;
+    while !batch.is_empty() {
+        for (_, progress) in batch.step() {
+            write!(out, "{}", progress.text)?;
+            out.flush()?;
         }
-        write!(out, "{}", text.push(&tokenizer.decode_bytes(&[id])))?;
-        out.flush()?;
     }
-    write!(out, "{}", text.finish())
-}
-
-/// Writes the target of a source; `ends` are the tokens before and after a target.
-pub(super) fn translate<B: GptBackend>(
-    model: &Seq2Seq<B>,
-    tokenizer: &dyn Tokenizer,
-    source: &[u32],
-    (begin, end): (u32, u32),
-    max_tokens: usize,
-    sampler: Sampler,
-    out: &mut impl Write,
-) -> std::io::Result<()> {
-    // A target has no older half that could be forgotten.
-    let max_tokens = max_tokens.min(model.context_length());
-    let translation = Translation::new(model, source);
-    stream(&translation, tokenizer, &[begin], Some(end), max_tokens, sampler, out)
+    Ok(())
 }
 
 /// Writes a translator's target of an example beside what it should be.
@@ -56,7 +36,7 @@ pub(super) fn translation<B: GptBackend>(
     tokenizer: &dyn Tokenizer,
     task: Task,
     example: &Example,
-    sampler: Sampler,
+    (sampling, seed): (Sampling, u64),
     out: &mut impl Write,
 ) -> std::io::Result<()> {
     let Task::Translation { begin, end } = task else {
@@ -68,7 +48,8 @@ pub(super) fn translation<B: GptBackend>(
     writeln!(out, "target: {}", tokenizer.decode(target))?;
     write!(out, "model:  ")?;
     let max_tokens = model.context_length();
-    translate(model, tokenizer, source, (begin, end), max_tokens, sampler, out)?;
+    let request = Request::translation(source.to_vec(), begin, sampling, seed, max_tokens);
+    stream(model, tokenizer, Some(end), request, out)?;
     writeln!(out, "\n")
 }
 

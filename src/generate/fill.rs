@@ -1,4 +1,5 @@
-use super::decode::row;
+use super::decode::batch;
+use super::probabilities::{likeliest, log_sum_exp};
 use crate::backend::GptBackend;
 use crate::model::Encoder;
 
@@ -15,7 +16,7 @@ impl<B: GptBackend> Encoder<B> {
     ///
     /// The tokens must not be empty nor exceed the context length.
     pub fn fill(&self, tokens: &[u32], mask: u32, count: usize) -> Vec<Vec<Guess>> {
-        let logits = self.forward(row(tokens, &self.device()), None); // [1, T, V]
+        let logits = self.forward(batch(&[tokens], &self.device()), None); // [1, T, V]
         let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
         let masked = tokens.iter().zip(logits.chunks(self.vocab_size()));
         masked
@@ -26,14 +27,8 @@ impl<B: GptBackend> Encoder<B> {
 }
 
 fn most_likely(logits: &[f32], count: usize) -> Vec<Guess> {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |logit: f32| f64::from(logit - highest).exp();
-    let total: f64 = logits.iter().map(|logit| weight(*logit)).sum();
-    let mut guesses: Vec<Guess> = (0..)
-        .zip(logits)
-        .map(|(token, logit)| Guess { token, probability: weight(*logit) / total })
-        .collect();
-    guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-    guesses.truncate(count);
-    guesses
+    let log_total = log_sum_exp(logits);
+    let probability = |token: u32| (f64::from(logits[token as usize]) - log_total).exp();
+    let tokens = likeliest(logits, count).into_iter();
+    tokens.map(|token| Guess { token, probability: probability(token) }).collect()
 }

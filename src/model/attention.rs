@@ -173,30 +173,33 @@ impl<B: GptBackend> SelfAttention<B> {
             return self.heads.join(attended, &self.output);
         }
         let part = |first: usize, count: usize| joined.clone().narrow(1, first, count);
-        let query = place(part(0, h), &self.query_norm, &pass.rotation); // [B, H, T, K]
-        let key = place(part(h, g), &self.key_norm, &pass.rotation); // [B, G, T, K]
+        let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
+        let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
+        let query = place(part(0, h), &self.query_norm, rotation); // [B, H, T, K]
+        let key = place(part(h, g), &self.key_norm, rotation); // [B, G, T, K]
         let value = part(h + g, g); // [B, G, T, K]
-        let (key, value) = match &mut pass.cache {
-            Some(cache) => cache.layers[layer].extend(key, value), // [B, G, S, K]
-            None => (key, value),
-        };
-        let attended = B::attend(query, key, value, &options); // [B, H, T, K]
+        let attended = match &mut pass.cache {
+            Some(cache) => cache.attend(layer, query, [key, value], &options),
+            None => B::attend(query, key, value, &options),
+        }; // [B, H, T, K]
         self.heads.join(attended, &self.output)
     }
 }
 
-/// Normalises heads and turns them by their positions, as far as the model does either.
+/// Normalises heads and turns them by their positions, as far as the model does either. Positions
+/// are those of the columns, or by row, where that is said.
 fn place<B: GptBackend>(
     heads: Tensor<B, 4>,
     norm: &Option<Norm<B>>,
-    rotation: &Option<Rotation<B>>,
+    rotation: Option<(&Rotation<B>, bool)>,
 ) -> Tensor<B, 4> {
     let heads = match norm {
         Some(norm) => norm.forward(heads),
         None => heads,
     };
     match rotation {
-        Some(rotation) => B::rotate(heads, rotation),
+        Some((rotation, false)) => B::rotate(heads, rotation),
+        Some((rotation, true)) => B::rotate(heads.swap_dims(0, 2), rotation).swap_dims(0, 2),
         None => heads,
     }
 }
@@ -238,34 +241,36 @@ impl<B: Backend> CrossAttention<B> {
 }
 
 impl<B: GptBackend> CrossAttention<B> {
-    /// Attends from the new positions to the source that the pass carries.
+    /// Attends from the new positions to the source that the pass or its cache carries.
     ///
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
     pub(super) fn forward(
         &self,
         input: Tensor<B, 3>,
-        memory: &Memory<B>,
         layer: usize,
-        pass: &mut Pass<B>,
+        pass: &Pass<B>,
     ) -> Tensor<B, 3> {
         let query = self.heads.split(self.query.forward(input));
-        let query = place(query, &self.query_norm, &None); // [B, H, T, K]
-        // The source is the same for every token, so in decoding it is projected once.
-        let (key, value) = match &mut pass.cache {
-            Some(cache) => cache.layers[layer].source(|| self.source(memory)),
-            None => self.source(memory),
+        let query = place(query, &self.query_norm, None); // [B, H, T, K]
+        let options = self.heads.options();
+        let attended = match &pass.cache {
+            Some(cache) => cache.attend_source(layer, query, options),
+            None => {
+                let memory = pass.memory.expect("a decoder beside an encoder is given a source");
+                let [key, value] = self.source(memory);
+                let options = AttentionOptions { key_lengths: Some(&memory.lengths), ..options };
+                B::attend(query, key, value, &options)
+            }
         };
-        let options =
-            AttentionOptions { key_lengths: Some(&memory.lengths), ..self.heads.options() };
-        self.heads.join(B::attend(query, key, value, &options), &self.output)
+        self.heads.join(attended, &self.output)
     }
 
     /// Keys and values of the source, each `[B, G, S, K]`.
-    fn source(&self, memory: &Memory<B>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    pub(super) fn source(&self, memory: &Memory<B>) -> [Tensor<B, 4>; 2] {
         let joined = self.heads.split(self.key_value.forward(memory.hidden.clone()));
         let g = self.heads.keys;
-        let key = place(joined.clone().narrow(1, 0, g), &self.key_norm, &None);
-        (key, joined.narrow(1, g, g))
+        let key = place(joined.clone().narrow(1, 0, g), &self.key_norm, None);
+        [key, joined.narrow(1, g, g)]
     }
 }

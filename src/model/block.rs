@@ -122,11 +122,11 @@ impl<B: GptBackend> Block<B> {
 
     /// Attention to the source, where there is one.
     fn cross(&self, stream: Tensor<B, 3>, layer: usize, pass: &mut Pass<B>) -> Tensor<B, 3> {
-        let (Some(attention), Some(memory)) = (&self.cross_attention, pass.memory) else {
+        let Some(attention) = &self.cross_attention else {
             return stream;
         };
         let normed = apply(&self.cross_attention_norm, stream.clone());
-        let attended = attention.forward(normed, memory, layer, pass);
+        let attended = attention.forward(normed, layer, pass);
         self.add(stream, attended, &self.cross_attention_output_norm)
     }
 

@@ -2,10 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::position::sinusoidal;
-use super::{Initializer, Norm};
+use super::{Initializer, Norm, Places};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 use crate::config::PositionConfig;
@@ -50,12 +50,9 @@ impl<B: Backend> Embedding<B> {
 }
 
 impl<B: GptBackend> Embedding<B> {
-    /// `start` is the position of the first token.
-    ///
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, D]`
-    pub fn forward(&self, tokens: Tensor<B, 2, Int>, start: usize) -> Tensor<B, 3> {
-        let t = tokens.dims()[1];
+    pub fn forward(&self, tokens: Tensor<B, 2, Int>, places: &Places) -> Tensor<B, 3> {
         let embedded = B::embed(self.token.val(), tokens);
         let device = embedded.device();
         let embedded = match self.scale {
@@ -63,20 +60,32 @@ impl<B: GptBackend> Embedding<B> {
             None => embedded,
         };
         let positions = match &self.position {
-            Some(table) => Some(table.val().narrow(0, start, t)), // [T, D]
-            None if self.sinusoidal => {
-                Some(sinusoidal(start..start + t, embedded.dims()[2], &device))
-            }
+            Some(table) => Some(rows_at(table.val(), places)), // [T, D] or [B, D]
+            None if self.sinusoidal => Some(sinusoidal(places, embedded.dims()[2], &device)),
             None => None,
         };
-        let embedded = match positions {
-            Some(positions) => embedded + positions.unsqueeze(),
-            None => embedded,
+        let embedded = match (positions, places) {
+            (Some(positions), Places::Columns(_)) => embedded + positions.unsqueeze(),
+            (Some(positions), Places::Rows(_)) => embedded + positions.unsqueeze_dim(1),
+            (None, _) => embedded,
         };
         let embedded = match &self.norm {
             Some(norm) => norm.forward(embedded),
             None => embedded,
         };
         B::dropout(embedded, self.dropout)
+    }
+}
+
+/// Those rows of a table.
+fn rows_at<B: Backend>(table: Tensor<B, 2>, places: &Places) -> Tensor<B, 2> {
+    match places {
+        Places::Columns(columns) => table.narrow(0, columns.start, columns.len()),
+        Places::Rows(rows) => {
+            let rows: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+            let shape = [rows.len()];
+            let rows = Tensor::from_data(TensorData::new(rows, shape), &table.device());
+            table.select(0, rows)
+        }
     }
 }

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Embedding, Head, Initializer, Routing, Rows, Stack, Tape};
+use super::{Embedding, Head, Initializer, Places, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -93,9 +93,10 @@ impl<B: GptBackend> Encoder<B> {
         rows: Rows<B>,
         tape: Option<&Tape<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let base = Pass::new(&self.config, rows, 0..tokens.dims()[1], &tokens.device());
+        let places = Places::Columns(0..tokens.dims()[1]);
+        let base = Pass::new(&self.config, rows, &places, &tokens.device());
         let mut pass = Pass { tape, ..base };
-        let stream = self.embedding.forward(tokens, 0);
+        let stream = self.embedding.forward(tokens, &places);
         (self.encoder.forward(stream, &mut pass), pass.routing)
     }
 

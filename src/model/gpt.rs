@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
+use super::{Cache, Embedding, Head, Initializer, ModelError, Places, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -70,7 +70,7 @@ impl<B: Backend> Gpt<B> {
 
     /// A cache for a new sequence.
     pub fn new_cache(&self) -> Cache<B> {
-        Cache::new(self.decoder.blocks.len(), self.context_length())
+        Cache::new(&self.config)
     }
 }
 
@@ -105,7 +105,11 @@ impl<B: GptBackend> Gpt<B> {
         rows: Rows<B>,
         tape: Option<&Tape<B>>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        self.hidden(tokens, rows, None, tape)
+        let places = Places::Columns(0..tokens.dims()[1]);
+        let base = Pass::new(&self.config, rows, &places, &tokens.device());
+        let mut pass = Pass { tape, ..base };
+        let stream = self.embedding.forward(tokens, &places);
+        (self.decoder.forward(stream, &mut pass), pass.routing)
     }
 
     /// Next-token logits at all positions or at the last one only.
@@ -113,45 +117,35 @@ impl<B: GptBackend> Gpt<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, V]` or `[B, 1, V]`
     pub fn predict(&self, tokens: Tensor<B, 2, Int>, positions: Positions) -> Tensor<B, 3> {
-        let (hidden, _) = self.hidden(tokens, Rows::default(), None, None);
+        let (hidden, _) = self.hidden_recorded(tokens, Rows::default(), None);
         match positions {
             Positions::All => self.logits(hidden),
             Positions::Last => self.logits(last(hidden)),
         }
     }
 
-    /// Next-token logits after the last of the new tokens, which join those in the cache.
+    /// Next-token logits after the last of the new tokens, which join those in the cache. Rows
+    /// that have seen different numbers of tokens go on by one each.
     ///
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, V]`
     ///
     /// # Errors
-    /// [`ModelError::ContextOverflow`] where cached and new tokens exceed the context length;
-    /// the cache is left as it was.
+    /// [`ModelError::ContextOverflow`] where cached and new tokens exceed the context length, and
+    /// where the batch is not of the cache's rows; the cache is left as it was.
     pub fn decode(
         &self,
         tokens: Tensor<B, 2, Int>,
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
-        cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, Rows::default(), Some(cache), None);
+        let new = tokens.dims()[1];
+        let places = cache.places(tokens.dims())?;
+        let base = Pass::new(&self.config, Rows::default(), &places, &tokens.device());
+        let stream = self.embedding.forward(tokens, &places);
+        let mut pass = Pass { cache: Some(&mut *cache), ..base };
+        let hidden = self.decoder.forward(stream, &mut pass);
+        cache.advance(new);
         Ok(self.logits(last(hidden)).squeeze_dim(1))
-    }
-
-    /// The residual stream after the last layer: `[B, T]` -> `[B, T, D]`.
-    fn hidden(
-        &self,
-        tokens: Tensor<B, 2, Int>,
-        rows: Rows<B>,
-        cache: Option<&mut Cache<B>>,
-        tape: Option<&Tape<B>>,
-    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let positions = start..start + tokens.dims()[1];
-        let base = Pass::new(&self.config, rows, positions, &tokens.device());
-        let mut pass = Pass { cache, tape, ..base };
-        let stream = self.embedding.forward(tokens, start);
-        (self.decoder.forward(stream, &mut pass), pass.routing)
     }
 
     /// `[.., D]` -> `[.., V]`

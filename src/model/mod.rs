@@ -29,7 +29,7 @@ mod weight;
 pub use architecture::Model;
 pub use attention::{CrossAttention, SelfAttention};
 pub use block::{Block, Role};
-pub use cache::{Cache, LayerCache};
+pub use cache::Cache;
 pub use embedding::Embedding;
 pub use encoder::Encoder;
 pub use experts::{Experts, Routing};
@@ -44,7 +44,7 @@ pub use parameters::{
     ModelError, Parameter, component, load_parameters, parameters, tensor, tensors,
 };
 pub use pass::{Memory, Rows};
-pub use position::frequencies;
+pub use position::{Places, frequencies};
 pub use seq2seq::Seq2Seq;
 pub use shapes::{parameter_count, parameter_shapes};
 pub use stack::Stack;

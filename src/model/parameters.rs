@@ -9,6 +9,10 @@ use burn::tensor::{Tensor, TensorData};
 pub enum ModelError {
     #[error("{seen} tokens seen and {new} new ones exceed the context length of {context_length}")]
     ContextOverflow { seen: usize, new: usize, context_length: usize },
+    #[error("the cache holds {held} sequences, and the batch has {rows}")]
+    OtherRows { held: usize, rows: usize },
+    #[error("sequences of different lengths go on by one token each, not by {new}")]
+    DifferentLengths { new: usize },
     #[error("tensor `{name}` is missing; the configuration says it has shape {expected:?}")]
     Missing { name: String, expected: Vec<usize> },
     #[error("tensor `{name}` is {found:?}, the configuration says {expected:?}")]

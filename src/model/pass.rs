@@ -3,11 +3,9 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 
-use std::ops::Range;
-
 use super::Cache;
 use super::experts::Routing;
-use super::position::rotation;
+use super::position::{Places, rotation};
 use super::tape::{Tape, layer_seed};
 use crate::backend::{Documents, Rotation, draw_seed};
 use crate::config::ModelConfig;
@@ -52,14 +50,14 @@ impl<'a, B: Backend> Pass<'a, B> {
     pub(super) fn new(
         config: &ModelConfig,
         rows: Rows<'a, B>,
-        positions: Range<usize>,
+        places: &Places,
         device: &B::Device,
     ) -> Self {
         let adapters = config.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         let dropout = config.attention_dropout() + config.residual_dropout() + adapters;
         let drops = dropout > 0.0 && B::ad_enabled(device);
         Self {
-            rotation: rotation(config, positions, device),
+            rotation: rotation(config, places, device),
             lengths: rows.lengths,
             documents: rows.documents.map(Documents::new),
             memory: None,

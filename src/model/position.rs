@@ -13,10 +13,37 @@ use crate::config::ModelConfig;
 use crate::config::PositionConfig;
 use crate::config::RotaryScaling;
 
+/// Where the new tokens of a batch stand in their sequences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Places {
+    /// Those of every row.
+    Columns(Range<usize>),
+    /// Of each row the only one.
+    Rows(Vec<usize>),
+}
+
+impl Places {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Columns(columns) => columns.len(),
+            Self::Rows(rows) => rows.len(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        let (columns, rows) = match self {
+            Self::Columns(columns) => (columns.clone(), &[][..]),
+            Self::Rows(rows) => (0..0, &rows[..]),
+        };
+        columns.chain(rows.iter().copied())
+    }
+}
+
 /// Fixed waves to add to the embeddings, `[T, D]`: a sine and a cosine for each wavelength
 /// (Vaswani et al. 2017, section 3.5).
 pub(super) fn sinusoidal<B: Backend>(
-    positions: Range<usize>,
+    positions: &Places,
     d_model: usize,
     device: &B::Device,
 ) -> Tensor<B, 2> {
@@ -24,7 +51,7 @@ pub(super) fn sinusoidal<B: Backend>(
     let exponent = |column: usize| (column / 2 * 2) as f64 / d_model as f64;
     let scales: Vec<f64> = (0..d_model).map(|column| 10_000f64.powf(exponent(column))).collect();
     let mut table = Vec::with_capacity(shape[0] * d_model);
-    for position in positions {
+    for position in positions.iter() {
         table.extend(scales.iter().enumerate().map(|(column, scale)| {
             let angle = position as f64 / scale;
             (if column.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
@@ -36,7 +63,7 @@ pub(super) fn sinusoidal<B: Backend>(
 /// The rotation of some positions; none for a model without rotary ones.
 pub(super) fn rotation<B: Backend>(
     config: &ModelConfig,
-    positions: Range<usize>,
+    positions: &Places,
     device: &B::Device,
 ) -> Option<Rotation<B>> {
     let PositionConfig::Rotary { theta, pairing, scaling, .. } = config.position else {
@@ -45,7 +72,7 @@ pub(super) fn rotation<B: Backend>(
     let frequencies = frequencies(theta, config.rotary_dim(), scaling);
     let shape = [positions.len(), frequencies.len()];
     let table = |function: fn(f64) -> f64| {
-        let values = positions.clone().flat_map(|position| {
+        let values = positions.iter().flat_map(|position| {
             frequencies.iter().map(move |frequency| function(position as f64 * frequency) as f32)
         });
         Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)

@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor};
 use super::block::Role;
 use super::gpt::last;
 use super::pass::{Memory, Pass};
-use super::{Cache, Embedding, Head, Initializer, ModelError, Routing, Rows, Stack, Tape};
+use super::{Cache, Embedding, Head, Initializer, ModelError, Places, Routing, Rows, Stack, Tape};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -65,11 +65,6 @@ impl<B: Backend> Seq2Seq<B> {
     pub fn device(&self) -> B::Device {
         self.embedding.token.device()
     }
-
-    /// A cache for a new target.
-    pub fn new_cache(&self) -> Cache<B> {
-        Cache::new(self.decoder.blocks.len(), self.context_length())
-    }
 }
 
 impl<B: GptBackend> Seq2Seq<B> {
@@ -106,8 +101,13 @@ impl<B: GptBackend> Seq2Seq<B> {
         if let Some(tape) = tape {
             memory.hidden = tape.cut(memory.hidden);
         }
-        let (hidden, more) = self.hidden(target, target_lengths, &memory, None, tape);
-        routing.extend(more);
+        let places = Places::Columns(0..target.dims()[1]);
+        let rows = Rows { lengths: target_lengths, documents: None };
+        let base = Pass::new(&self.config, rows, &places, &target.device());
+        let mut pass = Pass { memory: Some(&memory), tape, ..base };
+        let stream = self.embedding.forward(target, &places);
+        let hidden = self.decoder.forward(stream, &mut pass);
+        routing.extend(pass.routing);
         (hidden, routing)
     }
 
@@ -131,46 +131,42 @@ impl<B: GptBackend> Seq2Seq<B> {
         tape: Option<&Tape<B>>,
     ) -> (Memory<B>, Vec<Routing<B>>) {
         let rows = Rows { lengths: Some(lengths), documents: None };
-        let base = Pass::new(&self.config, rows, 0..source.dims()[1], &source.device());
+        let places = Places::Columns(0..source.dims()[1]);
+        let base = Pass::new(&self.config, rows, &places, &source.device());
         let mut pass = Pass { tape, ..base };
-        let stream = self.embedding.forward(source, 0);
+        let stream = self.embedding.forward(source, &places);
         let hidden = self.encoder.forward(stream, &mut pass);
         (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
     }
 
+    /// A cache for new targets, a row for each of the sources, which every layer reads here once
+    /// for all of the tokens to come.
+    pub fn new_cache(&self, memory: &Memory<B>) -> Cache<B> {
+        let layers = self.decoder.blocks.iter().filter_map(|block| block.cross_attention.as_ref());
+        let sources = layers.map(|attention| attention.source(memory));
+        Cache::with_sources(&self.config, &memory.lengths, sources)
+    }
+
     /// Next-token logits after the last of the new target tokens, which join those in the cache.
+    /// Rows that have seen different numbers of tokens go on by one each.
     ///
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, V]`
     ///
     /// # Errors
-    /// [`ModelError::ContextOverflow`] where cached and new tokens exceed the context length;
-    /// the cache is left as it was.
+    /// As [`Gpt::decode`](super::Gpt::decode).
     pub fn decode(
         &self,
         tokens: Tensor<B, 2, Int>,
-        memory: &Memory<B>,
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
-        cache.check_room(tokens.dims()[1], self.context_length())?;
-        let (hidden, _) = self.hidden(tokens, None, memory, Some(cache), None);
+        let new = tokens.dims()[1];
+        let places = cache.places(tokens.dims())?;
+        let base = Pass::new(&self.config, Rows::default(), &places, &tokens.device());
+        let stream = self.embedding.forward(tokens, &places);
+        let mut pass = Pass { cache: Some(&mut *cache), ..base };
+        let hidden = self.decoder.forward(stream, &mut pass);
+        cache.advance(new);
         Ok(self.logits(last(hidden)).squeeze_dim(1))
-    }
-
-    fn hidden(
-        &self,
-        tokens: Tensor<B, 2, Int>,
-        lengths: Option<&[usize]>,
-        memory: &Memory<B>,
-        cache: Option<&mut Cache<B>>,
-        tape: Option<&Tape<B>>,
-    ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let positions = start..start + tokens.dims()[1];
-        let rows = Rows { lengths, documents: None };
-        let base = Pass::new(&self.config, rows, positions, &tokens.device());
-        let mut pass = Pass { memory: Some(memory), cache, tape, ..base };
-        let stream = self.embedding.forward(tokens, start);
-        (self.decoder.forward(stream, &mut pass), pass.routing)
     }
 }

@@ -110,7 +110,8 @@ fn new_positions_are_put_into_their_room_and_nobody_elses() {
                 let (head, column) = (place / width % g, place % width);
                 expected[((entry * g + head) * room + start + position) * width + column] = *x;
             }
-            let put = |room| <I<B>>::put(room, turned.clone().swap_dims(1, 2), start);
+            let places: Vec<[usize; 2]> = (0..b).map(|row| [row, start]).collect();
+            let put = |room| <I<B>>::put(room, turned.clone().swap_dims(1, 2), &places);
             let shared = put(before.clone());
             assert_eq!(floats(shared.into_data()), expected);
             assert_eq!(floats(before.to_data()), old, "somebody else's");

@@ -1,5 +1,5 @@
 use emberlm::config;
-use emberlm::generate::{Decoder, Sampler, Sampling, Utf8Stream};
+use emberlm::generate::{Sampler, Sampling, Sequence, Utf8Stream, tokens};
 use emberlm::model::{Gpt, Initializer};
 use std::collections::BTreeSet;
 
@@ -118,8 +118,7 @@ fn generation_repeats_with_its_seed_and_goes_on_beyond_the_context() {
             Gpt::new("small", &config.model, 24, Initializer::seeded(1), &device);
         let generate = |seed, prompt: &[u32]| {
             let sampler = Sampler::new(PLAIN, seed).unwrap();
-            let decoder = Decoder::new(&model, prompt, 13, sampler);
-            decoder.take(40).collect::<Vec<u32>>()
+            tokens(&model, 13, Sequence::new(prompt, sampler)).take(40).collect::<Vec<u32>>()
         };
         let first = generate(1, &[1, 2]);
         assert_eq!(first.len(), 40);

@@ -90,7 +90,7 @@ impl Golden {
         Model::Gpt(self.model(device))
     }
 
-    fn model<B: GptBackend>(&self, device: &B::Device) -> Gpt<B> {
+    pub fn model<B: GptBackend>(&self, device: &B::Device) -> Gpt<B> {
         let mut tensors = self.tensors();
         let blank = Gpt::new(self.name, &self.config, self.vocab_size, Initializer::Zeros, device);
         load_parameters(blank, |name| tensors.remove(name)).unwrap()

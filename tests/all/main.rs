@@ -2,6 +2,8 @@
 
 mod architecture;
 mod averages;
+mod batches;
+mod beams;
 mod bench;
 mod bpe_training;
 mod byte_pairs;
@@ -12,6 +14,7 @@ mod data;
 mod datasets;
 mod decoding;
 mod engine;
+mod generate_command;
 mod generation;
 mod gguf;
 mod golden;
@@ -47,6 +50,7 @@ mod tokenizer_commands;
 mod tokenizers;
 mod training;
 mod training_goldens;
+mod writing;
 
 /// The program's, on top of the system's.
 #[global_allocator]

@@ -16,7 +16,7 @@ use emberlm::artifact::{ArtifactError, Run};
 use emberlm::backend::{GptBackend, TrainBackend};
 use emberlm::config::{self, Architecture, ConfigError, ModelConfig};
 use emberlm::data::{Example, TokenBatch};
-use emberlm::generate::{NextToken, Translation};
+use emberlm::generate::NextToken;
 use emberlm::interop::{Export, ForeignModel};
 use emberlm::model::{
     Initializer, Model, Routing, Rows, load_parameters, parameter_count, parameter_shapes,
@@ -25,6 +25,7 @@ use emberlm::model::{
 use emberlm::tokenizer::SavedTokenizer;
 use emberlm::train::LanguageModel;
 
+use crate::batches;
 use crate::on_each_backend;
 use crate::reference::{self, Parameters};
 use crate::support::{Inner, assert_close, floats, numbers};
@@ -127,10 +128,14 @@ fn check<B: TrainBackend>(config: &ModelConfig, what: &str, device: &B::Device) 
     let oracle = Parameters::from_tensors(values(config));
     assert_close(&logits(&inner, device), &expected(config, &oracle), TOLERANCE, what);
     match &inner {
-        Model::Gpt(gpt) => check_cache(gpt, config, &oracle, what, device),
+        Model::Gpt(gpt) => {
+            check_cache(gpt, &[], config, &oracle, what, device);
+            batches::check(gpt, 4, what);
+        }
         Model::Encoder(_) => {}
         Model::Seq2Seq(seq2seq) => {
-            check_cache(&Translation::new(seq2seq, &SOURCES[0]), config, &oracle, what, device);
+            check_cache(seq2seq, &SOURCES[0], config, &oracle, what, device);
+            batches::check(seq2seq, 4, what);
         }
     }
     check_gradient::<B>(config, what, device);
@@ -139,6 +144,7 @@ fn check<B: TrainBackend>(config: &ModelConfig, what: &str, device: &B::Device) 
 /// Decoding in parts gives what the oracle says to the whole.
 fn check_cache<B: GptBackend>(
     model: &impl NextToken<B>,
+    source: &[u32],
     config: &ModelConfig,
     oracle: &Parameters,
     what: &str,
@@ -147,12 +153,12 @@ fn check_cache<B: GptBackend>(
     let sequence: Vec<u32> = (0..CONTEXT_LENGTH as u32).map(|i| i * 5 % 13).collect();
     let expected = match config.architecture {
         Architecture::EncoderDecoder => {
-            reference::seq2seq_logits(config, oracle, &SOURCES[0], &sequence)
+            reference::seq2seq_logits(config, oracle, source, &sequence)
         }
         _ => reference::decoder_logits(config, oracle, &sequence),
     };
     for parts in [&[12][..], &[1; 12], &[5, 1, 1, 5], &[10, 2]] {
-        let mut cache = model.new_cache();
+        let mut cache = model.new_cache(source);
         let mut end = 0;
         for length in parts {
             let part = &sequence[end..end + length];

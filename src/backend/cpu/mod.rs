@@ -63,11 +63,12 @@ impl GptBackend for Flex {
     }
 
     /// In place where nobody else holds the room; burn's own assignment always copies it.
-    fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, start: usize) -> Tensor<Self, 4> {
-        let ([b, g, positions, k], [b_new, g_new, t, k_new]) = (room.dims(), new.dims());
-        assert!([b, g, k] == [b_new, g_new, k_new] && start + t <= positions);
+    fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, places: &[[usize; 2]]) -> Tensor<Self, 4> {
+        let ([rows, g, positions, k], [b, g_new, t, k_new]) = (room.dims(), new.dims());
+        assert_eq!(([g, k], b), ([g_new, k_new], places.len()));
+        assert!(places.iter().all(|[row, start]| *row < rows && start + t <= positions));
         if [room.dtype(), new.dtype()] != [DType::F32; 2] {
-            return default_put(room, new, start);
+            return default_put(room, new, places);
         }
         let [room, new] = [room, new].map(|tensor| tensor.into_primitive().tensor());
         let new = with_rows(new);
@@ -76,13 +77,21 @@ impl GptBackend for Flex {
             _ => room.to_contiguous(),
         };
         let (new, all) = (heads(&new), room.storage_mut::<f32>());
-        for (head, all) in all.chunks_exact_mut((positions * k).max(1)).enumerate() {
-            let new = new.head(head / g, head % g);
-            for (row, place) in all[start * k..].chunks_exact_mut(k.max(1)).take(t).enumerate() {
-                place.copy_from_slice(new.row(row));
+        for (entry, [row, start]) in places.iter().enumerate() {
+            for head in 0..g {
+                let new = new.head(entry, head);
+                let all = &mut all[((row * g + head) * positions + start) * k..][..t * k];
+                for (number, place) in all.chunks_exact_mut(k.max(1)).enumerate() {
+                    place.copy_from_slice(new.row(number));
+                }
             }
         }
         Tensor::from_primitive(TensorPrimitive::Float(room))
+    }
+
+    /// More of them are multiplied together, in another order.
+    fn equal_rows() -> Option<usize> {
+        Some(vector::FEW)
     }
 }
 

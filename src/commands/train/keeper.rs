@@ -7,7 +7,7 @@ use crate::backend::{GptBackend, TrainBackend};
 use crate::commands::sample::{gaps, stream, translation};
 use crate::config::{RunConfig, SampleConfig};
 use crate::data::{Corpus, Example, Task};
-use crate::generate::{Sampler, Sampling, SamplingError, begun, opening};
+use crate::generate::{Overflow, Request, Sampling, SamplingError, begun, opening};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 use crate::train::{Best, Checkpoint, LanguageModel, RunKeeper, SaveError};
@@ -80,22 +80,23 @@ impl Samples {
         })
     }
 
-    fn sampler(&self) -> io::Result<Sampler> {
-        Sampler::new(self.sampling, self.seed).map_err(io::Error::other)
-    }
-
     fn write<B: GptBackend>(&self, model: &Model<B>, out: &mut impl Write) -> io::Result<()> {
         let tokenizer = self.tokenizer.as_ref();
         match model {
             Model::Gpt(model) => {
                 let prompt = begun(tokenizer, opening(tokenizer, &self.config.prompt));
-                let (end, count) = (tokenizer.end_of_text(), self.config.max_tokens);
-                stream(model, tokenizer, &prompt, end, count, self.sampler()?, out)?;
+                let count = self.config.max_tokens;
+                let request = Request {
+                    overflow: Overflow::slide(tokenizer),
+                    ..Request::new(prompt, self.sampling, self.seed, count)
+                };
+                stream(model, tokenizer, tokenizer.end_of_text(), request, out)?;
             }
             Model::Encoder(model) => gaps(model, tokenizer, self.task, &self.examples[0], out)?,
             Model::Seq2Seq(model) => {
+                let sampling = (self.sampling, self.seed);
                 for example in &self.examples {
-                    translation(model, tokenizer, self.task, example, self.sampler()?, out)?;
+                    translation(model, tokenizer, self.task, example, sampling, out)?;
                 }
             }
         }
