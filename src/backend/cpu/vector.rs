@@ -119,7 +119,8 @@ pub(super) fn add_sums_on_all<W: Weight>(
 ) {
     let ([count, columns], [_, inner]) = (target.shape(), a.shape());
     let stripes = columns.div_ceil(WIDE).max(1);
-    let parts = match count * inner * columns {
+    // Whatever the rows of `a`: each is multiplied as it would be alone.
+    let parts = match inner * columns {
         ..SMALL => 1,
         _ => (inner / LEAST).min(PARTS / stripes),
     };
