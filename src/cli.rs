@@ -56,6 +56,9 @@ pub struct CommonArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Folder of the runs
     #[arg(long, value_name = "DIR", default_value = "artifacts")]
     pub artifacts: PathBuf,
@@ -545,6 +548,9 @@ pub struct BenchDecodeArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -565,6 +571,9 @@ pub struct BenchEngineArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -586,6 +595,9 @@ pub struct BenchScalingArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -603,6 +615,9 @@ pub struct BenchTrainArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,

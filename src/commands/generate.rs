@@ -65,7 +65,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
         prompt: &prompt,
         text: text.as_deref().unwrap_or_default(),
     };
-    backend::dispatch(backend, job)?
+    backend::dispatch(backend.on(args.common.device), job)?
 }
 
 struct Generate<'a> {
