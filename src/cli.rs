@@ -8,6 +8,13 @@ pub const SPLIT_SEED: u64 = 1337;
 /// Tokens of a prepared file, where nothing else is said.
 pub const SHARD_TOKENS: u64 = 1 << 28;
 
+const DOCTOR_HELP: &str = "\
+Every device that is found takes one training step of a small GPT-2 and a small Llama; the loss and
+the norm of the gradients must be those that PyTorch computes. Nothing is changed.
+
+Exit code: 0 if a run with the same --backend and --device would work, 2 if it would not. What is
+wrong with other backends and devices is told, and does not count.";
+
 /// Train, evaluate and sample GPT-family language models.
 #[derive(Parser, Debug)]
 #[command(name = "emberlm", version, arg_required_else_help = true)]
@@ -46,6 +53,9 @@ pub enum Command {
     Schedule(ScheduleArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
+    /// See what can be computed on here, whether it computes right, and what is missing
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Measure how fast this machine does what the program does
     Bench(BenchArgs),
 }
@@ -202,6 +212,20 @@ pub struct DatasetsArgs {
     /// Folder of the data sets
     #[arg(long, value_name = "DIR", default_value = "datasets")]
     pub datasets: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Backend that has to work: cuda, wgpu, flex or ndarray [default: the first that is compiled
+    /// in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Device of the backend that has to work, by its number [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -3,6 +3,7 @@
 mod bench;
 mod configs;
 mod datasets;
+mod doctor;
 mod eval;
 mod export;
 mod fill_mask;
@@ -19,6 +20,7 @@ mod tokenizer;
 mod train;
 mod weights;
 
+pub use doctor::{BackendReport, CheckReport, DeviceReport, Report, examine};
 pub use panic::end_on_panic;
 
 use crate::cli::Command;
@@ -42,6 +44,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Params(args) => params::run(args),
         Command::Schedule(args) => schedule::run(args),
     }

@@ -10,6 +10,7 @@ mod dashboard;
 mod data_wait;
 mod evaluate;
 mod freeze;
+mod golden;
 mod guard;
 mod loggers;
 mod metrics;
@@ -29,6 +30,7 @@ pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_factor, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
 pub use freeze::trained;
+pub use golden::{GOLDEN_TOLERANCE, Golden, GoldenNumbers, goldens};
 pub use guard::{Guard, Objection, Verdict, Watched};
 use loggers::Recorded;
 pub use loggers::{

@@ -24,7 +24,10 @@ fn describe(index: usize) -> DeviceInfo {
         info.name = name;
     }
     if let Ok((available, total)) = context.mem_get_info() {
-        info.memory = Some(DeviceMemory { total: total as u64, available: Some(available as u64) });
+        info.memory = Some(DeviceMemory {
+            total_bytes: total as u64,
+            available_bytes: Some(available as u64),
+        });
     }
     if let Ok((major, minor)) = context.compute_capability() {
         info.properties.insert("compute_capability".into(), json!(format!("{major}.{minor}")));

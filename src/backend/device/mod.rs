@@ -42,12 +42,12 @@ pub struct DeviceInfo {
     pub properties: Map<String, Value>,
 }
 
-/// In bytes.
+/// How much of it there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DeviceMemory {
-    pub total: u64,
+    pub total_bytes: u64,
     /// Free for new programs now, where that is known.
-    pub available: Option<u64>,
+    pub available_bytes: Option<u64>,
 }
 
 /// A program or a file that a backend needs beside this program.

@@ -43,10 +43,10 @@ fn memory(system: &System) -> DeviceMemory {
     let (total, available) = (system.total_memory(), system.available_memory());
     match system.cgroup_limits() {
         Some(limits) if limits.total_memory < total => DeviceMemory {
-            total: limits.total_memory,
-            available: Some(limits.free_memory.min(available)),
+            total_bytes: limits.total_memory,
+            available_bytes: Some(limits.free_memory.min(available)),
         },
-        _ => DeviceMemory { total, available: Some(available) },
+        _ => DeviceMemory { total_bytes: total, available_bytes: Some(available) },
     }
 }
 
