@@ -13,9 +13,9 @@ use crate::model::{Initializer, Model, load_parameters, parameter_shapes};
 
 /// How far a number may be from PyTorch's in 64 bits, as a share of it. Devices that are right are
 /// much nearer: sums in f32 differ from it by 1e-7, and products in TF32, which GPUs may be set to
-/// use for f32, by 1.2e-4 (tests/golden/generate_doctor.py prints both). A kernel that is wrong is
+/// use for f32, by 4.4e-4 (tests/golden/generate_doctor.py prints both). A kernel that is wrong is
 /// far off.
-pub const GOLDEN_TOLERANCE: f64 = 1e-3;
+pub const GOLDEN_TOLERANCE: f64 = 2e-3;
 
 /// A model and its batch, and what one training step computes of them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -80,8 +80,8 @@ fn example(row: &[u32]) -> Example {
     }
 }
 
-/// The values of all parameters: matrices of numbers from -1/4 to 1/4, biases too, and factors of
-/// norms around one.
+/// The values of all parameters: numbers from -3/8 to 3/8, and factors of norms around one.
+/// Narrower ones would make attention nearly even, and its faults hard to see.
 fn values(config: &ModelConfig, vocab_size: usize) -> HashMap<String, TensorData> {
     let mut state = 1u32;
     // A generator of Numerical Recipes, and 24 bits of it, which is what f32 can tell apart.
@@ -93,7 +93,7 @@ fn values(config: &ModelConfig, vocab_size: usize) -> HashMap<String, TensorData
     let value = shapes.into_iter().map(|(name, shape)| {
         let center = if name.ends_with("norm.weight") { 1.0 } else { 0.0 };
         let count = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| (center + next() / 4.0) as f32).collect();
+        let values: Vec<f32> = (0..count).map(|_| (center + next() * 3.0 / 8.0) as f32).collect();
         (name, TensorData::new(values, shape))
     });
     value.collect()

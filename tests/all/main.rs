@@ -11,6 +11,7 @@ mod cut_data;
 mod data;
 mod datasets;
 mod decoding;
+mod doctor;
 mod engine;
 mod generation;
 mod gguf;

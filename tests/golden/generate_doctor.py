@@ -70,10 +70,10 @@ class Numbers:
         return torch.tensor([self.next() for _ in range(count)], dtype=torch.float64).reshape(shape)
 
     def matrix(self, rows, columns):
-        return (self.tensor(rows, columns) / 4).float()
+        return (self.tensor(rows, columns) * 3 / 8).float()
 
     def vector(self, width, around):
-        return (around + self.tensor(width) / 4).float()
+        return (around + self.tensor(width) * 3 / 8).float()
 
 
 def gpt2_state(config, numbers):

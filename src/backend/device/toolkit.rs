@@ -21,6 +21,8 @@ const SITE_PACKAGES: [&str; 3] = [
 ];
 /// Folders of these wheels that hold libraries.
 const WHEELS: [&str; 2] = ["nvidia/cu1*/lib", "nvidia/cuda_nvrtc/lib"];
+/// What NVRTC loads itself.
+const BUILTINS: &str = "libnvrtc-builtins.so.";
 /// What kernels include, in the order in which they do.
 const HEADERS: [&str; 5] = ["cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h", "mma.h", "crt/mma.h"];
 /// Where a number tells what version the headers are of.
@@ -192,12 +194,21 @@ fn major(requirement: &Requirement) -> Option<&str> {
     version.split('.').next()
 }
 
-/// What follows `.so.` in the name of a library, or of that which it is a link to.
+/// The version of NVRTC: what follows `.so.` in the name of the file that it is a link to, or where
+/// that is a number alone, as in Python's wheels, in the name of the other half of NVRTC beside it.
 fn version_in(library: &Path) -> Option<String> {
+    let version = |path: &Path| {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        Some(name.split_once(".so.")?.1.to_string())
+    };
     let real = std::fs::canonicalize(library).ok()?;
-    let name = real.file_name()?.to_string_lossy().into_owned();
-    let (_, version) = name.split_once(".so.")?;
-    Some(version.into())
+    let own = version(&real)?;
+    if own.contains('.') {
+        return Some(own);
+    }
+    let beside = real.with_file_name(format!("{BUILTINS}{own}.*"));
+    let mut beside = glob::glob(&beside.to_string_lossy()).ok()?.flatten();
+    beside.next().and_then(|path| version(&path)).or(Some(own))
 }
 
 /// A library in a folder, by its bare name or with one of these versions.
