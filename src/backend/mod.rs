@@ -24,7 +24,7 @@ pub use device::{
     DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
 };
 pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
-pub use memory::{Allocator, without_keeping};
+pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
 pub use operands::{AttentionOptions, Documents, LossTerms, Rotation};
 pub use ops::{GptBackend, TrainBackend};
 pub use precision::{check_int8, check_precision, factor};
@@ -64,6 +64,14 @@ impl BackendKind {
             Self::Wgpu => "wgpu",
             Self::Flex => "flex",
             Self::Ndarray => "ndarray",
+        }
+    }
+
+    /// Whether it computes by kernels of ours; otherwise all operations are composed of burn's.
+    pub fn has_kernels(self) -> bool {
+        match self {
+            Self::Cuda | Self::Wgpu | Self::Flex => true,
+            Self::Ndarray => false,
         }
     }
 

@@ -13,6 +13,7 @@ mod freeze;
 mod golden;
 mod guard;
 mod loggers;
+mod memory;
 mod metrics;
 mod objective;
 mod optimizer;
@@ -36,6 +37,9 @@ use loggers::Recorded;
 pub use loggers::{
     CsvLogger, JsonLinesLogger, Logged, Loggers, MlflowLogger, MlflowRun, MlflowTracking, Row,
     RowLogger, RunStatus, TensorBoardLogger, Written, keep_rows,
+};
+pub use memory::{
+    MemoryError, Operations, PartMemory, PeakMemory, TrainingMemory, largest_batch, training_memory,
 };
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};

@@ -48,6 +48,7 @@ mod tokenizer_commands;
 mod tokenizers;
 mod training;
 mod training_goldens;
+mod training_memory;
 
 /// The program's, on top of the system's.
 #[global_allocator]
