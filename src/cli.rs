@@ -49,6 +49,8 @@ pub enum Command {
     Configs,
     /// Count the parameters of a configuration by component
     Params(ParamsArgs),
+    /// Foretell what training takes: memory, time, operations, disk
+    Plan(PlanArgs),
     /// Plot the learning rate of a configuration over its steps
     Schedule(ScheduleArgs),
     /// List the named data sets
@@ -192,6 +194,35 @@ pub struct ParamsArgs {
     /// Tokens in the vocabulary, where the configuration leaves that to the data
     #[arg(long, value_name = "N")]
     pub vocab_size: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// A built-in configuration or a JSON file
+    #[arg(value_name = "NAME|FILE")]
+    pub config: String,
+    /// Change a key of the configuration, as in --set train.batch_size=4; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Tokens in the vocabulary, where the configuration leaves that to the data
+    #[arg(long, value_name = "N")]
+    pub vocab_size: Option<usize>,
+    /// Memory to train in, as 24GiB or 800MB [default: what the device has free now]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Backend to train on: cuda, wgpu, flex or ndarray, compiled in or not [default: the first
+    /// that is compiled in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
+    /// Take training steps for about two seconds, to tell how long the run would take
+    #[arg(long)]
+    pub measure: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

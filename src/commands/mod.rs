@@ -13,6 +13,7 @@ mod logits;
 mod merge;
 mod panic;
 mod params;
+mod plan;
 mod prepare;
 mod sample;
 mod schedule;
@@ -46,6 +47,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Datasets(args) => datasets::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Params(args) => params::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Schedule(args) => schedule::run(args),
     }
 }

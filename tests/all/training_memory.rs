@@ -3,11 +3,11 @@
 
 use emberlm::backend::{BackendKind, GptBackend, Job, TrainBackend, dispatch};
 use emberlm::config::{self, RunConfig};
-use emberlm::train::{Operations, TrainingMemory, training_memory};
+use emberlm::train::{Operations, TrainingMemory, largest_batch, training_memory};
 use serde_json::{Value, json};
 use std::path::Path;
 
-use crate::command_line::{emberlm, stdout};
+use crate::command_line::{emberlm, refused, stdout};
 use crate::support::{Inner, cpu_backends};
 
 const KERNELS: Operations = Operations { kernels: true, views: true };
@@ -201,4 +201,86 @@ fn processes_take_what_is_foretold() {
         );
         assert!(error.abs() < 0.15, "{name}: {foretold:.1} MiB foretold, {measured:.1} measured");
     }
+}
+
+#[test]
+fn the_largest_batch_is_the_last_that_fits() {
+    let small = config(json!({}), json!({}));
+    for backend in [BackendKind::Cuda, BackendKind::Flex, BackendKind::Ndarray] {
+        let needed = |examples: usize| {
+            let config = config(json!({}), json!({ "batch_size": examples }));
+            foretold(&config, backend.into()).needed(backend)
+        };
+        for examples in [1, 7, 100] {
+            let found = largest_batch(&small, 100, backend, needed(examples)).unwrap();
+            assert_eq!(found, examples, "{backend}");
+        }
+        assert_eq!(largest_batch(&small, 100, backend, needed(1) - 1).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_plan_says_what_training_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = |args: &[&str]| {
+        let output = emberlm(folder.path(), &[&["plan"], args].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_str(&plan(&[args, &["--json"]].concat())).unwrap()
+    };
+    let gpt2 = json(&["gpt2", "--backend", "cuda", "--memory", "80GiB"]);
+    assert_eq!(gpt2["parameters"], 124_439_808);
+    let components = gpt2["components"].as_array().unwrap();
+    let count = |part: &Value| part["parameters"].as_u64().unwrap();
+    assert_eq!(components.iter().map(count).sum::<u64>(), 124_439_808);
+    // A layer: two norms, attention with four matrices of width 768, a hidden layer of 3072.
+    let of = |name: &str| count(components.iter().find(|part| part["name"] == name).unwrap());
+    assert_eq!(of("norms"), (2 * 12 + 1) * 2 * 768);
+    assert_eq!(of("attention"), 12 * (4 * 768 * 768 + 4 * 768));
+    assert_eq!(of("feed-forward"), 12 * (2 * 768 * 3072 + 3072 + 768));
+    assert_eq!(of("embeddings"), (50257 + 1024) * 768);
+    assert_eq!(gpt2["memory"]["weights"], 4 * 124_439_808);
+    assert_eq!(gpt2["checkpoint"], 12 * 124_439_808u64);
+    assert_eq!(gpt2["tokens_per_step"], 12 * 40 * 1024);
+    assert_eq!(gpt2["tokens"], 600_000u64 * 12 * 40 * 1024);
+    assert_eq!(gpt2["chinchilla_tokens"], 20 * 124_439_808u64);
+    let largest = gpt2["largest_batch_size"].as_u64().unwrap();
+    let at = |examples: u64| {
+        let batch = format!("train.batch_size={examples}");
+        let plan = json(&["gpt2", "--backend", "cuda", "--memory", "80GiB", "--set", &batch]);
+        plan["needed"].as_u64().unwrap()
+    };
+    assert!(at(largest) <= 80 << 30 && at(largest + 1) > 80 << 30, "{largest}");
+
+    let text = plan(&["gpt2", "--backend", "cuda", "--memory", "1GB"]);
+    assert!(text.contains("953.7 MiB: a micro-batch of 12 DOES NOT FIT"), "{text}");
+    assert!(text.contains("none: not even a single example fits"), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+
+    // The device's own memory, and a rate that was measured.
+    let tiny = ["--set", "model.d_model=16", "--set", "model.n_layers=1", "--vocab-size", "48"];
+    let measured = json(&[&["stories", "--measure"], &tiny[..]].concat());
+    assert!(measured["available"].as_u64().unwrap() > measured["needed"].as_u64().unwrap());
+    let rate = measured["tokens_per_second"].as_f64().unwrap();
+    let tokens = measured["tokens"].as_f64().unwrap();
+    assert!((measured["seconds"].as_f64().unwrap() * rate / tokens - 1.0).abs() < 1e-9);
+    for (architecture, special) in [("encoder", "49"), ("encoder-decoder", "50")] {
+        let set = format!("model.architecture={architecture}");
+        let args = ["stories", "--measure", "--set", &set, "--set", "model.d_model=16"];
+        let measured = json(&[&args[..], &["--vocab-size", special]].concat());
+        assert!(measured["tokens_per_second"].as_f64().unwrap() > 0.0);
+        assert!(measured["flops_per_token"].is_null());
+    }
+
+    refused(folder.path(), &["plan", "stories"], "give it with --vocab-size N");
+    let huge = ["plan", "gpt2-xl", "--memory", "1GB", "--measure"];
+    refused(folder.path(), &huge, "steps cannot be measured: they take more memory than there is");
+    for size in ["much", "-1GB", "0", "infGB"] {
+        let size = format!("--memory={size}");
+        refused(folder.path(), &["plan", "gpt2", &size], "is no size; write it as 24GiB or 800MB");
+    }
+    refused(folder.path(), &["plan", "gpt2", "--backend", "tpu"], "no backend `tpu`");
+    refused(folder.path(), &["plan", "gpt2", "--device", "9"], "has no device 9");
 }
