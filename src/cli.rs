@@ -8,6 +8,13 @@ pub const SPLIT_SEED: u64 = 1337;
 /// Tokens of a prepared file, where nothing else is said.
 pub const SHARD_TOKENS: u64 = 1 << 28;
 
+const DOCTOR_HELP: &str = "\
+Every device that is found takes one training step of a small GPT-2 and a small Llama; the loss and
+the norm of the gradients must be those that PyTorch computes. Nothing is changed.
+
+Exit code: 0 if a run with the same --backend and --device would work, 2 if it would not. What is
+wrong with other backends and devices is told, and does not count.";
+
 /// Train, evaluate and sample GPT-family language models.
 #[derive(Parser, Debug)]
 #[command(name = "emberlm", version, arg_required_else_help = true)]
@@ -44,10 +51,15 @@ pub enum Command {
     Configs,
     /// Count the parameters of a configuration by component
     Params(ParamsArgs),
+    /// Foretell what training takes: memory, time, operations, disk
+    Plan(PlanArgs),
     /// Plot the learning rate of a configuration over its steps
     Schedule(ScheduleArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
+    /// See what can be computed on here, whether it computes right, and what is missing
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Measure how fast this machine does what the program does
     Bench(BenchArgs),
 }
@@ -58,6 +70,9 @@ pub struct CommonArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Folder of the runs
     #[arg(long, value_name = "DIR", default_value = "artifacts")]
     pub artifacts: PathBuf,
@@ -268,6 +283,35 @@ pub struct ParamsArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// A built-in configuration or a JSON file
+    #[arg(value_name = "NAME|FILE")]
+    pub config: String,
+    /// Change a key of the configuration, as in --set train.batch_size=4; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Tokens in the vocabulary, where the configuration leaves that to the data
+    #[arg(long, value_name = "N")]
+    pub vocab_size: Option<usize>,
+    /// Memory to train in, as 24GiB or 800MB [default: what the device has free now]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Backend to train on: cuda, wgpu, flex or ndarray, compiled in or not [default: the first
+    /// that is compiled in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
+    /// Take training steps for about two seconds, to tell how long the run would take
+    #[arg(long)]
+    pub measure: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct ScheduleArgs {
     /// A built-in configuration or a JSON file
     #[arg(value_name = "NAME|FILE")]
@@ -285,6 +329,20 @@ pub struct DatasetsArgs {
     /// Folder of the data sets
     #[arg(long, value_name = "DIR", default_value = "datasets")]
     pub datasets: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Backend that has to work: cuda, wgpu, flex or ndarray [default: the first that is compiled
+    /// in]
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Device of the backend that has to work, by its number [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -631,6 +689,9 @@ pub struct BenchDecodeArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -651,6 +712,9 @@ pub struct BenchEngineArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -672,6 +736,9 @@ pub struct BenchScalingArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -689,6 +756,9 @@ pub struct BenchTrainArgs {
     /// Backend to compute on: cuda, wgpu, flex or ndarray [default: the first that is compiled in]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<String>,
+    /// Device of the backend, by its number in `emberlm doctor` [default: the backend's own choice]
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,

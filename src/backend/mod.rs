@@ -3,6 +3,7 @@
 //! This is the only module that names a concrete backend or asks for its feature. Everything
 //! else is generic, and meets a concrete type only through [`dispatch`].
 
+mod attempt;
 mod autodiff;
 mod compositions;
 #[cfg(feature = "flex")]
@@ -17,21 +18,22 @@ mod ops;
 mod precision;
 mod random;
 
-pub use device::{NVIDIA_DEVICES, nvidia_model};
+use attempt::{capture_panics, probe, within};
+use device::Devices;
+pub use device::{
+    DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
+};
 pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
-pub use memory::{Allocator, without_keeping};
+pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
 pub use operands::{AttentionOptions, Documents, LossTerms, Rotation};
 pub use ops::{GptBackend, TrainBackend};
 pub use precision::{check_int8, check_precision, factor};
 pub use random::draw_seed;
 
 use burn::backend::Autodiff;
-use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 #[cfg(not(any(feature = "cuda", feature = "wgpu", feature = "flex", feature = "ndarray")))]
 compile_error!(
@@ -62,6 +64,14 @@ impl BackendKind {
             Self::Wgpu => "wgpu",
             Self::Flex => "flex",
             Self::Ndarray => "ndarray",
+        }
+    }
+
+    /// Whether it computes by kernels of ours; otherwise all operations are composed of burn's.
+    pub fn has_kernels(self) -> bool {
+        match self {
+            Self::Cuda | Self::Wgpu | Self::Flex => true,
+            Self::Ndarray => false,
         }
     }
 
@@ -105,6 +115,8 @@ pub enum BackendError {
         "backend `{kind}` finds no usable device: {reason}; choose another with --backend ({compiled})"
     )]
     NoDevice { kind: BackendKind, reason: String, compiled: String },
+    #[error("backend `{kind}` has no device {index}; it has {found} (see emberlm doctor)")]
+    NoSuchDevice { kind: BackendKind, index: usize, found: String },
     #[error(
         "backend `{kind}` computes in f32 only; set train.precision to \"f32\" or choose another with --backend ({others})"
     )]
@@ -148,67 +160,147 @@ pub trait Job {
     fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output;
 }
 
-/// Runs a job on a backend's default device.
+/// A backend, and which of its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub kind: BackendKind,
+    /// As [`devices`] counts them; none for the one that the backend takes by itself.
+    pub device: Option<usize>,
+}
+
+impl BackendKind {
+    /// One of this backend's devices, or where none is named that which it takes by itself.
+    pub fn on(self, device: Option<usize>) -> Target {
+        Target { kind: self, device }
+    }
+}
+
+impl From<BackendKind> for Target {
+    fn from(kind: BackendKind) -> Self {
+        kind.on(None)
+    }
+}
+
+/// Runs a job on a backend's device.
 ///
 /// # Errors
-/// [`BackendError::NoDevice`] where a small computation on that device fails.
-pub fn dispatch<J: Job>(kind: BackendKind, job: J) -> Result<J::Output, BackendError> {
+/// [`BackendError::NoSuchDevice`], and [`BackendError::NoDevice`] where a small computation on
+/// that device fails.
+pub fn dispatch<J: Job>(target: impl Into<Target>, job: J) -> Result<J::Output, BackendError> {
+    let target = target.into();
+    visit(target.kind, Dispatch { target, job })?
+}
+
+/// Runs a job on a device that may fail in any way, on a thread of its own.
+///
+/// # Errors
+/// What [`dispatch`] says, and [`BackendError::NoDevice`] with the first words of a panic on
+/// whatever thread, or where the job takes longer than `limit`: then its thread is left behind.
+pub fn attempt<J: Job<Output: Send> + Send + 'static>(
+    target: impl Into<Target>,
+    limit: Duration,
+    job: J,
+) -> Result<J::Output, BackendError> {
+    let target = target.into();
+    visit(target.kind, Attempt { target, limit, job })?
+}
+
+/// The devices that a backend finds, in the order of their indices.
+///
+/// # Errors
+/// [`BackendError::NotCompiled`], and [`BackendError::NoDevice`] where its driver is missing.
+pub fn devices(kind: BackendKind) -> Result<Vec<DeviceInfo>, BackendError> {
+    visit(kind, List { kind })?
+}
+
+/// What is done with a concrete backend.
+trait Visitor {
+    type Output;
+
+    fn visit<B: GptBackend + Devices>(self) -> Self::Output;
+}
+
+fn visit<V: Visitor>(kind: BackendKind, visitor: V) -> Result<V::Output, BackendError> {
     match kind {
         #[cfg(feature = "cuda")]
-        BackendKind::Cuda => dispatch_to::<burn_cuda::Cuda, J>(kind, job),
+        BackendKind::Cuda => Ok(visitor.visit::<burn_cuda::Cuda>()),
         #[cfg(feature = "wgpu")]
-        BackendKind::Wgpu => dispatch_to::<burn_wgpu::Wgpu, J>(kind, job),
+        BackendKind::Wgpu => Ok(visitor.visit::<burn_wgpu::Wgpu>()),
         #[cfg(feature = "flex")]
-        BackendKind::Flex => dispatch_to::<burn_flex::Flex, J>(kind, job),
+        BackendKind::Flex => Ok(visitor.visit::<burn_flex::Flex>()),
         #[cfg(feature = "ndarray")]
-        BackendKind::Ndarray => dispatch_to::<burn_ndarray::NdArray, J>(kind, job),
+        BackendKind::Ndarray => Ok(visitor.visit::<burn_ndarray::NdArray>()),
         #[allow(unreachable_patterns)] // reached by the kinds that are not compiled in
         kind => Err(BackendError::NotCompiled { kind, compiled: list(compiled()) }),
     }
 }
 
-fn dispatch_to<B: GptBackend, J: Job>(
-    kind: BackendKind,
+struct Dispatch<J> {
+    target: Target,
     job: J,
-) -> Result<J::Output, BackendError> {
-    let device = B::Device::default();
-    probe::<B>(&device).map_err(|reason| BackendError::NoDevice {
-        kind,
-        reason,
-        compiled: list(compiled().filter(|other| *other != kind)),
-    })?;
-    Ok(job.run::<Autodiff<B>>(device))
 }
 
-/// Adds two numbers on the device. Drivers that are missing announce themselves by a panic, on
-/// whatever thread first touches them, so the first message of any thread is the reason.
-fn probe<B: Backend>(device: &B::Device) -> Result<(), String> {
-    let reason: Arc<Mutex<Option<String>>> = Arc::default();
-    let first = reason.clone();
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or("the driver failed without a message");
-        let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert_with(|| one_line(message));
-    }));
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-        let one = Tensor::<B, 1>::ones([1], device);
-        (one.clone() + one).into_data().iter::<f32>().next()
-    }));
-    panic::set_hook(hook);
-    let reason = reason.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match (outcome, reason) {
-        (Ok(Some(2.0)), _) => Ok(()),
-        (_, Some(reason)) => Err(reason),
-        (outcome, None) => Err(format!("it computes 1 + 1 = {outcome:?}")),
+impl<J: Job> Visitor for Dispatch<J> {
+    type Output = Result<J::Output, BackendError>;
+
+    fn visit<B: GptBackend + Devices>(self) -> Self::Output {
+        let Self { target, job } = self;
+        let unusable = |reason| unusable(target.kind, reason);
+        let device = capture_panics(|| select::<B>(target)).value().map_err(unusable)??;
+        capture_panics(|| probe::<B>(&device)).correct().map_err(unusable)?;
+        Ok(job.run::<Autodiff<B>>(device))
     }
 }
 
-/// The first sentence of a driver's message, which may go on for a page.
-fn one_line(message: &str) -> String {
-    let line = message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let end = [". ", " - ", ": ["].iter().filter_map(|stop| line.find(stop)).min();
-    line[..end.unwrap_or(line.len())].trim_end_matches(['.', ':']).into()
+struct Attempt<J> {
+    target: Target,
+    limit: Duration,
+    job: J,
+}
+
+impl<J: Job<Output: Send> + Send + 'static> Visitor for Attempt<J> {
+    type Output = Result<J::Output, BackendError>;
+
+    fn visit<B: GptBackend + Devices>(self) -> Self::Output {
+        let Self { target, limit, job } = self;
+        let run = move || select::<B>(target).map(|device| job.run::<Autodiff<B>>(device));
+        let outcome = capture_panics(|| within(limit, run));
+        outcome.undisturbed().map_err(|reason| unusable(target.kind, reason))?
+    }
+}
+
+struct List {
+    kind: BackendKind,
+}
+
+impl Visitor for List {
+    type Output = Result<Vec<DeviceInfo>, BackendError>;
+
+    fn visit<B: GptBackend + Devices>(self) -> Self::Output {
+        let found = capture_panics(B::devices).value();
+        let found = found.map_err(|reason| unusable(self.kind, reason))?;
+        Ok(found.into_iter().map(|(_, info)| info).collect())
+    }
+}
+
+fn unusable(kind: BackendKind, reason: String) -> BackendError {
+    let compiled = list(compiled().filter(|other| *other != kind));
+    BackendError::NoDevice { kind, reason, compiled }
+}
+
+/// The device of a target.
+fn select<B: Devices>(Target { kind, device }: Target) -> Result<B::Device, BackendError> {
+    let Some(index) = device else { return Ok(B::Device::default()) };
+    let mut found = B::devices();
+    if index < found.len() {
+        return Ok(found.swap_remove(index).0);
+    }
+    let names = found.iter().map(|(_, info)| format!("{} ({})", info.index, info.name));
+    let found = match found.len() {
+        0 => "none".into(),
+        _ => names.collect::<Vec<_>>().join(", "),
+    };
+    Err(BackendError::NoSuchDevice { kind, index, found })
 }
 
 #[cfg(feature = "cuda")]

@@ -32,7 +32,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
     let task = Task::new(model.architecture, tokenizer.vocab_size(), config.seed);
     let weights = &args.weights;
     let job = Evaluate { weights, backend, run: &run, split, task, source_entropy };
-    backend::dispatch(backend, job)?
+    backend::dispatch(backend.on(args.common.device), job)?
 }
 
 struct Evaluate<'a> {

@@ -39,7 +39,7 @@ pub(super) fn run(args: FillMaskArgs) -> anyhow::Result<()> {
     }
     let job =
         FillMask { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), mask, tokens };
-    backend::dispatch(backend, job)?
+    backend::dispatch(backend.on(args.common.device), job)?
 }
 
 struct FillMask<'a> {

@@ -26,7 +26,7 @@ pub(super) fn run(args: LogitsArgs) -> anyhow::Result<()> {
     }
     let weights = &args.weights;
     backend::dispatch(
-        backend,
+        backend.on(args.common.device),
         Logits { run: &run, tokens: &tokens, json: args.json, weights, backend },
     )?
 }

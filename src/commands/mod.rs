@@ -3,6 +3,7 @@
 mod bench;
 mod configs;
 mod datasets;
+mod doctor;
 mod eval;
 mod export;
 mod fill_mask;
@@ -12,6 +13,7 @@ mod logits;
 mod merge;
 mod panic;
 mod params;
+mod plan;
 mod predict;
 mod prepare;
 mod sample;
@@ -20,6 +22,7 @@ mod tokenizer;
 mod train;
 mod weights;
 
+pub use doctor::{BackendReport, CheckReport, DeviceReport, Report, examine};
 pub use panic::end_on_panic;
 
 use crate::cli::Command;
@@ -44,7 +47,9 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Params(args) => params::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Schedule(args) => schedule::run(args),
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn run(args: PredictArgs) -> anyhow::Result<()> {
         );
     }
     let job = Predict { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), tokens };
-    backend::dispatch(backend, job)?
+    backend::dispatch(backend.on(args.common.device), job)?
 }
 
 struct Predict<'a> {

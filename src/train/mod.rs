@@ -10,8 +10,10 @@ mod dashboard;
 mod data_wait;
 mod evaluate;
 mod freeze;
+mod golden;
 mod guard;
 mod loggers;
+mod memory;
 mod metrics;
 mod objective;
 mod optimizer;
@@ -29,11 +31,15 @@ pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_factor, gradient_norm};
 pub use evaluate::{Evaluation, evaluate};
 pub use freeze::trained;
+pub use golden::{GOLDEN_TOLERANCE, Golden, GoldenNumbers, goldens};
 pub use guard::{Guard, Objection, Verdict, Watched};
 use loggers::Recorded;
 pub use loggers::{
     CsvLogger, JsonLinesLogger, Logged, Loggers, MlflowLogger, MlflowRun, MlflowTracking, Row,
     RowLogger, RunStatus, TensorBoardLogger, Written, keep_rows,
+};
+pub use memory::{
+    MemoryError, Operations, PartMemory, PeakMemory, TrainingMemory, largest_batch, training_memory,
 };
 pub use objective::{LanguageModel, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};

@@ -13,6 +13,7 @@ mod cut_data;
 mod data;
 mod datasets;
 mod decoding;
+mod doctor;
 mod engine;
 mod generate_command;
 mod generation;
@@ -50,6 +51,7 @@ mod tokenizer_commands;
 mod tokenizers;
 mod training;
 mod training_goldens;
+mod training_memory;
 mod writing;
 
 /// The program's, on top of the system's.

@@ -15,9 +15,16 @@ const STEPS: usize = 16;
 /// Of large blocks: any vector, and a line of the cache.
 const ALIGNMENT: usize = 64;
 /// Bytes that may always lie idle; beyond them no more than are in use.
-const ALWAYS_IDLE: usize = 64 << 20;
+pub const ALWAYS_IDLE: usize = 64 << 20;
 /// More sizes than an address has.
 const CLASSES: usize = usize::BITS as usize * STEPS;
+
+/// The size of the block that an [`Allocator`] keeps where so many bytes are given back; none where
+/// it leaves them to the allocator below.
+pub fn kept_size(bytes: usize) -> Option<usize> {
+    let layout = Layout::from_size_align(bytes, ALIGNMENT).ok()?;
+    Class::of(layout).map(Class::size)
+}
 
 /// How many ask for blocks not to be kept now.
 static FORGETTING: AtomicUsize = AtomicUsize::new(0);

@@ -20,7 +20,10 @@ pub(super) fn run(args: BenchDecodeArgs) -> anyhow::Result<()> {
     if config.model.architecture != Architecture::Decoder {
         bail!("`{}` is no decoder, which alone continues a sequence", args.shape);
     }
-    let result = backend::dispatch(backend, Bench { args: &args, backend, config: &config })??;
+    let result = backend::dispatch(
+        backend.on(args.device),
+        Bench { args: &args, backend, config: &config },
+    )??;
     Ok(say(args.json, &result)?)
 }
 

@@ -30,7 +30,7 @@ pub(super) fn run(args: BenchEngineArgs) -> anyhow::Result<()> {
     config.train.accumulation = 1;
     config.train.batch_warmup = None;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
-    let result = backend::dispatch(backend, job)??;
+    let result = backend::dispatch(backend.on(args.device), job)??;
     Ok(say(args.json, &result)?)
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{rounded, shapes};
-use crate::backend;
+use crate::backend::{self, Target};
 use crate::cli::BenchScalingArgs;
 use crate::config::RunConfig;
 
@@ -57,7 +57,8 @@ pub(super) fn run(args: BenchScalingArgs) -> anyhow::Result<()> {
             let value = first << doubling;
             let mut config = config.clone();
             set(&mut config, value);
-            let point = measure(name, value, &config, backend.name(), args.steps, folder.path())
+            let target = backend.on(args.device);
+            let point = measure(name, value, &config, target, args.steps, folder.path())
                 .with_context(|| format!("{name} {value}"))?;
             let row = point.row(before.as_ref());
             if !args.json {
@@ -104,7 +105,7 @@ fn measure(
     series: &'static str,
     value: usize,
     config: &RunConfig,
-    backend: &str,
+    target: Target,
     steps: u32,
     folder: &Path,
 ) -> anyhow::Result<Point> {
@@ -114,7 +115,8 @@ fn measure(
         .with_context(|| format!("{} cannot be written", file.display()))?;
     let program = std::env::current_exe().context("this program's own file cannot be found")?;
     let output = Command::new(program)
-        .args(["bench", "train", "--json", "--backend", backend])
+        .args(["bench", "train", "--json", "--backend", target.kind.name()])
+        .args(target.device.map(|index| format!("--device={index}")))
         .args(["--steps", &steps.to_string()])
         .arg("--shape")
         .arg(&file)

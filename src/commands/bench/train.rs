@@ -22,7 +22,7 @@ pub(super) fn run(args: BenchTrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.backend.as_deref())?;
     let (config, corpus, _folder) = shapes::load(&args.shape)?;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
-    let result = backend::dispatch(backend, job)??;
+    let result = backend::dispatch(backend.on(args.device), job)??;
     Ok(say(args.json, &result)?)
 }
 

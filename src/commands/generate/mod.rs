@@ -32,7 +32,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let generate =
         Generate { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), task };
     let prompts = generate.prompts()?;
-    backend::dispatch(backend, Prompted { generate, prompts })?
+    backend::dispatch(backend.on(args.common.device), Prompted { generate, prompts })?
 }
 
 pub(super) fn sampling(args: &SamplingArgs) -> Sampling {

@@ -26,7 +26,7 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
         Some(name) => Plan::resumed(&args, name, backend)?,
         None => Plan::new_run(&args)?,
     };
-    backend::dispatch(backend, Train { backend, plan, args: &args })?
+    backend::dispatch(backend.on(args.common.device), Train { backend, plan, args: &args })?
 }
 
 struct Train<'a> {

@@ -21,6 +21,7 @@ use rule::{Algorithm, Rules};
 use super::LanguageModel;
 use crate::backend::{AdamwUpdate, GptBackend, TrainBackend};
 use crate::config::OptimizerConfig;
+use crate::model::Parameter;
 
 /// Any of the algorithms that a configuration can name, with parameter groups. Parameters of one
 /// dimension, which are biases and norms, are not decayed, unless a group says so.
@@ -65,6 +66,31 @@ pub struct MomentsRecord<B: Backend> {
     first: Option<Tensor<B, 1>>,
     second: Option<Tensor<B, 1>>,
     step: usize,
+}
+
+/// How many moments are kept of each parameter, given by its name and shape.
+///
+/// # Errors
+/// A parameter group that no parameter is in.
+pub(super) fn moments_of(
+    config: &OptimizerConfig,
+    shapes: &[(String, Vec<usize>)],
+) -> Result<Vec<usize>, OptimizerError> {
+    let parameter = |(name, shape): &(String, Vec<usize>)| Parameter {
+        name: name.clone(),
+        id: ParamId::new(),
+        shape: shape.clone(),
+    };
+    let parameters: Vec<Parameter> = shapes.iter().map(parameter).collect();
+    let rules = Rules::new(config, &parameters)?;
+    let moments = parameters.iter().map(|parameter| {
+        match rules.of(parameter.id, parameter.shape.len()).algorithm {
+            Algorithm::Adamw(_) => 2,
+            Algorithm::Muon(_) | Algorithm::Lion(_) => 1,
+            Algorithm::Sgd(sgd) => usize::from(sgd.momentum != 0.0),
+        }
+    });
+    Ok(moments.collect())
 }
 
 impl<B: AutodiffBackend> ModelOptimizer<B> {

@@ -1,0 +1,128 @@
+//! Attention as autodiff records it.
+//!
+//! B batch, T queries, S keys, H heads, G key heads, K head width
+
+use super::operations::{Recorder, WIDTH};
+use super::trace::{Record, Slope, Value};
+
+/// What attention asks for beside its tensors that kernels do not compute.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Extras {
+    pub(super) soft_cap: bool,
+    /// Summands on the scores: of positions, of padding, of documents.
+    pub(super) summands: bool,
+    pub(super) dropout: bool,
+}
+
+/// Sizes of attention.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) batch: u64,
+    pub(super) heads: u64,
+    pub(super) key_heads: u64,
+    pub(super) queries: u64,
+    pub(super) keys: u64,
+    pub(super) width: u64,
+}
+
+impl Sizes {
+    pub(super) fn query_bytes(&self) -> u64 {
+        WIDTH * self.batch * self.heads * self.queries * self.width
+    }
+
+    pub(super) fn key_bytes(&self) -> u64 {
+        WIDTH * self.batch * self.key_heads * self.keys * self.width
+    }
+
+    fn score_bytes(&self) -> u64 {
+        WIDTH * self.batch * self.heads * self.queries * self.keys
+    }
+
+    /// Of the logarithm of each query's sum.
+    fn log_sum_bytes(&self) -> u64 {
+        WIDTH * self.batch * self.heads * self.queries
+    }
+}
+
+impl Recorder {
+    /// Some heads of several that are in one tensor.
+    pub(super) fn part(&mut self, joined: Value, bytes: u64) -> Value {
+        match self.operations.views {
+            true => self.trace.view(joined, bytes),
+            false => self.unary(joined, bytes, &[], [0; 2]),
+        }
+    }
+
+    /// Attention of heads in one tensor.
+    pub(super) fn attend_joined(&mut self, joined: Value, sizes: Sizes, extras: Extras) -> Value {
+        if self.attends_by_kernel(extras) {
+            return self.trace.record(Record {
+                inputs: &[(joined, Slope::New)],
+                saves: &[joined],
+                saves_output: true,
+                keeps: &[sizes.log_sum_bytes()],
+                bytes: sizes.query_bytes(),
+                ..Record::default()
+            });
+        }
+        let query = self.part(joined, sizes.query_bytes());
+        let [key, value] = [(); 2].map(|()| self.part(joined, sizes.key_bytes()));
+        self.attend([query, key, value], sizes, extras)
+    }
+
+    fn attends_by_kernel(&self, extras: Extras) -> bool {
+        let Extras { soft_cap, summands, dropout } = extras;
+        self.has_kernel() && !soft_cap && !summands && !dropout
+    }
+
+    /// `[B, H, T, K]`, `[B, G, S, K]` twice -> `[B, T, H K]`
+    pub(super) fn attend(
+        &mut self,
+        [query, key, value]: [Value; 3],
+        sizes: Sizes,
+        extras: Extras,
+    ) -> Value {
+        if self.attends_by_kernel(extras) {
+            return self.trace.record(Record {
+                inputs: &[query, key, value].map(|input| (input, Slope::New)),
+                saves: &[query, key, value],
+                saves_output: true,
+                keeps: &[sizes.log_sum_bytes()],
+                bytes: sizes.query_bytes(),
+                ..Record::default()
+            });
+        }
+        let bytes = sizes.score_bytes();
+        let query = self.scale(query);
+        let (query, key) = (self.factor(query), self.factor(key));
+        let mut scores = self.product(query, key, bytes);
+        if extras.soft_cap {
+            scores = self.scale(scores);
+            scores = self.unary(scores, bytes, &[scores], [0, 2 * bytes]);
+            scores = self.scale(scores);
+        }
+        if extras.summands {
+            scores = self.scale(scores);
+        }
+        let weights = self.softmax(scores, sizes.log_sum_bytes());
+        let weights = if extras.dropout { self.dropout(weights, 1.0) } else { weights };
+        let (weights, value) = (self.factor(weights), self.factor(value));
+        let attended = self.product(weights, value, sizes.query_bytes());
+        // The heads of a position side by side are in another order.
+        self.unary(attended, attended.bytes, &[], [0; 2])
+    }
+
+    fn softmax(&mut self, scores: Value, sums: u64) -> Value {
+        let bytes = scores.bytes;
+        let shifted = self.scale(scores);
+        let exponentials = self.unary(shifted, bytes, &[shifted], [0, bytes]);
+        let sum = self.reduced(exponentials, sums);
+        self.trace.record(Record {
+            inputs: &[(exponentials, Slope::New), (sum, Slope::Same)],
+            saves: &[exponentials, sum],
+            bytes,
+            backward_scratch: 2 * bytes,
+            ..Record::default()
+        })
+    }
+}

@@ -1,0 +1,320 @@
+//! The operations of a backend as autodiff records them: with kernels, each is one; without, each
+//! is composed of others, as in [`backend`](crate::backend).
+//!
+//! N rows, I inputs, O outputs, V vocabulary
+
+use super::Operations;
+use super::trace::{Record, Slope, Trace, Value};
+use crate::config::NormKind;
+use crate::config::Precision;
+
+/// Of f32.
+pub(super) const WIDTH: u64 = 4;
+
+/// Records operations as a backend has them.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    pub(super) trace: Trace,
+    pub(super) operations: Operations,
+    /// Of matrix products.
+    pub(super) precision: Precision,
+}
+
+impl Recorder {
+    pub(super) fn has_kernel(&self) -> bool {
+        self.operations.kernels && self.precision == Precision::F32
+    }
+
+    /// An operation with one input, whose gradient has numbers of its own.
+    pub(super) fn unary(
+        &mut self,
+        input: Value,
+        bytes: u64,
+        saves: &[Value],
+        scratch: [u64; 2],
+    ) -> Value {
+        let [forward_scratch, backward_scratch] = scratch;
+        let inputs = [(input, Slope::New)];
+        let record = Record {
+            inputs: &inputs,
+            saves,
+            bytes,
+            forward_scratch,
+            backward_scratch,
+            ..Record::default()
+        };
+        self.trace.record(record)
+    }
+
+    /// An operation element by element, in place where nothing else needs its first input.
+    fn elementwise(&mut self, inputs: &[(Value, Slope)], saves: &[Value]) -> Value {
+        let first = inputs[0].0;
+        let is_free = self.trace.is_free(first) && saves.iter().all(|saved| !first.shares(saved));
+        let record = Record { inputs, saves, bytes: first.bytes, ..Record::default() };
+        match is_free {
+            true => self.trace.record_in_place(record),
+            false => self.trace.record(record),
+        }
+    }
+
+    /// A sum or a mean over rows, which is small.
+    pub(super) fn reduced(&mut self, input: Value, bytes: u64) -> Value {
+        self.unary(input, bytes, &[], [0; 2])
+    }
+
+    pub(super) fn add(&mut self, stream: Value, branch: Value) -> Value {
+        self.elementwise(&[(stream, Slope::Same), (branch, Slope::Same)], &[])
+    }
+
+    /// Adds numbers that are the same for all rows, or for all entries of a batch.
+    pub(super) fn add_shared(&mut self, input: Value, shared: Value) -> Value {
+        self.elementwise(&[(input, Slope::Same), (shared, Slope::New)], &[])
+    }
+
+    /// Multiplies by a number.
+    pub(super) fn scale(&mut self, input: Value) -> Value {
+        self.elementwise(&[(input, Slope::Same)], &[])
+    }
+
+    pub(super) fn dropout(&mut self, input: Value, probability: f64) -> Value {
+        if probability == 0.0 {
+            return input;
+        }
+        let mask = self.trace.record(Record { bytes: input.bytes, ..Record::default() });
+        let dropped = self.elementwise(&[(input, Slope::New), (mask, Slope::New)], &[mask]);
+        self.scale(dropped)
+    }
+
+    /// A factor of a product, in its precision.
+    pub(super) fn factor(&mut self, value: Value) -> Value {
+        match self.precision {
+            Precision::F32 => value,
+            Precision::Bf16 => self.unary(value, value.bytes / 2, &[], [0; 2]),
+        }
+    }
+
+    /// The product of two factors, of so many bytes in f32.
+    pub(super) fn product(&mut self, left: Value, right: Value, bytes: u64) -> Value {
+        let inputs = [(left, Slope::New), (right, Slope::New)];
+        let saves = [left, right];
+        let record = Record { inputs: &inputs, saves: &saves, ..Record::default() };
+        match self.precision {
+            Precision::F32 => self.trace.record(Record { bytes, ..record }),
+            Precision::Bf16 => {
+                let product = self.trace.record(Record { bytes: bytes / 2, ..record });
+                self.unary(product, bytes, &[], [0; 2])
+            }
+        }
+    }
+
+    /// `[N, I]`, `[I, O]` -> `[N, O]`, of so many bytes.
+    pub(super) fn dense(
+        &mut self,
+        input: Value,
+        weight: Value,
+        bias: Option<Value>,
+        bytes: u64,
+    ) -> Value {
+        if self.has_kernel() {
+            let mut inputs = vec![(input, Slope::New), (weight, Slope::New)];
+            inputs.extend(bias.map(|bias| (bias, Slope::New)));
+            let saves = [input, weight];
+            return self.trace.record(Record {
+                inputs: &inputs,
+                saves: &saves,
+                bytes,
+                ..Record::default()
+            });
+        }
+        let (input, weight) = (self.factor(input), self.factor(weight));
+        let product = self.product(input, weight, bytes);
+        match bias {
+            Some(bias) => self.add_shared(product, bias),
+            None => product,
+        }
+    }
+
+    /// Of rows of so many bytes.
+    pub(super) fn norm(
+        &mut self,
+        input: Value,
+        row: u64,
+        kind: NormKind,
+        weight: Option<Value>,
+        bias: Option<Value>,
+    ) -> Value {
+        let bytes = input.bytes;
+        if self.operations.kernels && kind != NormKind::Cosine {
+            let mut inputs = vec![(input, Slope::New)];
+            inputs.extend(weight.iter().chain(&bias).map(|value| (*value, Slope::New)));
+            return self.trace.record(Record {
+                inputs: &inputs,
+                saves: &[input],
+                bytes,
+                ..Record::default()
+            });
+        }
+        let a_row = bytes / row.max(1) * WIDTH;
+        let level = match kind {
+            NormKind::Layer => {
+                let record = Record { inputs: &[(input, Slope::Same)], bytes, ..Record::default() };
+                self.trace.record(record)
+            }
+            NormKind::Rms | NormKind::Cosine => input,
+        };
+        let squares = self.unary(level, bytes, &[level], [0, bytes]);
+        let root = self.reduced(squares, a_row);
+        let scaled = self.trace.record(Record {
+            inputs: &[(level, Slope::New), (root, Slope::New)],
+            saves: &[level, root],
+            bytes,
+            backward_scratch: 2 * bytes,
+            ..Record::default()
+        });
+        let scaled = match weight {
+            Some(weight) => self.trace.record(Record {
+                inputs: &[(scaled, Slope::New), (weight, Slope::New)],
+                saves: &[scaled],
+                bytes,
+                backward_scratch: bytes,
+                ..Record::default()
+            }),
+            None => scaled,
+        };
+        match bias {
+            Some(bias) => self.add_shared(scaled, bias),
+            None => scaled,
+        }
+    }
+
+    /// Its gradient is the backend's own on all backends; without a kernel it is a few operations.
+    pub(super) fn activation(&mut self, input: Value) -> Value {
+        let temporaries = if self.operations.kernels { [0, 0] } else { [2, 4] };
+        let scratch = temporaries.map(|count| count * input.bytes);
+        self.unary(input, input.bytes, &[input], scratch)
+    }
+
+    pub(super) fn gated(&mut self, gate: Value, up: Value) -> Value {
+        let gate = if self.operations.kernels { gate } else { self.activation(gate) };
+        let inputs = [(gate, Slope::New), (up, Slope::New)];
+        let record =
+            Record { inputs: &inputs, saves: &[gate, up], bytes: up.bytes, ..Record::default() };
+        self.trace.record(record)
+    }
+
+    /// Rotary positions.
+    pub(super) fn rotate(&mut self, heads: Value) -> Value {
+        let temporaries = if self.operations.kernels { [0, 0] } else { [2, 3] };
+        let scratch = temporaries.map(|count| count * heads.bytes);
+        self.unary(heads, heads.bytes, &[], scratch)
+    }
+
+    /// Rows of a table by their number, of so many bytes together.
+    pub(super) fn select(&mut self, table: Value, bytes: u64) -> Value {
+        self.unary(table, bytes, &[], [0; 2])
+    }
+
+    /// Several tensors as one.
+    pub(super) fn join(&mut self, parts: &[Value]) -> Value {
+        let inputs: Vec<(Value, Slope)> = parts.iter().map(|part| (*part, Slope::New)).collect();
+        let bytes = parts.iter().map(|part| part.bytes).sum();
+        self.trace.record(Record { inputs: &inputs, bytes, ..Record::default() })
+    }
+
+    /// Numbers times a factor for each row.
+    pub(super) fn weigh(&mut self, input: Value, factors: Value) -> Value {
+        self.trace.record(Record {
+            inputs: &[(input, Slope::New), (factors, Slope::New)],
+            saves: &[input, factors],
+            bytes: input.bytes,
+            backward_scratch: input.bytes,
+            ..Record::default()
+        })
+    }
+
+    /// The loss of a linear head, `[N, I]`, `[I, V]`, in blocks of logits where there is a kernel;
+    /// `is_share` says whether the loss is a part of a step's.
+    pub(super) fn linear_loss(
+        &mut self,
+        hidden: Value,
+        weight: Value,
+        bias: Option<Value>,
+        [rows, vocab_size]: [u64; 2],
+        is_share: bool,
+    ) -> Value {
+        if !self.has_kernel() {
+            let logits = self.dense(hidden, weight, bias, WIDTH * rows * vocab_size);
+            return self.loss(logits, rows);
+        }
+        let block_rows = (LOGITS / vocab_size).clamp(1, rows);
+        // Scaled by a share, they are in memory a second time.
+        let slope = |place| if is_share { Slope::New } else { Slope::Made(place) };
+        let tracked = [hidden, weight].into_iter().filter(Value::is_tracked).enumerate();
+        let inputs: Vec<(Value, Slope)> =
+            tracked.map(|(place, input)| (input, slope(place))).collect();
+        let keeps: Vec<u64> = inputs.iter().map(|(input, _)| input.bytes).collect();
+        self.trace.record(Record {
+            inputs: &inputs,
+            keeps: &keeps,
+            bytes: WIDTH,
+            forward_scratch: WIDTH * block_rows * vocab_size,
+            ..Record::default()
+        })
+    }
+
+    /// The loss of logits.
+    pub(super) fn loss(&mut self, logits: Value, rows: u64) -> Value {
+        if self.operations.kernels {
+            return self.unary(logits, WIDTH, &[logits], [0; 2]);
+        }
+        let log_probabilities = self.log_softmax(logits, rows);
+        self.reduced(log_probabilities, WIDTH)
+    }
+
+    /// The loss of logits with terms beside the likelihood of the targets.
+    pub(super) fn loss_with_terms(&mut self, logits: Value, rows: u64, z_loss: bool) -> Value {
+        let log_probabilities = self.log_softmax(logits, rows);
+        let of_targets = self.reduced(log_probabilities, WIDTH * rows);
+        let of_all = self.reduced(log_probabilities, WIDTH * rows);
+        let mut loss = self.add(of_targets, of_all);
+        if z_loss {
+            let log_z = self.reduced(logits, WIDTH * rows);
+            loss = self.add(loss, log_z);
+        }
+        self.reduced(loss, WIDTH)
+    }
+
+    fn log_softmax(&mut self, logits: Value, rows: u64) -> Value {
+        let bytes = logits.bytes;
+        let shifted = self.scale(logits);
+        let exponentials = self.unary(shifted, bytes, &[shifted], [0, bytes]);
+        let sum = self.reduced(exponentials, WIDTH * rows);
+        let inputs = [(shifted, Slope::Same), (sum, Slope::Same)];
+        self.trace.record(Record { inputs: &inputs, bytes, ..Record::default() })
+    }
+
+    /// The logits' soft cap.
+    pub(super) fn soft_cap(&mut self, logits: Value) -> Value {
+        let bytes = logits.bytes;
+        let scaled = self.scale(logits);
+        let capped = self.unary(scaled, bytes, &[scaled], [0, 2 * bytes]);
+        self.scale(capped)
+    }
+
+    /// `Σ x g`, from which a part of a pass goes backward: of an output and its known gradient.
+    pub(super) fn times_gradient(&mut self, output: Value) -> Value {
+        let gradient = self.trace.constant(output.bytes);
+        let inputs = [(output, Slope::New), (gradient, Slope::New)];
+        let record = Record {
+            inputs: &inputs,
+            saves: &[gradient],
+            bytes: output.bytes,
+            ..Record::default()
+        };
+        let product = self.trace.record(record);
+        self.reduced(product, WIDTH)
+    }
+}
+
+/// Logits that kernels have in memory at a time.
+const LOGITS: u64 = 1 << 24;
