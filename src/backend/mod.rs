@@ -7,6 +7,8 @@ mod autodiff;
 mod compositions;
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cubecl")]
+mod cube;
 mod device;
 mod kernels;
 // With the code that is not safe, but of use to every backend.
@@ -17,8 +19,10 @@ mod ops;
 mod precision;
 mod random;
 
+#[cfg(feature = "cubecl")]
+pub use cube::Fused;
 pub use device::{NVIDIA_DEVICES, nvidia_model};
-pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
+pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Products, Scaling, Sight, Turn};
 pub use memory::{Allocator, without_keeping};
 pub use operands::{AttentionOptions, Documents, LossTerms, Rotation};
 pub use ops::{GptBackend, TrainBackend};
@@ -155,9 +159,9 @@ pub trait Job {
 pub fn dispatch<J: Job>(kind: BackendKind, job: J) -> Result<J::Output, BackendError> {
     match kind {
         #[cfg(feature = "cuda")]
-        BackendKind::Cuda => dispatch_to::<burn_cuda::Cuda, J>(kind, job),
+        BackendKind::Cuda => dispatch_to::<Cuda, J>(kind, job),
         #[cfg(feature = "wgpu")]
-        BackendKind::Wgpu => dispatch_to::<burn_wgpu::Wgpu, J>(kind, job),
+        BackendKind::Wgpu => dispatch_to::<Wgpu, J>(kind, job),
         #[cfg(feature = "flex")]
         BackendKind::Flex => dispatch_to::<burn_flex::Flex, J>(kind, job),
         #[cfg(feature = "ndarray")]
@@ -166,6 +170,15 @@ pub fn dispatch<J: Job>(kind: BackendKind, job: J) -> Result<J::Output, BackendE
         kind => Err(BackendError::NotCompiled { kind, compiled: list(compiled()) }),
     }
 }
+
+#[cfg(all(feature = "cuda", not(feature = "unfused")))]
+type Cuda = burn_cuda::Cuda;
+#[cfg(all(feature = "cuda", feature = "unfused"))]
+type Cuda = <burn_cuda::Cuda as Fused>::Inner;
+#[cfg(all(feature = "wgpu", not(feature = "unfused")))]
+type Wgpu = burn_wgpu::Wgpu;
+#[cfg(all(feature = "wgpu", feature = "unfused"))]
+type Wgpu = <burn_wgpu::Wgpu as Fused>::Inner;
 
 fn dispatch_to<B: GptBackend, J: Job>(
     kind: BackendKind,
@@ -210,16 +223,6 @@ fn one_line(message: &str) -> String {
     let end = [". ", " - ", ": ["].iter().filter_map(|stop| line.find(stop)).min();
     line[..end.unwrap_or(line.len())].trim_end_matches(['.', ':']).into()
 }
-
-#[cfg(feature = "cuda")]
-impl GptBackend for burn_cuda::Cuda {
-    fn device_model() -> Option<String> {
-        nvidia_model(std::path::Path::new(NVIDIA_DEVICES))
-    }
-}
-
-#[cfg(feature = "wgpu")]
-impl GptBackend for burn_wgpu::Wgpu {}
 
 #[cfg(feature = "ndarray")]
 impl GptBackend for burn_ndarray::NdArray {}
