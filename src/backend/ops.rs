@@ -30,6 +30,11 @@ pub trait GptBackend: Backend {
         None
     }
 
+    /// The format that a device rounds the factors of matrix products in f32 to, where it may.
+    fn coarse_products(_device: &Self::Device) -> Option<&'static str> {
+        None
+    }
+
     /// Matrix products of this backend's own, where burn's are not what it is fastest at.
     fn products() -> Option<&'static dyn Products<Self>> {
         None

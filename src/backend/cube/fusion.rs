@@ -21,6 +21,10 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
         Cube::<R, BT>::device_model()
     }
 
+    fn coarse_products(device: &Self::Device) -> Option<&'static str> {
+        Cube::<R, BT>::coarse_products(device)
+    }
+
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&FusedKernels)
     }

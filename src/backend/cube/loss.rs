@@ -10,7 +10,7 @@ use burn_cubecl::{BoolElement, CubeRuntime};
 use cubecl::prelude::*;
 
 use super::Cube;
-use super::products::{element, product, transposed};
+use super::products::{element, long_product, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{UNITS, count, cubes, cubes_of_elements, empty, empty_of, rows};
 use crate::backend::ops::{from_float, to_float};
@@ -240,7 +240,8 @@ pub fn of_product<R: CubeRuntime, BT: BoolElement>(
         let [loss, gradient] = loss_and_gradient(logits, asked, v, element, 1.0 / n as f32);
         losses.push(from_float(loss));
         if of_input {
-            inputs.push(matrix(product(gradient.clone(), transposed(weight.clone()))));
+            let weight: Tensor<Cube<R, BT>, 2> = from_float(transposed(weight.clone()));
+            inputs.push(long_product(matrix(gradient.clone()), weight));
         }
         if of_weight {
             let share = matrix(product(transposed(part), gradient.clone()));

@@ -21,6 +21,8 @@ use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{Shape, Tensor, TensorData};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
+use cubecl::prelude::CubePrimitive;
+use cubecl::tf32;
 
 use super::compositions::separate;
 use super::ops::{from_float, to_float};
@@ -36,6 +38,11 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
         let client = R::client(&R::Device::default());
         let is_nvidia = R::name(&client) == "cuda";
         is_nvidia.then(|| nvidia_model(std::path::Path::new(NVIDIA_DEVICES))).flatten()
+    }
+
+    fn coarse_products(device: &Self::Device) -> Option<&'static str> {
+        let tf32 = tf32::as_type_native_unchecked();
+        R::client(device).properties().supports_type(tf32).then_some("TF32")
     }
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
