@@ -16,9 +16,11 @@ use super::compositions::{
     on_rows, scaling, separate,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
+use super::precision::factor;
 use super::{AttentionOptions, GptBackend, Rotation, Turn};
 use crate::config::Activation;
 use crate::config::NormKind;
+use crate::config::Precision;
 
 impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
     fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
@@ -92,7 +94,7 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, D> {
         let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
-        let Some(kernels) = B::kernels().filter(|_| all_fit) else {
+        let Some(products) = B::products().filter(|_| all_fit) else {
             return default_dense(input, weight, bias);
         };
         let d_output = weight.dims()[1];
@@ -101,21 +103,21 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             let (x, w) = (input.primitive.clone(), weight.primitive.clone());
             match bias.map(to_float) {
                 Some(bias) => {
-                    let output = kernels.dense(x.clone(), w.clone(), Some(bias.primitive.clone()));
+                    let output = products.dense(x.clone(), w.clone(), Some(bias.primitive.clone()));
                     record::<B, C, 3, _>(
                         [&input, &weight, &bias],
                         output,
                         move |gradient, wanted| {
-                            kernels.dense_backward(x.clone(), w.clone(), gradient, wanted)
+                            products.dense_backward(x.clone(), w.clone(), gradient, wanted)
                         },
                     )
                 }
                 None => {
-                    let output = kernels.dense(x.clone(), w.clone(), None);
+                    let output = products.dense(x.clone(), w.clone(), None);
                     record::<B, C, 2, _>([&input, &weight], output, move |gradient, [a, b]| {
                         let wanted = [a, b, false];
                         let [a, b, _] =
-                            kernels.dense_backward(x.clone(), w.clone(), gradient, wanted);
+                            products.dense_backward(x.clone(), w.clone(), gradient, wanted);
                         [a, b]
                     })
                 }
@@ -174,7 +176,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         options: &AttentionOptions<Self>,
     ) -> Tensor<Self, 4> {
         let sight = options.sight(&[&query, &key, &value]);
-        let (Some(kernels), Some(sight)) = (B::kernels(), sight) else {
+        let kernels = B::kernels().filter(|it| it.computes_in(options.precision));
+        let (Some(kernels), Some(sight)) = (kernels, sight) else {
             return default_attend(query, key, value, options);
         };
         let inputs = [query, key, value].map(to_float);
@@ -193,7 +196,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         options: &AttentionOptions<Self>,
     ) -> Tensor<Self, 4> {
         let sight = options.sight(&[&joined]);
-        let (Some(kernels), Some(sight)) = (B::kernels(), sight) else {
+        let kernels = B::kernels().filter(|it| it.computes_in(options.precision));
+        let (Some(kernels), Some(sight)) = (kernels, sight) else {
             let [query, key, value] = separate(joined, heads);
             return default_attend(query, key, value, options);
         };
@@ -228,9 +232,12 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
         targets: Tensor<Self, 1, Int>,
+        precision: Precision,
     ) -> Tensor<Self, 1> {
         let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
-        let Some(kernels) = B::kernels().filter(|_| all_fit) else {
+        let kernels = B::kernels().filter(|it| all_fit && it.computes_in(precision));
+        let Some(kernels) = kernels else {
+            let (input, weight) = (factor(input, precision), factor(weight, precision));
             return Self::cross_entropy(Self::dense(input, weight, bias), targets);
         };
         let (input, weight, bias) = (to_float(input), to_float(weight), bias.map(to_float));
@@ -245,6 +252,7 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             weight.primitive.clone(),
             bias.as_ref().map(|bias| bias.primitive.clone()),
             targets.into_primitive(),
+            precision,
             wanted,
         );
         let scale = move |gradients: &Option<FloatTensor<B>>, gradient: &FloatTensor<B>| {

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::config::Activation;
+use crate::config::Precision;
 use crate::config::RotaryPairing;
 
 /// Which keys a query attends to, and how scores are scaled.
@@ -17,6 +18,8 @@ pub struct Sight {
     pub causal: bool,
     /// A query sees keys less than this far away.
     pub window: Option<usize>,
+    /// Of the matrix products.
+    pub precision: Precision,
 }
 
 impl Sight {
@@ -95,11 +98,9 @@ impl<T> AdamwUpdate<T> {
     }
 }
 
-/// A backend's kernels for f32, each with its gradients. The operations of
+/// A backend's matrix products in f32, with their gradients. The operations of
 /// [`GptBackend`](super::GptBackend) say what they compute.
-///
-/// B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value, N rows
-pub trait Kernels<B: Backend>: Debug + Sync {
+pub trait Products<B: Backend>: Debug + Sync {
     /// # Shapes
     /// - `input` `[N, I]`, `weight` `[I, O]`, `bias` `[O]` -> `[N, O]`
     fn dense(
@@ -130,6 +131,17 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<B>>; 3];
+}
+
+/// A backend's kernels for tensors of f32, each with its gradients. The operations of
+/// [`GptBackend`](super::GptBackend) say what they compute.
+///
+/// B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value, N rows
+pub trait Kernels<B: Backend>: Debug + Sync {
+    /// Whether the matrix products within a kernel can be in this precision.
+    fn computes_in(&self, precision: Precision) -> bool {
+        precision == Precision::F32
+    }
 
     /// `activation(gate) * up`, of any shape.
     fn gated(&self, gate: FloatTensor<B>, up: FloatTensor<B>, kind: Activation) -> FloatTensor<B>;
@@ -231,6 +243,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         weight: FloatTensor<B>,
         bias: Option<FloatTensor<B>>,
         targets: IntTensor<B>,
+        precision: Precision,
         wanted: [bool; 3],
     ) -> (FloatTensor<B>, [Option<FloatTensor<B>>; 3]);
 

@@ -8,6 +8,8 @@ mod autodiff;
 mod compositions;
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cubecl")]
+mod cube;
 mod device;
 mod kernels;
 // With the code that is not safe, but of use to every backend.
@@ -19,11 +21,13 @@ mod precision;
 mod random;
 
 use attempt::{capture_panics, probe, within};
+#[cfg(feature = "cubecl")]
+pub use cube::Fused;
 use device::Devices;
 pub use device::{
     DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
 };
-pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Scaling, Sight, Turn};
+pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Products, Scaling, Sight, Turn};
 pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
 pub use operands::{AttentionOptions, Documents, LossTerms, Rotation};
 pub use ops::{GptBackend, TrainBackend};
@@ -213,6 +217,15 @@ pub fn devices(kind: BackendKind) -> Result<Vec<DeviceInfo>, BackendError> {
     visit(kind, List { kind })?
 }
 
+#[cfg(all(feature = "cuda", not(feature = "unfused")))]
+type Cuda = burn_cuda::Cuda;
+#[cfg(all(feature = "cuda", feature = "unfused"))]
+type Cuda = <burn_cuda::Cuda as Fused>::Inner;
+#[cfg(all(feature = "wgpu", not(feature = "unfused")))]
+type Wgpu = burn_wgpu::Wgpu;
+#[cfg(all(feature = "wgpu", feature = "unfused"))]
+type Wgpu = <burn_wgpu::Wgpu as Fused>::Inner;
+
 /// What is done with a concrete backend.
 trait Visitor {
     type Output;
@@ -223,9 +236,9 @@ trait Visitor {
 fn visit<V: Visitor>(kind: BackendKind, visitor: V) -> Result<V::Output, BackendError> {
     match kind {
         #[cfg(feature = "cuda")]
-        BackendKind::Cuda => Ok(visitor.visit::<burn_cuda::Cuda>()),
+        BackendKind::Cuda => Ok(visitor.visit::<Cuda>()),
         #[cfg(feature = "wgpu")]
-        BackendKind::Wgpu => Ok(visitor.visit::<burn_wgpu::Wgpu>()),
+        BackendKind::Wgpu => Ok(visitor.visit::<Wgpu>()),
         #[cfg(feature = "flex")]
         BackendKind::Flex => Ok(visitor.visit::<burn_flex::Flex>()),
         #[cfg(feature = "ndarray")]
@@ -302,16 +315,6 @@ fn select<B: Devices>(Target { kind, device }: Target) -> Result<B::Device, Back
     };
     Err(BackendError::NoSuchDevice { kind, index, found })
 }
-
-#[cfg(feature = "cuda")]
-impl GptBackend for burn_cuda::Cuda {
-    fn device_model() -> Option<String> {
-        nvidia_model(std::path::Path::new(NVIDIA_DEVICES))
-    }
-}
-
-#[cfg(feature = "wgpu")]
-impl GptBackend for burn_wgpu::Wgpu {}
 
 #[cfg(feature = "ndarray")]
 impl GptBackend for burn_ndarray::NdArray {

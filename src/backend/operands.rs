@@ -66,7 +66,6 @@ impl<B: Backend> AttentionOptions<'_, B> {
             && self.slopes.is_empty()
             && self.key_lengths.is_none()
             && self.documents.is_none()
-            && self.precision == Precision::F32
             && !drops
             && is_centered
             && inputs.iter().all(|input| fits(input));
@@ -74,6 +73,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             scale: self.scale as f32,
             causal: self.causal,
             window: self.window,
+            precision: self.precision,
         })
     }
 }

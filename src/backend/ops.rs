@@ -18,14 +18,26 @@ use super::compositions::{
     default_normalization, default_put, default_rotate, default_sum_of_squares, on_rows, scaling,
     separate,
 };
-use super::{AdamwUpdate, AttentionOptions, Kernels, LossTerms, Rotation, Turn};
+use super::precision::factor;
+use super::{AdamwUpdate, AttentionOptions, Kernels, LossTerms, Products, Rotation, Turn};
 use crate::config::Activation;
 use crate::config::NormKind;
+use crate::config::Precision;
 
 /// A backend that can run the models of this crate.
 pub trait GptBackend: Backend {
     /// The model of the device that it runs on, as its maker names it, where that is known.
     fn device_model() -> Option<String> {
+        None
+    }
+
+    /// The format that a device rounds the factors of matrix products in f32 to, where it may.
+    fn coarse_products(_device: &Self::Device) -> Option<&'static str> {
+        None
+    }
+
+    /// Matrix products of this backend's own, where burn's are not what it is fastest at.
+    fn products() -> Option<&'static dyn Products<Self>> {
         None
     }
 
@@ -46,12 +58,12 @@ pub trait GptBackend: Backend {
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, D> {
         let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
-        let Some(kernels) = Self::kernels().filter(|_| all_fit) else {
+        let Some(products) = Self::products().filter(|_| all_fit) else {
             return default_dense(input, weight, bias);
         };
         let d_output = weight.dims()[1];
         on_rows(input, d_output, |input| {
-            from_float(kernels.dense(to_float(input), to_float(weight), bias.map(to_float)))
+            from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
         })
     }
 
@@ -69,13 +81,13 @@ pub trait GptBackend: Backend {
     ) -> Tensor<Self, D> {
         let all_fit = fits(&input) && fits(&scales) && all_fit(&[&bias]);
         let all_fit = all_fit && values.dtype() == DType::I8 && values.dims()[0] > 0;
-        let Some(kernels) = Self::kernels().filter(|_| all_fit) else {
+        let Some(products) = Self::products().filter(|_| all_fit) else {
             return default_dense_int8(input, values, scales, bias);
         };
         let d_output = values.dims()[1];
         on_rows(input, d_output, |input| {
             let (values, scales) = (values.into_primitive(), to_float(scales));
-            from_float(kernels.dense_int8(to_float(input), values, scales, bias.map(to_float)))
+            from_float(products.dense_int8(to_float(input), values, scales, bias.map(to_float)))
         })
     }
 
@@ -164,7 +176,8 @@ pub trait GptBackend: Backend {
         value: Tensor<Self, 4>,
         options: &AttentionOptions<Self>,
     ) -> Tensor<Self, 4> {
-        match (Self::kernels(), options.sight(&[&query, &key, &value])) {
+        let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
+        match (kernels, options.sight(&[&query, &key, &value])) {
             (Some(kernels), Some(sight)) => {
                 from_float(kernels.attend([query, key, value].map(to_float), sight).0)
             }
@@ -248,8 +261,9 @@ pub trait GptBackend: Backend {
         }
     }
 
-    /// [`GptBackend::cross_entropy`] of the logits that [`GptBackend::dense`] makes, of which a
-    /// backend with kernels has no more than so many in memory at a time.
+    /// [`GptBackend::cross_entropy`] of the logits that [`GptBackend::dense`] makes of factors in
+    /// this precision, of which a backend with kernels has no more than so many in memory at a
+    /// time.
     ///
     /// # Shapes
     /// - `input` `[N, D]`, `weight` `[D, V]`, `bias` `[V]`, `targets` `[N]` -> `[1]`
@@ -258,17 +272,22 @@ pub trait GptBackend: Backend {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
         targets: Tensor<Self, 1, Int>,
+        precision: Precision,
     ) -> Tensor<Self, 1> {
         let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
-        match Self::kernels().filter(|_| all_fit) {
+        match Self::kernels().filter(|it| all_fit && it.computes_in(precision)) {
             Some(kernels) => {
                 let (input, weight) = (to_float(input), to_float(weight));
                 let (bias, targets) = (bias.map(to_float), targets.into_primitive());
+                let wanted = [false; 3];
                 let (loss, _) =
-                    kernels.linear_cross_entropy(input, weight, bias, targets, [false; 3]);
+                    kernels.linear_cross_entropy(input, weight, bias, targets, precision, wanted);
                 from_float(loss)
             }
-            None => Self::cross_entropy(Self::dense(input, weight, bias), targets),
+            None => {
+                let (input, weight) = (factor(input, precision), factor(weight, precision));
+                Self::cross_entropy(Self::dense(input, weight, bias), targets)
+            }
         }
     }
 

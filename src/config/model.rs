@@ -125,7 +125,7 @@ pub enum PositionConfig {
 }
 
 /// Which two numbers of a head are the coordinates that a rotation turns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RotaryPairing {
     /// One of the first half and its counterpart of the second, as in Hugging Face's Llama.
@@ -277,7 +277,7 @@ pub struct ExpertsConfig {
 }
 
 /// The non-linearity of the feed-forward network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
     /// `x Φ(x)` (Hendrycks and Gimpel 2016), exact.

@@ -2,7 +2,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-use super::{Embedding, Encoder, Gpt, Head, Initializer, Seq2Seq};
+use super::{Embedding, Encoder, Gpt, Head, Initializer, LinearHead, Seq2Seq};
 use crate::backend::GptBackend;
 use crate::config::Architecture;
 use crate::config::ModelConfig;
@@ -82,7 +82,7 @@ impl<B: GptBackend> Model<B> {
     }
 
     /// What [`Head::linear`] says of this model's.
-    pub fn linear_head(&self) -> Option<(Tensor<B, 2>, Option<Tensor<B, 1>>)> {
+    pub fn linear_head(&self) -> Option<LinearHead<B>> {
         let (head, embedding) = self.ends();
         head.linear(embedding)
     }

@@ -22,6 +22,17 @@ pub struct Head<B: Backend> {
     precision: Precision,
 }
 
+/// A head that multiplies what is hidden by a weight and adds a bias.
+#[derive(Debug)]
+pub struct LinearHead<B: Backend> {
+    /// `[D, V]`
+    pub weight: Tensor<B, 2>,
+    /// `[V]`
+    pub bias: Option<Tensor<B, 1>>,
+    /// Of the product.
+    pub precision: Precision,
+}
+
 impl<B: Backend> Head<B> {
     pub fn new(
         config: &ModelConfig,
@@ -80,10 +91,9 @@ impl<B: GptBackend> Head<B> {
         }
     }
 
-    /// The weight `[D, V]` and the bias `[V]` where logits are their product and sum with what is
-    /// hidden, in f32, and nothing else.
-    pub fn linear(&self, embedding: &Embedding<B>) -> Option<(Tensor<B, 2>, Option<Tensor<B, 1>>)> {
-        if self.soft_cap.is_some() || self.precision != Precision::F32 {
+    /// What logits are made with, where that is a product and a sum and nothing else.
+    pub fn linear(&self, embedding: &Embedding<B>) -> Option<LinearHead<B>> {
+        if self.soft_cap.is_some() {
             return None;
         }
         let weight = match &self.weight {
@@ -91,6 +101,7 @@ impl<B: GptBackend> Head<B> {
             Some(Weight::Int8(_)) => return None,
             None => embedding.token.val().transpose(),
         };
-        Some((weight, self.bias.as_ref().map(Param::val)))
+        let bias = self.bias.as_ref().map(Param::val);
+        Some(LinearHead { weight, bias, precision: self.precision })
     }
 }

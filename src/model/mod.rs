@@ -35,7 +35,7 @@ pub use encoder::Encoder;
 pub use experts::{Experts, Routing};
 pub use feed_forward::{FeedForward, Network};
 pub use gpt::{Gpt, Positions};
-pub use head::Head;
+pub use head::{Head, LinearHead};
 pub use init::Initializer;
 pub use linear::Linear;
 pub use lora::{Lora, check_adapters, is_adapter};

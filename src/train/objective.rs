@@ -14,7 +14,7 @@ use super::Phases;
 use crate::backend::{GptBackend, LossTerms, TrainBackend};
 use crate::config::{ModelConfig, TrainConfig};
 use crate::data::TokenBatch;
-use crate::model::{Model, Routing, Rows, Tape};
+use crate::model::{LinearHead, Model, Routing, Rows, Tape};
 
 /// A model and its loss, the mean negative log-likelihood of the targets.
 #[derive(Module, Debug)]
@@ -75,7 +75,9 @@ impl<B: GptBackend> LanguageModel<B> {
     /// Of `[N, D]` and `[N]`, without all of the logits in memory where that can be.
     fn cross_entropy(&self, hidden: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
         match self.model.linear_head() {
-            Some((weight, bias)) => B::linear_cross_entropy(hidden, weight, bias, targets),
+            Some(LinearHead { weight, bias, precision }) => {
+                B::linear_cross_entropy(hidden, weight, bias, targets, precision)
+            }
             None => B::cross_entropy(self.model.logits(hidden), targets),
         }
     }
@@ -179,7 +181,7 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
         let tape = self.gradient_checkpointing.then(Tape::default);
         let Answer { hidden, targets, routing } = self.answer(&batch, tape.as_ref());
         let (loss, minimised) = self.training_loss(hidden, targets);
-        let value: f64 = loss.inner().into_scalar().elem();
+        let loss = loss.inner();
         let forward = started.elapsed();
         let minimised = match mean_balance(&routing) {
             Some(balance) => minimised + balance * self.balance_weight,
@@ -190,7 +192,9 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
             Some(tape) => self.sum(tape.backward(minimised)),
             None => GradientsParams::from_grads(minimised.backward(), self),
         };
-        let mut output = StepOutput::of_loss(value, batch.tokens());
+        // Only now, since a device that works on its own has to be waited for.
+        let loss = loss.into_scalar().elem();
+        let mut output = StepOutput::of_loss(loss, batch.tokens());
         output.phases.forward = forward.as_secs_f64();
         output.phases.backward = (started.elapsed() - forward).as_secs_f64();
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();

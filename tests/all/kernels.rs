@@ -5,10 +5,10 @@ use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
 use emberlm::backend::{
     AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, GptBackend, Job, Rotation, TrainBackend,
 };
-use emberlm::config::{NormKind, RotaryPairing};
+use emberlm::config::{NormKind, Precision, RotaryPairing};
 
 use crate::on_each_backend;
-use crate::support::{ACTIVATIONS, Inner, floats, numbers, on_cpu_backends};
+use crate::support::{ACTIVATIONS, Inner, floats, numbers, on_all_backends};
 
 /// What a backend computes; and how far apart two may be, relative to the largest number.
 type Results = Vec<(String, Vec<f32>)>;
@@ -16,22 +16,22 @@ type Results = Vec<(String, Vec<f32>)>;
 /// Compares what all backends make of a job.
 #[track_caller]
 fn agree<J: Job<Output = Results> + Clone>(job: J, tolerance: f32) {
-    let all = on_cpu_backends(job);
+    let all = on_all_backends(job);
     let (reference, others): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|(kind, _)| *kind == BackendKind::Ndarray);
+        all.into_iter().partition(|(name, _)| name == BackendKind::Ndarray.name());
     let Some((_, reference)) = reference.into_iter().next() else {
         println!("skipped: ndarray is not compiled in");
         return;
     };
-    for (kind, found) in others {
+    for (backend, found) in others {
         assert_eq!(found.len(), reference.len());
         for ((name, found), (_, expected)) in found.iter().zip(&reference) {
-            assert_eq!(found.len(), expected.len(), "{kind}: {name}");
+            assert_eq!(found.len(), expected.len(), "{backend}: {name}");
             let scale = expected.iter().fold(1.0f32, |scale, x| scale.max(x.abs()));
             for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
                 assert!(
                     (found - expected).abs() <= tolerance * scale,
-                    "{kind}: {name}[{index}] is {found}, not {expected}, of at most {scale}"
+                    "{backend}: {name}[{index}] is {found}, not {expected}, of at most {scale}"
                 );
             }
         }
@@ -516,12 +516,14 @@ fn losses_of_products_are_their_formula() {
                     weight.clone(),
                     bias.clone(),
                     targets.clone(),
+                    Precision::F32,
                 );
                 let untracked = <Inner<B> as GptBackend>::linear_cross_entropy(
                     input.clone().inner(),
                     weight.clone().inner(),
                     bias.clone().map(Tensor::inner),
                     targets.inner(),
+                    Precision::F32,
                 );
                 let w: Vec<f64> = floats(weight.into_data()).into_iter().map(f64::from).collect();
                 let b = if with_bias { wide(v, 33) } else { vec![0.0; v] };
@@ -573,8 +575,14 @@ fn only_gradients_that_are_wanted_are_made() {
             let bias = float(13, 36).into_primitive().tensor();
             let targets = TensorData::new(vec![3; 9], [9]);
             let targets = Tensor::<Inner<B>, 1, Int>::from_data(targets, &device).into_primitive();
-            let (_, gradients) =
-                kernels.linear_cross_entropy(input, weight, Some(bias), targets, wanted);
+            let (_, gradients) = kernels.linear_cross_entropy(
+                input,
+                weight,
+                Some(bias),
+                targets,
+                Precision::F32,
+                wanted,
+            );
             gradients.map(|gradient| {
                 let gradient = TensorPrimitive::Float(gradient?);
                 let gradient = Tensor::<Inner<B>, 2>::from_primitive(gradient);

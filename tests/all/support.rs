@@ -23,6 +23,49 @@ pub fn on_cpu_backends<J: Job + Clone>(job: J) -> Vec<(BackendKind, J::Output)> 
         .collect()
 }
 
+/// Runs a job on each backend of which there is a device: on GPUs with fusion and without.
+pub fn on_all_backends<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
+    let mut all: Vec<_> = on_cpu_backends(job.clone())
+        .into_iter()
+        .map(|(kind, output)| (kind.to_string(), output))
+        .collect();
+    all.extend(on_gpus(job));
+    all
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn on_gpus<J: Job>(_: J) -> Vec<(String, J::Output)> {
+    Vec::new()
+}
+
+#[cfg(feature = "wgpu")]
+fn on_gpus<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
+    use burn::backend::Autodiff;
+    use emberlm::backend::Fused;
+
+    #[derive(Clone)]
+    struct Nothing;
+
+    impl Job for Nothing {
+        type Output = ();
+
+        fn run<B: emberlm::backend::TrainBackend>(self, _: B::Device) {}
+    }
+
+    if let Err(error) = backend::dispatch(BackendKind::Wgpu, Nothing) {
+        println!("skipped on wgpu: {error}");
+        return Vec::new();
+    }
+    let device = burn_wgpu::WgpuDevice::default();
+    vec![
+        ("wgpu".into(), job.clone().run::<Autodiff<burn_wgpu::Wgpu>>(device.clone())),
+        (
+            "wgpu without fusion".into(),
+            job.run::<Autodiff<<burn_wgpu::Wgpu as Fused>::Inner>>(device),
+        ),
+    ]
+}
+
 /// A closure over backends cannot be generic; this names the job that a test runs.
 #[macro_export]
 macro_rules! on_each_backend {
@@ -35,7 +78,7 @@ macro_rules! on_each_backend {
                 $body
             }
         }
-        $crate::support::on_cpu_backends(Body);
+        $crate::support::on_all_backends(Body);
     }};
 }
 

@@ -21,8 +21,9 @@ use burn_flex::{Flex, FlexTensor};
 use std::mem::MaybeUninit;
 
 use super::compositions::{default_activation, default_activation_backward, default_put};
-use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
+use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Products, Scaling, Sight, Turn};
 use crate::config::Activation;
+use crate::config::Precision;
 use attention::{Outcome, Room};
 use int8::Int8;
 use matrix::product;
@@ -35,6 +36,10 @@ use tensors::{
 const TASK: usize = 16 * 1024;
 
 impl GptBackend for Flex {
+    fn products() -> Option<&'static dyn Products<Self>> {
+        Some(&CpuKernels)
+    }
+
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&CpuKernels)
     }
@@ -98,7 +103,7 @@ impl GptBackend for Flex {
 #[derive(Debug)]
 struct CpuKernels;
 
-impl Kernels<Flex> for CpuKernels {
+impl Products<Flex> for CpuKernels {
     fn dense(&self, input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
         let shape = [input.layout().shape()[0], weight.layout().shape()[1]];
         let [input, weight] = [input, weight].map(forwards);
@@ -144,7 +149,9 @@ impl Kernels<Flex> for CpuKernels {
         });
         [of_input, of_weight, of_bias]
     }
+}
 
+impl Kernels<Flex> for CpuKernels {
     fn gated(&self, gate: FlexTensor, up: FlexTensor, kind: Activation) -> FlexTensor {
         let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
         like(activation::gated(kind, elements(&gate), elements(&up)), &gate)
@@ -300,6 +307,7 @@ impl Kernels<Flex> for CpuKernels {
         weight: FlexTensor,
         bias: Option<FlexTensor>,
         targets: FlexTensor,
+        _precision: Precision, // f32, as `computes_in` says
         wanted: [bool; 3],
     ) -> (FlexTensor, [Option<FlexTensor>; 3]) {
         let [input, weight] = [input, weight].map(forwards);

@@ -1,8 +1,9 @@
-use burn_cuda::{Cuda, CudaDevice};
+use burn_cuda::CudaDevice;
 use cudarc::driver::CudaContext;
 use serde_json::json;
 
 use super::{DeviceInfo, DeviceMemory, Devices};
+use crate::backend::Cuda;
 
 impl Devices for Cuda {
     fn devices() -> Vec<(CudaDevice, DeviceInfo)> {

@@ -1,5 +1,5 @@
 use burn_wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
-use burn_wgpu::{Wgpu, WgpuDevice};
+use burn_wgpu::WgpuDevice;
 use serde_json::{Map, json};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +10,7 @@ use wgpu::{
 };
 
 use super::{DeviceInfo, Devices};
+use crate::backend::Wgpu;
 
 /// Names the device that CubeCL takes by itself.
 const DEFAULT_DEVICE: &str = "CUBECL_WGPU_DEFAULT_DEVICE";

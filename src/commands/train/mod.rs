@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
+use crate::config::Precision;
 use crate::config::RunConfig;
 use crate::data::{Corpus, EvaluationLoader, SplitTokens, Task};
 use crate::train::{
@@ -59,6 +60,13 @@ impl Job for Train<'_> {
         let taken = state.progress.step;
         let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
         report.announce();
+        if let Some(format) = B::InnerBackend::coarse_products(&device)
+            && config.train.precision == Precision::F32
+        {
+            say(format_args!(
+                "matrix products: in f32, whose factors this device may round to {format}"
+            ));
+        }
         if model.trained_params() < params {
             say(format_args!("trained: {} of them", model.trained_params()));
         }

@@ -1,0 +1,129 @@
+//! Gates of feed-forward networks.
+
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::tensors::{UNITS, count, cubes_of_elements, empty};
+use crate::config::Activation;
+
+/// `1 / sqrt(2)`
+const ROOT_OF_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
+/// `1 / sqrt(2 π)`
+const DENSITY: f32 = 0.398_942_3;
+/// `2 sqrt(2 / π)`
+const STEEPNESS: f32 = 1.595_769_1;
+/// Of the cubic term in the tanh form.
+const CUBIC: f32 = 0.044_715;
+/// Above, Mish is its argument to the last bit of an f32; and no exponential overflows.
+const STRAIGHT: f32 = 20.0;
+
+#[cube]
+fn sigmoid(x: f32) -> f32 {
+    // An exponential of more would be infinite, of which shaders promise nothing.
+    1.0f32 / (1.0f32 + f32::exp(-max(x, -80.0f32)))
+}
+
+/// `activation(x)` and its derivative.
+#[cube]
+fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
+    if comptime!(kind == Activation::Gelu) {
+        let cumulative = 0.5f32 * (1.0f32 + Erf::erf(x * ROOT_OF_HALF));
+        let density = DENSITY * f32::exp(-0.5f32 * min(x * x, 170.0f32));
+        (x * cumulative, cumulative + x * density)
+    } else if comptime!(kind == Activation::GeluTanh) {
+        let gate = sigmoid(STEEPNESS * (x + CUBIC * x * x * x));
+        let steepness = STEEPNESS * (1.0f32 + 3.0f32 * CUBIC * x * x);
+        (x * gate, gate + x * gate * (1.0f32 - gate) * steepness)
+    } else if comptime!(kind == Activation::Relu) {
+        (max(x, 0.0f32), select(x > 0.0f32, 1.0f32, 0.0f32))
+    } else if comptime!(kind == Activation::ReluSquared) {
+        let positive = max(x, 0.0f32);
+        (positive * positive, 2.0f32 * positive)
+    } else if comptime!(kind == Activation::Silu) {
+        let gate = sigmoid(x);
+        (x * gate, gate + x * gate * (1.0f32 - gate))
+    } else {
+        // Mish: tanh(log(1 + e)) = e (e + 2) / (e (e + 2) + 2)
+        let exponential = f32::exp(min(x, STRAIGHT));
+        let product = exponential * (exponential + 2.0f32);
+        let gate = product / (product + 2.0f32);
+        (x * gate, gate + x * (1.0f32 - gate * gate) * sigmoid(x))
+    }
+}
+
+#[cube(launch)]
+fn gated_kernel(
+    gate: &Array<f32>,
+    up: &Array<f32>,
+    output: &mut Array<f32>,
+    #[comptime] kind: Activation,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let (value, _) = value_and_slope(gate[ABSOLUTE_POS], kind);
+        output[ABSOLUTE_POS] = value * up[ABSOLUTE_POS];
+    }
+}
+
+/// [`Kernels::gated`](crate::backend::Kernels::gated).
+pub fn gated<R: CubeRuntime>(
+    gate: CubeTensor<R>,
+    up: CubeTensor<R>,
+    kind: Activation,
+) -> CubeTensor<R> {
+    let (gate, up) = (into_contiguous(gate), into_contiguous(up));
+    let output = empty(&gate, gate.meta.shape().clone());
+    let client = gate.client.clone();
+    gated_kernel::launch(
+        &client,
+        cubes_of_elements(count(&gate)),
+        CubeDim::new_1d(UNITS),
+        gate.into_array_arg(),
+        up.into_array_arg(),
+        output.clone().into_array_arg(),
+        kind,
+    );
+    output
+}
+
+#[cube(launch)]
+fn gated_backward_kernel(
+    gate: &Array<f32>,
+    up: &Array<f32>,
+    gradient: &Array<f32>,
+    of_gate: &mut Array<f32>,
+    of_up: &mut Array<f32>,
+    #[comptime] kind: Activation,
+) {
+    if ABSOLUTE_POS < of_gate.len() {
+        let (value, slope) = value_and_slope(gate[ABSOLUTE_POS], kind);
+        let gradient = gradient[ABSOLUTE_POS];
+        of_gate[ABSOLUTE_POS] = gradient * up[ABSOLUTE_POS] * slope;
+        of_up[ABSOLUTE_POS] = gradient * value;
+    }
+}
+
+/// [`Kernels::gated_backward`](crate::backend::Kernels::gated_backward).
+pub fn gated_backward<R: CubeRuntime>(
+    gate: CubeTensor<R>,
+    up: CubeTensor<R>,
+    gradient: CubeTensor<R>,
+    kind: Activation,
+) -> [CubeTensor<R>; 2] {
+    let [gate, up, gradient] = [gate, up, gradient].map(into_contiguous);
+    let [of_gate, of_up] = [(); 2].map(|()| empty(&gate, gate.meta.shape().clone()));
+    let client = gate.client.clone();
+    gated_backward_kernel::launch(
+        &client,
+        cubes_of_elements(count(&gate)),
+        CubeDim::new_1d(UNITS),
+        gate.into_array_arg(),
+        up.into_array_arg(),
+        gradient.into_array_arg(),
+        of_gate.clone().into_array_arg(),
+        of_up.clone().into_array_arg(),
+        kind,
+    );
+    [of_gate, of_up]
+}

@@ -1,0 +1,356 @@
+//! Attention by blocks of queries: of the scores of all queries with all keys, no more than a block
+//! is in memory at a time, in training, too, where they are made anew for the gradients (Dao et al.
+//! 2022, section 3.1). Within a block the products are matrix products.
+//!
+//! B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value
+
+use burn::tensor::{DType, Tensor};
+use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeRuntime};
+use cubecl::prelude::*;
+use std::ops::Range;
+
+use super::Cube;
+use super::products::{element, product, transposed};
+use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
+use super::tensors::{UNITS, count, cubes, cubes_of_elements, dims, empty, empty_of, rows};
+use crate::backend::Sight;
+use crate::backend::ops::{from_float, to_float};
+
+/// Scores that are in memory at a time: 256 MiB of them.
+const MOST_SCORES: usize = 1 << 26;
+/// Queries of a block at least, so that its products keep a GPU busy.
+const FEWEST_QUERIES: usize = 64;
+
+/// Whether a query sees a key, by their places among all keys. A window of none is 2³² wide.
+#[cube]
+fn sees(query: u32, key: u32, window: u32, #[comptime] causal: bool) -> bool {
+    let distance = select(query > key, query - key, key - query);
+    let near = distance < window;
+    if comptime!(causal) { near && key <= query } else { near }
+}
+
+/// What a row of scores is a row of.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Block {
+    /// Of scores.
+    rows: u32,
+    /// Keys of the block.
+    width: u32,
+    /// Queries of the block, which rows count through again and again.
+    queries: u32,
+    /// The place of the first query among the keys.
+    first_query: u32,
+    /// The place of the first key.
+    first_key: u32,
+    window: u32,
+    scale: f32,
+}
+
+/// Softmax of rows of scores, and the logarithms of what it divides by.
+#[cube(launch)]
+fn softmax_kernel<E: Float>(
+    scores: &Array<f32>,
+    probabilities: &mut Array<E>,
+    log_sums: &mut Array<f32>,
+    block: Block,
+    #[comptime] causal: bool,
+    #[define(E)] _element: StorageType,
+) {
+    let row = CUBE_POS as u32;
+    if row >= block.rows {
+        terminate!();
+    }
+    let start = row * block.width;
+    let query = block.first_query + row % block.queries;
+    let mut highest = f32::new(LOWEST);
+    let mut place = UNIT_POS;
+    while place < block.width {
+        if sees(query, block.first_key + place, block.window, causal) {
+            highest = max(highest, scores[(start + place) as usize] * block.scale);
+        }
+        place += ROW_UNITS;
+    }
+    let highest = max_of_units(highest, ROW_UNITS);
+    let mut sum = 0.0f32;
+    let mut place = UNIT_POS;
+    while place < block.width {
+        if sees(query, block.first_key + place, block.window, causal) {
+            sum += f32::exp(scores[(start + place) as usize] * block.scale - highest);
+        }
+        place += ROW_UNITS;
+    }
+    let log_sum = highest + f32::ln(sum_of_units(sum, ROW_UNITS));
+    let mut place = UNIT_POS;
+    while place < block.width {
+        let index = (start + place) as usize;
+        let mut probability = 0.0f32;
+        if sees(query, block.first_key + place, block.window, causal) {
+            probability = f32::exp(scores[index] * block.scale - log_sum);
+        }
+        probabilities[index] = E::cast_from(probability);
+        place += ROW_UNITS;
+    }
+    if UNIT_POS == 0 {
+        log_sums[row as usize] = log_sum;
+    }
+}
+
+/// With p the probabilities made anew and g their gradients, the gradients of the scores are
+/// `scale p (g - d)`, where d is the sum over keys of `p g`.
+#[cube(launch)]
+fn scores_backward_kernel<E: Float>(
+    scores: &Array<f32>,
+    gradients: &Array<f32>,
+    log_sums: &Array<f32>,
+    sums: &Array<f32>,
+    probabilities: &mut Array<E>,
+    of_scores: &mut Array<E>,
+    block: Block,
+    #[comptime] causal: bool,
+    #[define(E)] _element: StorageType,
+) {
+    if ABSOLUTE_POS < scores.len() {
+        let place = ABSOLUTE_POS as u32;
+        let row = place / block.width;
+        let query = block.first_query + row % block.queries;
+        let mut probability = 0.0f32;
+        if sees(query, block.first_key + place % block.width, block.window, causal) {
+            let log_sum = log_sums[row as usize];
+            probability = f32::exp(scores[ABSOLUTE_POS] * block.scale - log_sum);
+        }
+        let slope = gradients[ABSOLUTE_POS] - sums[row as usize];
+        probabilities[ABSOLUTE_POS] = E::cast_from(probability);
+        of_scores[ABSOLUTE_POS] = E::cast_from(block.scale * probability * slope);
+    }
+}
+
+/// Heads as products take them.
+type Heads<R, BT> = Tensor<Cube<R, BT>, 4>;
+
+/// How queries, keys and values are divided into blocks.
+struct Plan {
+    /// B, H, G, T, S
+    batch: usize,
+    heads: usize,
+    key_heads: usize,
+    queries: usize,
+    keys: usize,
+    sight: Sight,
+    element: DType,
+}
+
+impl Plan {
+    fn new<R: CubeRuntime>(query: &CubeTensor<R>, key: &CubeTensor<R>, sight: Sight) -> Self {
+        let ([batch, heads, queries, _], [_, key_heads, keys, _]) = (dims(query), dims(key));
+        let element = element(sight.precision);
+        Self { batch, heads, key_heads, queries, keys, sight, element }
+    }
+
+    /// Queries, and all keys that any of them sees.
+    fn blocks(&self) -> Vec<[Range<usize>; 2]> {
+        let of_a_query = self.batch * self.heads * self.keys;
+        let length = (MOST_SCORES / of_a_query.max(1)).max(FEWEST_QUERIES);
+        let seen = |query: usize| self.sight.keys(query, self.queries, self.keys);
+        let block = |first: usize| {
+            let last = (first + length).min(self.queries);
+            [first..last, seen(first).start..seen(last - 1).end]
+        };
+        (0..self.queries).step_by(length).map(block).collect()
+    }
+
+    /// What kernels are told of a block of `[B, G, H / G T, S]` scores.
+    fn of_rows<R: CubeRuntime>(
+        &self,
+        scores: &CubeTensor<R>,
+        [queries, keys]: &[Range<usize>; 2],
+    ) -> BlockLaunch<R> {
+        let [rows, width] = rows(scores);
+        let ahead = if self.sight.causal { self.keys - self.queries } else { 0 };
+        let window = self.sight.window.map_or(u32::MAX, |window| window as u32);
+        BlockLaunch::new(
+            rows as u32,
+            width as u32,
+            queries.len() as u32,
+            (queries.start + ahead) as u32,
+            keys.start as u32,
+            window,
+            self.sight.scale,
+        )
+    }
+
+    /// Query heads that share their keys one after the other, `[B, H, T, K]` ->
+    /// `[B, G, H / G T, K]`.
+    fn grouped<R: CubeRuntime, BT: BoolElement>(&self, heads: Heads<R, BT>) -> Heads<R, BT> {
+        let [b, h, t, width] = heads.dims();
+        match h == self.key_heads {
+            true => heads,
+            false => heads.reshape([b, self.key_heads, h / self.key_heads * t, width]),
+        }
+    }
+
+    /// And back.
+    fn apart<R: CubeRuntime, BT: BoolElement>(&self, groups: Heads<R, BT>) -> Heads<R, BT> {
+        let [b, g, rows, width] = groups.dims();
+        match self.heads == self.key_heads {
+            true => groups,
+            false => groups.reshape([b, self.heads, rows * g / self.heads, width]),
+        }
+    }
+}
+
+/// A part of all heads, in memory of its own.
+fn part<R: CubeRuntime, BT: BoolElement>(
+    heads: &Heads<R, BT>,
+    range: &Range<usize>,
+) -> Heads<R, BT> {
+    let [b, h, length, width] = heads.dims();
+    match *range == (0..length) {
+        true => heads.clone(),
+        false => heads.clone().slice([0..b, 0..h, range.clone(), 0..width]),
+    }
+}
+
+/// The product of two batches of matrices, in f32.
+fn multiply<R: CubeRuntime, BT: BoolElement>(
+    left: Heads<R, BT>,
+    right: Heads<R, BT>,
+) -> Heads<R, BT> {
+    from_float(product(to_float(left), to_float(right)))
+}
+
+/// The product with the transpose of the second.
+fn multiply_transposed<R: CubeRuntime, BT: BoolElement>(
+    left: Heads<R, BT>,
+    right: Heads<R, BT>,
+) -> Heads<R, BT> {
+    from_float(product(to_float(left), transposed(to_float(right))))
+}
+
+/// [`Kernels::attend`](crate::backend::Kernels::attend).
+pub fn forward<R: CubeRuntime, BT: BoolElement>(
+    inputs: [CubeTensor<R>; 3],
+    sight: Sight,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let plan = Plan::new(&inputs[0], &inputs[1], sight);
+    let cast_heads =
+        |input: CubeTensor<R>| -> Heads<R, BT> { from_float(cast(input, plan.element)) };
+    let [query, key, value] = inputs.map(cast_heads);
+    let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
+    for block in plan.blocks() {
+        let [queries, keys] = &block;
+        let of_block = plan.grouped(part(&query, queries));
+        let scores = multiply_transposed(of_block, part(&key, keys));
+        let (probabilities, of_rows) = softmax(&plan, to_float(scores), &block);
+        let output = multiply(from_float(probabilities), part(&value, keys));
+        outputs.push(plan.apart(output));
+        let of_rows: Tensor<Cube<R, BT>, 1> = from_float(of_rows);
+        log_sums.push(of_rows.reshape([plan.batch, plan.heads, queries.len()]));
+    }
+    (to_float(Tensor::cat(outputs, 2)), to_float(Tensor::cat(log_sums, 2)))
+}
+
+fn softmax<R: CubeRuntime>(
+    plan: &Plan,
+    scores: CubeTensor<R>,
+    block: &[Range<usize>; 2],
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    let scores = into_contiguous(scores);
+    let ([rows, _], client) = (rows(&scores), scores.client.clone());
+    let probabilities = empty_of(&scores, scores.meta.shape().clone(), plan.element);
+    let log_sums = empty(&scores, [rows]);
+    let of_rows = plan.of_rows(&scores, block);
+    softmax_kernel::launch(
+        &client,
+        cubes(rows),
+        CubeDim::new_1d(ROW_UNITS),
+        scores.into_array_arg(),
+        probabilities.clone().into_array_arg(),
+        log_sums.clone().into_array_arg(),
+        of_rows,
+        plan.sight.causal,
+        plan.element.into(),
+    );
+    (probabilities, log_sums)
+}
+
+/// [`Kernels::attend_backward`](crate::backend::Kernels::attend_backward).
+pub fn backward<R: CubeRuntime, BT: BoolElement>(
+    inputs: [CubeTensor<R>; 3],
+    output: CubeTensor<R>,
+    log_sums: CubeTensor<R>,
+    gradient: CubeTensor<R>,
+    sight: Sight,
+) -> [CubeTensor<R>; 3] {
+    let plan = Plan::new(&inputs[0], &inputs[1], sight);
+    let heads = |input: CubeTensor<R>| -> Heads<R, BT> { from_float(input) };
+    let cast_heads = |input: CubeTensor<R>| heads(cast(input, plan.element));
+    let sums = (heads(output) * heads(gradient.clone())).sum_dim(3); // [B, H, T, 1]
+    let log_sums: Tensor<Cube<R, BT>, 3> = from_float(log_sums);
+    let log_sums: Heads<R, BT> = log_sums.unsqueeze_dim(3);
+    let gradient = cast_heads(gradient);
+    let [query, key, value] = inputs.map(cast_heads);
+    let mut of_queries = Vec::new();
+    let [mut of_key, mut of_value] = [&key, &value]
+        .map(|input| Tensor::<Cube<R, BT>, 4>::zeros(input.dims(), (&input.device(), DType::F32)));
+    for block in plan.blocks() {
+        let [queries, keys] = &block;
+        let (of_block, seen) = (plan.grouped(part(&query, queries)), part(&key, keys));
+        let slope = plan.grouped(part(&gradient, queries));
+        let scores = multiply_transposed(of_block.clone(), seen.clone());
+        let of_probabilities = multiply_transposed(slope.clone(), part(&value, keys));
+        let kept = [&log_sums, &sums].map(|it| plan.grouped(part(it, queries)));
+        let [probabilities, of_scores] =
+            scores_backward(&plan, [scores, of_probabilities], kept, &block);
+        add(&mut of_value, keys, multiply(probabilities.swap_dims(2, 3), slope));
+        of_queries.push(plan.apart(multiply(of_scores.clone(), seen)));
+        add(&mut of_key, keys, multiply(of_scores.swap_dims(2, 3), of_block));
+    }
+    [Tensor::cat(of_queries, 2), of_key, of_value].map(to_float)
+}
+
+/// Probabilities, and the gradients of the scores.
+fn scores_backward<R: CubeRuntime, BT: BoolElement>(
+    plan: &Plan,
+    scores_and_gradients: [Heads<R, BT>; 2],
+    log_sums_and_sums: [Heads<R, BT>; 2],
+    block: &[Range<usize>; 2],
+) -> [Heads<R, BT>; 2] {
+    let contiguous = |heads: Heads<R, BT>| into_contiguous(to_float(heads));
+    let [scores, gradients] = scores_and_gradients.map(contiguous);
+    let [log_sums, sums] = log_sums_and_sums.map(contiguous);
+    let shape = scores.meta.shape().clone();
+    let outputs = [(); 2].map(|()| empty_of(&scores, shape.clone(), plan.element));
+    let [probabilities, of_scores] = outputs.clone();
+    let (of_rows, client) = (plan.of_rows(&scores, block), scores.client.clone());
+    scores_backward_kernel::launch(
+        &client,
+        cubes_of_elements(count(&scores)),
+        CubeDim::new_1d(UNITS),
+        scores.into_array_arg(),
+        gradients.into_array_arg(),
+        log_sums.into_array_arg(),
+        sums.into_array_arg(),
+        probabilities.into_array_arg(),
+        of_scores.into_array_arg(),
+        of_rows,
+        plan.sight.causal,
+        plan.element.into(),
+    );
+    outputs.map(from_float)
+}
+
+/// Adds to a range of positions.
+fn add<R: CubeRuntime, BT: BoolElement>(
+    sum: &mut Heads<R, BT>,
+    range: &Range<usize>,
+    share: Heads<R, BT>,
+) {
+    let [b, h, _, width] = sum.dims();
+    let range = [0..b, 0..h, range.clone(), 0..width];
+    let share = sum.clone().slice(range.clone()) + share;
+    // Without a second handle of it, so that it is written in place.
+    let whole = std::mem::replace(sum, share.clone());
+    *sum = whole.slice_assign(range, share);
+}

@@ -1,0 +1,357 @@
+//! The same kernels in the stream of operations that burn fuses: each waits for its turn there.
+
+use burn::tensor::{DType, Shape, Tensor};
+use burn_cubecl::fusion::FusionCubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeRuntime};
+use burn_fusion::stream::{Operation, OperationStreams};
+use burn_fusion::{Fusion, FusionBackend, FusionHandle, FusionTensor};
+use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
+use std::fmt::{self, Debug, Formatter};
+use std::marker::PhantomData;
+
+use super::{Cube, CubeKernels, total};
+use crate::backend::ops::from_float;
+use crate::backend::{AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
+use crate::config::Activation;
+use crate::config::Precision;
+
+impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
+    fn device_model() -> Option<String> {
+        Cube::<R, BT>::device_model()
+    }
+
+    fn coarse_products(device: &Self::Device) -> Option<&'static str> {
+        Cube::<R, BT>::coarse_products(device)
+    }
+
+    fn kernels() -> Option<&'static dyn Kernels<Self>> {
+        Some(&FusedKernels)
+    }
+}
+
+/// A backend whose operations burn fuses.
+pub trait Fused {
+    /// The same backend, which computes one operation at a time.
+    type Inner;
+}
+
+impl<B: FusionBackend> Fused for Fusion<B> {
+    type Inner = B;
+}
+
+/// A tensor that may yet have to be computed.
+type Lazy<R> = FusionTensor<FusionCubeRuntime<R>>;
+
+/// The kernels that do the work.
+fn kernels<R: CubeRuntime, BT: BoolElement>() -> &'static dyn Kernels<Cube<R, BT>> {
+    &CubeKernels
+}
+
+/// What an operation does once its inputs are there.
+type Compute<R> = dyn Fn(Vec<CubeTensor<R>>) -> Vec<CubeTensor<R>> + Send + Sync;
+
+struct Deferred<R: CubeRuntime, BT> {
+    description: CustomOpIr,
+    compute: Box<Compute<R>>,
+    backend: PhantomData<fn() -> BT>,
+}
+
+impl<R: CubeRuntime, BT> Debug for Deferred<R, BT> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.description.id)
+    }
+}
+
+impl<R: CubeRuntime, BT: BoolElement> Operation<FusionCubeRuntime<R>> for Deferred<R, BT> {
+    fn execute(&self, handles: &mut HandleContainer<FusionHandle<FusionCubeRuntime<R>>>) {
+        let CustomOpIr { inputs, outputs, .. } = &self.description;
+        // Tensors of integers have the same handles.
+        let inputs = inputs.iter().map(|it| handles.get_float_tensor::<Cube<R, BT>>(it)).collect();
+        let computed = (self.compute)(inputs);
+        assert_eq!(computed.len(), outputs.len(), "{self:?}");
+        for (description, tensor) in outputs.iter().zip(computed) {
+            handles.register_float_tensor::<Cube<R, BT>>(&description.id, tensor);
+        }
+    }
+}
+
+/// Puts an operation into the stream of its first input. There must be one.
+fn defer<R: CubeRuntime, BT: BoolElement>(
+    name: &'static str,
+    inputs: Vec<Lazy<R>>,
+    outputs: Vec<(Shape, DType)>,
+    compute: impl Fn(Vec<CubeTensor<R>>) -> Vec<CubeTensor<R>> + Send + Sync + 'static,
+) -> Vec<Lazy<R>> {
+    let client = inputs[0].client.clone();
+    let streams = OperationStreams::with_inputs(&inputs);
+    let inputs: Vec<TensorIr> = inputs.into_iter().map(FusionTensor::into_ir).collect();
+    let output = |(shape, dtype)| TensorIr::uninit(client.create_empty_handle(), shape, dtype);
+    let outputs: Vec<TensorIr> = outputs.into_iter().map(output).collect();
+    let description = CustomOpIr::new(name, &inputs, &outputs);
+    let compute = Box::new(compute);
+    let operation =
+        Deferred::<R, BT> { description: description.clone(), compute, backend: PhantomData };
+    client.register(streams, OperationIr::Custom(description), operation)
+}
+
+/// So many tensors, as an array.
+fn fixed<T, const N: usize>(tensors: Vec<T>) -> [T; N] {
+    let found = tensors.len();
+    tensors.try_into().unwrap_or_else(|_| panic!("{N} tensors and not {found}"))
+}
+
+/// A tensor like another.
+fn like<R: CubeRuntime>(tensor: &Lazy<R>) -> (Shape, DType) {
+    (tensor.shape.clone(), tensor.dtype)
+}
+
+fn floats(shape: impl Into<Shape>) -> (Shape, DType) {
+    (shape.into(), DType::F32)
+}
+
+#[derive(Debug)]
+struct FusedKernels;
+
+impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKernels {
+    fn computes_in(&self, precision: Precision) -> bool {
+        kernels::<R, BT>().computes_in(precision)
+    }
+
+    fn gated(&self, gate: Lazy<R>, up: Lazy<R>, kind: Activation) -> Lazy<R> {
+        let output = like(&gate);
+        let [output] =
+            fixed(defer::<R, BT>("gated", vec![gate, up], vec![output], move |inputs| {
+                let [gate, up] = fixed(inputs);
+                vec![kernels::<R, BT>().gated(gate, up, kind)]
+            }));
+        output
+    }
+
+    fn gated_backward(
+        &self,
+        gate: Lazy<R>,
+        up: Lazy<R>,
+        gradient: Lazy<R>,
+        kind: Activation,
+    ) -> [Lazy<R>; 2] {
+        let outputs = vec![like(&gate), like(&up)];
+        let inputs = vec![gate, up, gradient];
+        fixed(defer::<R, BT>("gated_backward", inputs, outputs, move |inputs| {
+            let [gate, up, gradient] = fixed(inputs);
+            kernels::<R, BT>().gated_backward(gate, up, gradient, kind).into()
+        }))
+    }
+
+    fn rotate(&self, input: Lazy<R>, [cosines, sines]: [Lazy<R>; 2], turn: Turn) -> Lazy<R> {
+        let output = like(&input);
+        let inputs = vec![input, cosines, sines];
+        let [output] = fixed(defer::<R, BT>("rotate", inputs, vec![output], move |inputs| {
+            let [input, cosines, sines] = fixed(inputs);
+            vec![kernels::<R, BT>().rotate(input, [cosines, sines], turn)]
+        }));
+        output
+    }
+
+    fn normalization(
+        &self,
+        input: Lazy<R>,
+        weight: Option<Lazy<R>>,
+        bias: Option<Lazy<R>>,
+        scaling: Scaling,
+    ) -> Lazy<R> {
+        let output = like(&input);
+        let (weighted, biased) = (weight.is_some(), bias.is_some());
+        let inputs = [Some(input), weight, bias].into_iter().flatten().collect();
+        let [output] =
+            fixed(defer::<R, BT>("normalization", inputs, vec![output], move |inputs| {
+                let mut inputs = inputs.into_iter();
+                let input = inputs.next().expect("there is always one");
+                let weight = if weighted { inputs.next() } else { None };
+                let bias = if biased { inputs.next() } else { None };
+                vec![kernels::<R, BT>().normalization(input, weight, bias, scaling)]
+            }));
+        output
+    }
+
+    fn normalization_backward(
+        &self,
+        input: Lazy<R>,
+        weight: Option<Lazy<R>>,
+        gradient: Lazy<R>,
+        scaling: Scaling,
+    ) -> [Lazy<R>; 3] {
+        let width = input.shape[input.shape.num_dims() - 1];
+        let outputs = vec![like(&input), floats([width]), floats([width])];
+        let inputs = [Some(input), Some(gradient), weight].into_iter().flatten().collect();
+        fixed(defer::<R, BT>("normalization_backward", inputs, outputs, move |inputs| {
+            let mut inputs = inputs.into_iter();
+            let [input, gradient] = [(); 2].map(|()| inputs.next().expect("there are always two"));
+            kernels::<R, BT>()
+                .normalization_backward(input, inputs.next(), gradient, scaling)
+                .into()
+        }))
+    }
+
+    fn attend(&self, inputs: [Lazy<R>; 3], sight: Sight) -> (Lazy<R>, Lazy<R>) {
+        let [b, h, t, _] = fixed(inputs[0].shape.to_vec());
+        let width = inputs[2].shape[3];
+        let outputs = vec![floats([b, h, t, width]), floats([b, h, t])];
+        let [output, log_sums] =
+            fixed(defer::<R, BT>("attend", inputs.into(), outputs, move |inputs| {
+                let (output, log_sums) = kernels::<R, BT>().attend(fixed(inputs), sight);
+                vec![output, log_sums]
+            }));
+        (output, log_sums)
+    }
+
+    fn attend_backward(
+        &self,
+        inputs: [Lazy<R>; 3],
+        output: Lazy<R>,
+        log_sums: Lazy<R>,
+        gradient: Lazy<R>,
+        sight: Sight,
+    ) -> [Lazy<R>; 3] {
+        let outputs = inputs.each_ref().map(like).into();
+        let [query, key, value] = inputs;
+        let inputs = vec![query, key, value, output, log_sums, gradient];
+        fixed(defer::<R, BT>("attend_backward", inputs, outputs, move |inputs| {
+            let [query, key, value, output, log_sums, gradient] = fixed(inputs);
+            let inputs = [query, key, value];
+            kernels::<R, BT>().attend_backward(inputs, output, log_sums, gradient, sight).into()
+        }))
+    }
+
+    fn attend_joined_backward(
+        &self,
+        joined: Lazy<R>,
+        heads: [usize; 2],
+        output: Lazy<R>,
+        log_sums: Lazy<R>,
+        gradient: Lazy<R>,
+        sight: Sight,
+    ) -> Lazy<R> {
+        let outputs = vec![like(&joined)];
+        let inputs = vec![joined, output, log_sums, gradient];
+        let [output] =
+            fixed(defer::<R, BT>("attend_joined_backward", inputs, outputs, move |inputs| {
+                let [joined, output, log_sums, gradient] = fixed(inputs);
+                let kernels = kernels::<R, BT>();
+                vec![
+                    kernels
+                        .attend_joined_backward(joined, heads, output, log_sums, gradient, sight),
+                ]
+            }));
+        output
+    }
+
+    fn cross_entropy(&self, logits: Lazy<R>, targets: Lazy<R>) -> (Lazy<R>, Lazy<R>) {
+        let outputs = vec![floats([1]), floats([logits.shape[0]])];
+        let inputs = vec![logits, targets];
+        let [loss, log_sums] =
+            fixed(defer::<R, BT>("cross_entropy", inputs, outputs, move |inputs| {
+                let [logits, targets] = fixed(inputs);
+                let (loss, log_sums) = kernels::<R, BT>().cross_entropy(logits, targets);
+                vec![loss, log_sums]
+            }));
+        (loss, log_sums)
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        logits: Lazy<R>,
+        targets: Lazy<R>,
+        log_sums: Lazy<R>,
+        gradient: Lazy<R>,
+    ) -> Lazy<R> {
+        let outputs = vec![like(&logits)];
+        let inputs = vec![logits, targets, log_sums, gradient];
+        let [output] =
+            fixed(defer::<R, BT>("cross_entropy_backward", inputs, outputs, move |inputs| {
+                let [logits, targets, log_sums, gradient] = fixed(inputs);
+                let kernels = kernels::<R, BT>();
+                vec![kernels.cross_entropy_backward(logits, targets, log_sums, gradient)]
+            }));
+        output
+    }
+
+    fn linear_cross_entropy(
+        &self,
+        input: Lazy<R>,
+        weight: Lazy<R>,
+        bias: Option<Lazy<R>>,
+        targets: Lazy<R>,
+        precision: Precision,
+        wanted: [bool; 3],
+    ) -> (Lazy<R>, [Option<Lazy<R>>; 3]) {
+        let of_bias = floats([weight.shape[1]]);
+        let gradients = [like(&input), like(&weight), of_bias];
+        let gradients = gradients.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
+        let outputs = [floats([1])].into_iter().chain(gradients.map(|(it, _)| it)).collect();
+        let inputs = [Some(input), Some(weight), Some(targets), bias];
+        let inputs = inputs.into_iter().flatten().collect();
+        let computed = defer::<R, BT>("linear_cross_entropy", inputs, outputs, move |inputs| {
+            let mut inputs = inputs.into_iter();
+            let [input, weight, targets] =
+                [(); 3].map(|()| inputs.next().expect("there are always three"));
+            let bias = inputs.next();
+            let (loss, gradients) = kernels::<R, BT>()
+                .linear_cross_entropy(input, weight, bias, targets, precision, wanted);
+            [Some(loss)].into_iter().chain(gradients).flatten().collect()
+        });
+        let mut computed = computed.into_iter();
+        let loss = computed.next().expect("the loss comes first");
+        (loss, wanted.map(|wanted| if wanted { computed.next() } else { None }))
+    }
+
+    fn scaled(&self, tensor: Lazy<R>, factor: Lazy<R>) -> Lazy<R> {
+        let outputs = vec![like(&tensor)];
+        let [output] =
+            fixed(defer::<R, BT>("scaled", vec![tensor, factor], outputs, move |inputs| {
+                let [tensor, factor] = fixed(inputs);
+                vec![kernels::<R, BT>().scaled(tensor, factor)]
+            }));
+        output
+    }
+
+    fn embed_backward(&self, tokens: Lazy<R>, gradient: Lazy<R>, vocab_size: usize) -> Lazy<R> {
+        let width = gradient.shape[gradient.shape.num_dims() - 1];
+        let outputs = vec![floats([vocab_size, width])];
+        let inputs = vec![tokens, gradient];
+        let [output] = fixed(defer::<R, BT>("embed_backward", inputs, outputs, move |inputs| {
+            let [tokens, gradient] = fixed(inputs);
+            vec![kernels::<R, BT>().embed_backward(tokens, gradient, vocab_size)]
+        }));
+        output
+    }
+
+    fn sum_of_squares(&self, tensors: Vec<Lazy<R>>) -> f64 {
+        if tensors.is_empty() {
+            return 0.0;
+        }
+        let counts = tensors.iter().map(|tensor| tensor.shape.num_elements());
+        let outputs = vec![floats([counts.map(super::optimizer::parts).sum::<usize>()])];
+        let [sums] = fixed(defer::<R, BT>("sum_of_squares", tensors, outputs, move |tensors| {
+            super::optimizer::squares(tensors).into_iter().collect()
+        }));
+        let sums: Tensor<Fusion<Cube<R, BT>>, 1> = from_float(sums);
+        total(sums.into_data())
+    }
+
+    fn adamw(&self, updates: Vec<AdamwUpdate<Lazy<R>>>) -> Vec<[Lazy<R>; 3]> {
+        let of_one = |update: AdamwUpdate<Lazy<R>>| {
+            let AdamwUpdate { value, gradient, moments, step } = update;
+            let outputs = vec![like(&value); 3];
+            let inputs = [value, gradient].into_iter().chain(moments.into_iter().flatten());
+            fixed(defer::<R, BT>("adamw", inputs.collect(), outputs, move |inputs| {
+                let mut inputs = inputs.into_iter();
+                let [value, gradient] =
+                    [(); 2].map(|()| inputs.next().expect("there are always two"));
+                let moments = inputs.next().zip(inputs.next()).map(<[CubeTensor<R>; 2]>::from);
+                super::optimizer::adamw(AdamwUpdate { value, gradient, moments, step }).into()
+            }))
+        };
+        updates.into_iter().map(of_one).collect()
+    }
+}

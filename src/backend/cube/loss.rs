@@ -1,0 +1,276 @@
+//! Cross-entropy, a cube a row of logits.
+//!
+//! N rows, I width of what is hidden, V vocabulary
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor};
+use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeRuntime};
+use cubecl::prelude::*;
+
+use super::Cube;
+use super::products::{element, long_product, product, transposed};
+use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
+use super::tensors::{UNITS, count, cubes, cubes_of_elements, empty, empty_of, rows};
+use crate::backend::ops::{from_float, to_float};
+use crate::config::Precision;
+
+/// Columns of logits are made a multiple of this, for the sake of matrix products.
+const ALIGNMENT: usize = 128;
+
+/// Logits that are in memory at a time: 256 MiB of them, which is enough rows to keep a large GPU
+/// busy with a vocabulary of 50,000.
+const MOST_LOGITS: usize = 1 << 26;
+
+/// `log Σ eˣ` of a row.
+#[cube]
+fn log_sum(logits: &Array<f32>, start: u32, width: u32) -> f32 {
+    let mut highest = f32::new(LOWEST);
+    let mut place = UNIT_POS;
+    while place < width {
+        highest = max(highest, logits[(start + place) as usize]);
+        place += ROW_UNITS;
+    }
+    let highest = max_of_units(highest, ROW_UNITS);
+    let mut sum = 0.0f32;
+    let mut place = UNIT_POS;
+    while place < width {
+        sum += f32::exp(logits[(start + place) as usize] - highest);
+        place += ROW_UNITS;
+    }
+    highest + f32::ln(sum_of_units(sum, ROW_UNITS))
+}
+
+#[cube(launch)]
+fn forward_kernel(
+    logits: &Array<f32>,
+    targets: &Array<i32>,
+    losses: &mut Array<f32>,
+    log_sums: &mut Array<f32>,
+    width: u32,
+    pitch: u32,
+    rows: u32,
+) {
+    let row = CUBE_POS as u32;
+    if row >= rows {
+        terminate!();
+    }
+    let start = row * pitch;
+    let log_sum = log_sum(logits, start, width);
+    if UNIT_POS == 0 {
+        let target = targets[row as usize] as u32;
+        losses[row as usize] = log_sum - logits[(start + target) as usize];
+        log_sums[row as usize] = log_sum;
+    }
+}
+
+/// The loss of each row and `log Σ eˣ` of each, `[N]`. Beyond `width` there are no logits.
+pub fn forward<R: CubeRuntime>(
+    logits: CubeTensor<R>,
+    targets: CubeTensor<R>,
+    width: usize,
+) -> [CubeTensor<R>; 2] {
+    let (logits, targets) = (into_contiguous(logits), into_contiguous(targets));
+    let ([rows, pitch], client) = (rows(&logits), logits.client.clone());
+    let [losses, log_sums] = [(); 2].map(|()| empty(&logits, [rows]));
+    forward_kernel::launch(
+        &client,
+        cubes(rows),
+        CubeDim::new_1d(ROW_UNITS),
+        logits.into_array_arg(),
+        targets.into_array_arg(),
+        losses.clone().into_array_arg(),
+        log_sums.clone().into_array_arg(),
+        width as u32,
+        pitch as u32,
+        rows as u32,
+    );
+    [losses, log_sums]
+}
+
+/// `gradient / N (softmax(x) - 1 at the target)`, element by element.
+#[cube(launch)]
+fn backward_kernel(
+    logits: &Array<f32>,
+    targets: &Array<i32>,
+    log_sums: &Array<f32>,
+    gradient: &Array<f32>,
+    output: &mut Array<f32>,
+    width: u32,
+    share: f32,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let place = ABSOLUTE_POS as u32;
+        let row = (place / width) as usize;
+        let column = place % width;
+        let target = targets[row] as u32;
+        let one = select(column == target, 1.0f32, 0.0f32);
+        let probability = f32::exp(logits[ABSOLUTE_POS] - log_sums[row]);
+        output[ABSOLUTE_POS] = gradient[0] * share * (probability - one);
+    }
+}
+
+/// [`Kernels::cross_entropy_backward`](crate::backend::Kernels::cross_entropy_backward).
+pub fn backward<R: CubeRuntime>(
+    logits: CubeTensor<R>,
+    targets: CubeTensor<R>,
+    log_sums: CubeTensor<R>,
+    gradient: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let inputs = [logits, targets, log_sums, gradient];
+    let [logits, targets, log_sums, gradient] = inputs.map(into_contiguous);
+    let ([rows, width], client) = (rows(&logits), logits.client.clone());
+    let output = empty(&logits, logits.meta.shape().clone());
+    backward_kernel::launch(
+        &client,
+        cubes_of_elements(count(&logits)),
+        CubeDim::new_1d(UNITS),
+        logits.into_array_arg(),
+        targets.into_array_arg(),
+        log_sums.into_array_arg(),
+        gradient.into_array_arg(),
+        output.clone().into_array_arg(),
+        width as u32,
+        1.0 / rows as f32,
+    );
+    output
+}
+
+/// The loss of each row; logits are replaced by `share (softmax(x) - 1 at the target)`, in the
+/// type of the products that follow.
+#[cube(launch)]
+fn loss_and_gradient_kernel<E: Float>(
+    logits: &Array<f32>,
+    targets: &Array<i32>,
+    losses: &mut Array<f32>,
+    gradient: &mut Array<E>,
+    width: u32,
+    // From one row to the next: what is beyond the width is no logit.
+    pitch: u32,
+    rows: u32,
+    share: f32,
+    #[define(E)] _element: StorageType,
+) {
+    let row = CUBE_POS as u32;
+    if row >= rows {
+        terminate!();
+    }
+    let start = row * pitch;
+    let log_sum = log_sum(logits, start, width);
+    let target = targets[row as usize] as u32;
+    let mut place = UNIT_POS;
+    while place < pitch {
+        let index = (start + place) as usize;
+        let one = select(place == target, 1.0f32, 0.0f32);
+        let slope = share * (f32::exp(logits[index] - log_sum) - one);
+        gradient[index] = E::cast_from(select(place < width, slope, 0.0f32));
+        place += ROW_UNITS;
+    }
+    if UNIT_POS == 0 {
+        losses[row as usize] = log_sum - logits[(start + target) as usize];
+    }
+}
+
+/// The loss of each row, and the gradient of their sum times `share`. Beyond `width` there are no
+/// logits, and their gradient is zero.
+fn loss_and_gradient<R: CubeRuntime>(
+    logits: CubeTensor<R>,
+    targets: CubeTensor<R>,
+    width: usize,
+    element: DType,
+    share: f32,
+) -> [CubeTensor<R>; 2] {
+    let ([rows, pitch], client) = (rows(&logits), logits.client.clone());
+    let losses = empty(&logits, [rows]);
+    let gradient = empty_of(&logits, logits.meta.shape().clone(), element);
+    loss_and_gradient_kernel::launch(
+        &client,
+        cubes(rows),
+        CubeDim::new_1d(ROW_UNITS),
+        logits.into_array_arg(),
+        targets.into_array_arg(),
+        losses.clone().into_array_arg(),
+        gradient.clone().into_array_arg(),
+        width as u32,
+        pitch as u32,
+        rows as u32,
+        share,
+        element.into(),
+    );
+    [losses, gradient]
+}
+
+/// The losses of all rows, `[N]`, and the gradients of their mean, as far as they are wanted. See
+/// [`Kernels::linear_cross_entropy`](crate::backend::Kernels::linear_cross_entropy).
+pub fn of_product<R: CubeRuntime, BT: BoolElement>(
+    input: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    bias: Option<CubeTensor<R>>,
+    targets: CubeTensor<R>,
+    precision: Precision,
+    [of_input, of_weight, of_bias]: [bool; 3],
+) -> (CubeTensor<R>, [Option<CubeTensor<R>>; 3]) {
+    let element = element(precision);
+    let matrix = |tensor: CubeTensor<R>| -> Tensor<Cube<R, BT>, 2> { from_float(tensor) };
+    let ([n, d], [_, v]) = (rows(&input), rows(&weight));
+    let beyond = v.next_multiple_of(ALIGNMENT) - v;
+    let input = matrix(cast(input, element));
+    let weight = to_float(widened(matrix(cast(weight, element)), beyond));
+    let bias: Option<Tensor<Cube<R, BT>, 1>> = bias.map(from_float);
+    let bias = bias.map(|bias| widened(bias.unsqueeze(), beyond));
+    let targets: Tensor<Cube<R, BT>, 1, Int> = Tensor::from_primitive(targets);
+    let chunk = (MOST_LOGITS / v).clamp(1, n);
+    let (mut losses, mut inputs) = (Vec::new(), Vec::new());
+    let (mut weights, mut biases) = (None, None);
+    for first in (0..n).step_by(chunk) {
+        let range = first..(first + chunk).min(n);
+        let part = to_float(input.clone().slice([range.clone()]));
+        let mut logits = matrix(product(part.clone(), weight.clone()));
+        if let Some(bias) = &bias {
+            logits = logits + bias.clone();
+        }
+        let logits = into_contiguous(to_float(logits));
+        let asked = into_contiguous(targets.clone().slice([range]).into_primitive());
+        if !(of_input || of_weight || of_bias) {
+            let [loss, _] = forward(logits, asked, v);
+            losses.push(from_float(loss));
+            continue;
+        }
+        let [loss, gradient] = loss_and_gradient(logits, asked, v, element, 1.0 / n as f32);
+        losses.push(from_float(loss));
+        if of_input {
+            let weight: Tensor<Cube<R, BT>, 2> = from_float(transposed(weight.clone()));
+            inputs.push(long_product(matrix(gradient.clone()), weight));
+        }
+        if of_weight {
+            let share = matrix(product(transposed(part), gradient.clone()));
+            add(&mut weights, share);
+        }
+        if of_bias {
+            add(&mut biases, matrix(cast(gradient, DType::F32)).sum_dim(0));
+        }
+    }
+    let losses: Tensor<Cube<R, BT>, 1> = Tensor::cat(losses, 0);
+    let of_input = of_input.then(|| to_float(Tensor::cat(inputs, 0)));
+    let of_weight = weights.map(|sum| to_float(sum.slice([0..d, 0..v])));
+    let of_bias = biases.map(|sum| to_float::<_, 1>(sum.slice([0..1, 0..v]).reshape([v])));
+    (to_float(losses), [of_input, of_weight, of_bias])
+}
+
+/// With so many columns of zeros more.
+fn widened<B: Backend>(matrix: Tensor<B, 2>, more: usize) -> Tensor<B, 2> {
+    if more == 0 {
+        return matrix;
+    }
+    let options = (&matrix.device(), matrix.dtype());
+    let zeros = Tensor::zeros([matrix.dims()[0], more], options);
+    Tensor::cat(vec![matrix, zeros], 1)
+}
+
+fn add<B: Backend>(sum: &mut Option<Tensor<B, 2>>, share: Tensor<B, 2>) {
+    *sum = Some(match sum.take() {
+        Some(sum) => sum + share,
+        None => share,
+    });
+}

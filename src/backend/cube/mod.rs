@@ -1,0 +1,208 @@
+//! Kernels for GPUs in CubeCL: the same for CUDA and wgpu, with fusion and without.
+//!
+//! They take tensors of f32. What is elementary, and what burn's fusion makes one kernel of by
+//! itself, stays a composition.
+
+mod activation;
+mod attention;
+mod embedding;
+mod fusion;
+mod loss;
+mod normalization;
+mod optimizer;
+mod products;
+mod rotation;
+mod rows;
+mod tensors;
+
+pub use fusion::Fused;
+
+use burn::tensor::ops::FloatTensorOps;
+use burn::tensor::{Shape, Tensor, TensorData};
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
+use cubecl::prelude::CubePrimitive;
+use cubecl::tf32;
+
+use super::compositions::separate;
+use super::ops::{from_float, to_float};
+use super::{AdamwUpdate, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model};
+use crate::config::Activation;
+use crate::config::Precision;
+
+/// A backend that computes by CubeCL kernels.
+type Cube<R, BT> = CubeBackend<R, f32, i32, BT>;
+
+impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
+    fn device_model() -> Option<String> {
+        let client = R::client(&R::Device::default());
+        let is_nvidia = R::name(&client) == "cuda";
+        is_nvidia.then(|| nvidia_model(std::path::Path::new(NVIDIA_DEVICES))).flatten()
+    }
+
+    fn coarse_products(device: &Self::Device) -> Option<&'static str> {
+        let tf32 = tf32::as_type_native_unchecked();
+        R::client(device).properties().supports_type(tf32).then_some("TF32")
+    }
+
+    fn kernels() -> Option<&'static dyn Kernels<Self>> {
+        Some(&CubeKernels)
+    }
+}
+
+#[derive(Debug)]
+struct CubeKernels;
+
+impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
+    fn computes_in(&self, _precision: Precision) -> bool {
+        true // where the device does, which was checked
+    }
+
+    fn gated(&self, gate: CubeTensor<R>, up: CubeTensor<R>, kind: Activation) -> CubeTensor<R> {
+        activation::gated(gate, up, kind)
+    }
+
+    fn gated_backward(
+        &self,
+        gate: CubeTensor<R>,
+        up: CubeTensor<R>,
+        gradient: CubeTensor<R>,
+        kind: Activation,
+    ) -> [CubeTensor<R>; 2] {
+        activation::gated_backward(gate, up, gradient, kind)
+    }
+
+    fn rotate(
+        &self,
+        input: CubeTensor<R>,
+        angles: [CubeTensor<R>; 2],
+        turn: Turn,
+    ) -> CubeTensor<R> {
+        rotation::rotate(input, angles, turn)
+    }
+
+    fn normalization(
+        &self,
+        input: CubeTensor<R>,
+        weight: Option<CubeTensor<R>>,
+        bias: Option<CubeTensor<R>>,
+        scaling: Scaling,
+    ) -> CubeTensor<R> {
+        normalization::forward(input, weight, bias, scaling)
+    }
+
+    fn normalization_backward(
+        &self,
+        input: CubeTensor<R>,
+        weight: Option<CubeTensor<R>>,
+        gradient: CubeTensor<R>,
+        scaling: Scaling,
+    ) -> [CubeTensor<R>; 3] {
+        let [of_input, of_weight, of_bias] =
+            normalization::backward(input, weight, gradient, scaling);
+        let total = |slabs: CubeTensor<R>| {
+            let slabs: Tensor<Cube<R, BT>, 2> = from_float(slabs);
+            to_float::<_, 1>(slabs.sum_dim(0).squeeze_dim(0))
+        };
+        [of_input, total(of_weight), total(of_bias)]
+    }
+
+    fn attend(&self, inputs: [CubeTensor<R>; 3], sight: Sight) -> (CubeTensor<R>, CubeTensor<R>) {
+        attention::forward::<R, BT>(inputs, sight)
+    }
+
+    fn attend_backward(
+        &self,
+        inputs: [CubeTensor<R>; 3],
+        output: CubeTensor<R>,
+        log_sums: CubeTensor<R>,
+        gradient: CubeTensor<R>,
+        sight: Sight,
+    ) -> [CubeTensor<R>; 3] {
+        attention::backward::<R, BT>(inputs, output, log_sums, gradient, sight)
+    }
+
+    fn attend_joined_backward(
+        &self,
+        joined: CubeTensor<R>,
+        heads: [usize; 2],
+        output: CubeTensor<R>,
+        log_sums: CubeTensor<R>,
+        gradient: CubeTensor<R>,
+        sight: Sight,
+    ) -> CubeTensor<R> {
+        let joined: Tensor<Cube<R, BT>, 4> = from_float(joined);
+        let parts = separate(joined, heads).map(to_float);
+        let gradients = attention::backward::<R, BT>(parts, output, log_sums, gradient, sight);
+        to_float(Tensor::<Cube<R, BT>, 4>::cat(gradients.map(from_float).to_vec(), 1))
+    }
+
+    fn cross_entropy(
+        &self,
+        logits: CubeTensor<R>,
+        targets: CubeTensor<R>,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        let width = logits.meta.shape()[1];
+        let [losses, log_sums] = loss::forward(logits, targets, width);
+        (mean::<R, BT>(losses), log_sums)
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        logits: CubeTensor<R>,
+        targets: CubeTensor<R>,
+        log_sums: CubeTensor<R>,
+        gradient: CubeTensor<R>,
+    ) -> CubeTensor<R> {
+        loss::backward(logits, targets, log_sums, gradient)
+    }
+
+    fn linear_cross_entropy(
+        &self,
+        input: CubeTensor<R>,
+        weight: CubeTensor<R>,
+        bias: Option<CubeTensor<R>>,
+        targets: CubeTensor<R>,
+        precision: Precision,
+        wanted: [bool; 3],
+    ) -> (CubeTensor<R>, [Option<CubeTensor<R>>; 3]) {
+        let (losses, gradients) =
+            loss::of_product::<R, BT>(input, weight, bias, targets, precision, wanted);
+        (mean::<R, BT>(losses), gradients)
+    }
+
+    fn scaled(&self, tensor: CubeTensor<R>, factor: CubeTensor<R>) -> CubeTensor<R> {
+        let ones = Shape::from(vec![1; tensor.meta.rank()]);
+        Cube::<R, BT>::float_mul(tensor, Cube::<R, BT>::float_reshape(factor, ones))
+    }
+
+    fn embed_backward(
+        &self,
+        tokens: CubeTensor<R>,
+        gradient: CubeTensor<R>,
+        vocab_size: usize,
+    ) -> CubeTensor<R> {
+        embedding::backward(tokens, gradient, vocab_size)
+    }
+
+    fn sum_of_squares(&self, tensors: Vec<CubeTensor<R>>) -> f64 {
+        optimizer::squares(tensors).map_or(0.0, |sums| {
+            let sums: Tensor<Cube<R, BT>, 1> = from_float(sums);
+            total(sums.into_data())
+        })
+    }
+
+    fn adamw(&self, updates: Vec<AdamwUpdate<CubeTensor<R>>>) -> Vec<[CubeTensor<R>; 3]> {
+        updates.into_iter().map(optimizer::adamw).collect()
+    }
+}
+
+fn mean<R: CubeRuntime, BT: BoolElement>(numbers: CubeTensor<R>) -> CubeTensor<R> {
+    let numbers: Tensor<Cube<R, BT>, 1> = from_float(numbers);
+    to_float(numbers.mean())
+}
+
+/// The sum of numbers, which are few, on the host.
+fn total(numbers: TensorData) -> f64 {
+    numbers.iter::<f64>().sum()
+}

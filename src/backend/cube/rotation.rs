@@ -1,0 +1,83 @@
+//! Rotary positions.
+
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::tensors::{UNITS, count, cubes_of_elements, dims, empty};
+use crate::backend::Turn;
+use crate::config::RotaryPairing;
+
+/// A unit an element of `[B, H, T, K]`, of which the first `2 half` are turned.
+#[cube(launch)]
+fn rotate_kernel(
+    input: &Tensor<f32>,
+    cosines: &Array<f32>,
+    sines: &Array<f32>,
+    output: &mut Array<f32>,
+    heads: u32,
+    length: u32,
+    width: u32,
+    half: u32,
+    direction: f32,
+    #[comptime] pairing: RotaryPairing,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let place = ABSOLUTE_POS as u32;
+        let number = place % width;
+        let time = place / width % length;
+        let head = place / (width * length) % heads;
+        let batch = place / (width * length * heads);
+        let row = batch as usize * input.stride(0)
+            + head as usize * input.stride(1)
+            + time as usize * input.stride(2);
+        let own = input[row + number as usize * input.stride(3)];
+        let mut value = own;
+        if number < 2 * half {
+            // Which pair a number belongs to, and whether it is the second of it.
+            let mut pair = number % half;
+            let mut second = number >= half;
+            let mut partner = (number + half) % (2 * half);
+            if comptime!(pairing == RotaryPairing::Interleaved) {
+                pair = number / 2;
+                second = number % 2 == 1;
+                partner = number ^ 1;
+            }
+            let other = input[row + partner as usize * input.stride(3)];
+            let angle = (time * half + pair) as usize;
+            let sine = sines[angle] * direction;
+            value = own * cosines[angle] + select(second, other, -other) * sine;
+        }
+        output[ABSOLUTE_POS] = value;
+    }
+}
+
+/// [`Kernels::rotate`](crate::backend::Kernels::rotate).
+pub fn rotate<R: CubeRuntime>(
+    input: CubeTensor<R>,
+    angles: [CubeTensor<R>; 2],
+    turn: Turn,
+) -> CubeTensor<R> {
+    let [cosines, sines] = angles.map(into_contiguous);
+    let [_, heads, length, width] = dims(&input);
+    let [_, half] = dims(&cosines);
+    let output = empty(&input, input.meta.shape().clone());
+    let client = input.client.clone();
+    rotate_kernel::launch(
+        &client,
+        cubes_of_elements(count(&input)),
+        CubeDim::new_1d(UNITS),
+        input.into_tensor_arg(),
+        cosines.into_array_arg(),
+        sines.into_array_arg(),
+        output.clone().into_array_arg(),
+        heads as u32,
+        length as u32,
+        width as u32,
+        half as u32,
+        if turn.back { -1.0 } else { 1.0 },
+        turn.pairing,
+    );
+    output
+}

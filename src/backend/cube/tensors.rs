@@ -1,0 +1,66 @@
+//! Tensors as kernels take and make them: of f32, contiguous.
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+/// Most cubes along one axis of a grid, which is what WebGPU promises.
+const MOST_CUBES: u32 = 65_535;
+
+/// Units of a cube of kernels that work element by element.
+pub const UNITS: u32 = 256;
+
+/// Room for so many f32 on the device of another tensor.
+pub fn empty<R: CubeRuntime>(beside: &CubeTensor<R>, shape: impl Into<Shape>) -> CubeTensor<R> {
+    empty_of(beside, shape, DType::F32)
+}
+
+/// [`empty`] of another type.
+pub fn empty_of<R: CubeRuntime>(
+    beside: &CubeTensor<R>,
+    shape: impl Into<Shape>,
+    element: DType,
+) -> CubeTensor<R> {
+    let (client, device) = (beside.client.clone(), beside.device.clone());
+    empty_device_contiguous_dtype(client, device, shape.into(), element)
+}
+
+/// So many zeros on the device of another tensor.
+pub fn zeroed<R: CubeRuntime>(beside: &CubeTensor<R>, shape: impl Into<Shape>) -> CubeTensor<R> {
+    zeros(beside.device.clone(), shape.into(), DType::F32)
+}
+
+/// The rows of a tensor, and how wide they are.
+pub fn rows<R: CubeRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
+    let shape = tensor.meta.shape();
+    let width = shape.iter().last().copied().unwrap_or(1);
+    [shape.iter().product::<usize>() / width.max(1), width]
+}
+
+pub fn count<R: CubeRuntime>(tensor: &CubeTensor<R>) -> usize {
+    tensor.meta.num_elements()
+}
+
+pub fn dims<R: CubeRuntime, const D: usize>(tensor: &CubeTensor<R>) -> [usize; D] {
+    std::array::from_fn(|axis| tensor.meta.shape()[axis])
+}
+
+/// A tensor that a kernel may write to, which is a copy where others hold it, too.
+pub fn writable<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+    let tensor = burn_cubecl::kernel::into_contiguous(tensor);
+    if tensor.can_mut() { tensor } else { tensor.copy() }
+}
+
+/// At least so many cubes; those beyond have nothing to do.
+pub fn cubes(count: usize) -> CubeCount {
+    let count = u32::try_from(count).expect("a grid of cubes is below 2^32");
+    let rows = count.div_ceil(MOST_CUBES).max(1);
+    CubeCount::Static(count.div_ceil(rows), rows, 1)
+}
+
+/// Cubes of [`UNITS`] units, one for each element at least.
+pub fn cubes_of_elements(count: usize) -> CubeCount {
+    cubes(count.div_ceil(UNITS as usize))
+}
