@@ -1,5 +1,5 @@
-use burn_wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
 use burn_wgpu::WgpuDevice;
+use burn_wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
 use serde_json::{Map, json};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
