@@ -18,6 +18,7 @@ mod predict;
 mod prepare;
 mod sample;
 mod schedule;
+mod size;
 mod tokenizer;
 mod train;
 mod weights;

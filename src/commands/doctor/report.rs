@@ -8,8 +8,8 @@ use crate::backend::{
 use crate::train::{GOLDEN_TOLERANCE, Golden, GoldenNumbers};
 
 /// The longest that a device may take for all goldens. The first time, a GPU compiles and tries
-/// kernels for them.
-const LIMIT: Duration = Duration::from_secs(300);
+/// kernels for them: one that is only played by a processor takes minutes.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// What can be computed on.
 #[derive(Debug, Clone, Serialize)]
@@ -121,6 +121,9 @@ fn problem(kind: BackendKind, device: usize, backends: &[BackendReport]) -> Opti
         }
         (None, Some(problem)) => {
             Some(format!("backend `{kind}` finds no device: {problem}{instead}"))
+        }
+        (None, None) if backend.devices.is_empty() => {
+            Some(format!("backend `{kind}` finds no device{instead}"))
         }
         (None, None) => Some(format!("backend `{kind}` has no device {device}{instead}")),
     }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use super::report::{BackendReport, CheckReport, DeviceReport, Report};
 use crate::backend::DeviceMemory;
 use crate::backend::Requirement;
+use crate::commands::size::size;
 
 /// Columns of what stands before a description.
 const LABEL: usize = 22;
@@ -57,13 +58,12 @@ fn write_device(out: &mut impl Write, device: &DeviceReport, chosen: bool) -> io
     let mark = if chosen { ", on which a run computes" } else { "" };
     line(out, 2, &format!("device {}", info.index), &format!("{}{mark}", info.name))?;
     if let Some(DeviceMemory { total_bytes, available_bytes }) = info.memory {
-        let free =
-            available_bytes.map_or(String::new(), |free| format!(", {} free", gibibytes(free)));
-        line(out, 4, "memory", &format!("{}{free}", gibibytes(total_bytes)))?;
+        let free = available_bytes.map_or(String::new(), |free| format!(", {} free", size(free)));
+        line(out, 4, "memory", &format!("{}{free}", size(total_bytes)))?;
     }
     for (name, value) in &info.properties {
         let value = match (value, name.strip_suffix("_bytes")) {
-            (Value::Number(bytes), Some(_)) => gibibytes(bytes.as_u64().unwrap_or_default()),
+            (Value::Number(bytes), Some(_)) => size(bytes.as_u64().unwrap_or_default()),
             (Value::Bool(true), _) => "yes".into(),
             (Value::Bool(false), _) => "no".into(),
             (Value::String(text), _) => text.clone(),
@@ -89,8 +89,4 @@ fn describe(check: &CheckReport) -> String {
 fn line(out: &mut impl Write, indent: usize, label: &str, text: &str) -> io::Result<()> {
     let width = LABEL.saturating_sub(indent).max(label.len() + 1);
     writeln!(out, "{:indent$}{label:<width$} {text}", "")
-}
-
-fn gibibytes(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
 }

@@ -2,11 +2,11 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::Plan;
+use crate::commands::size::size;
 use crate::train::TrainingMemory;
 
 /// Columns of what stands before a description.
 const LABEL: usize = 24;
-const GIB: u64 = 1 << 30;
 
 pub(super) fn write(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     writeln!(
@@ -106,12 +106,5 @@ fn short(number: u64) -> String {
     match units.iter().find(|(unit, _)| number >= *unit) {
         Some((unit, name)) => format!("{:.1} {name}", number as f64 / *unit as f64),
         None => number.to_string(),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        ..GIB => format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
-        _ => format!("{:.2} GiB", bytes as f64 / GIB as f64),
     }
 }
