@@ -4,16 +4,15 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use super::tensors::{UNITS, count, cubes_of_elements, empty};
 use crate::config::Activation;
 
-/// `1 / sqrt(2)`
-const ROOT_OF_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
 /// `1 / sqrt(2 π)`
-const DENSITY: f32 = 0.398_942_3;
+const DENSITY: f32 = 0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 /// `2 sqrt(2 / π)`
-const STEEPNESS: f32 = 1.595_769_1;
+const STEEPNESS: f32 = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 /// Of the cubic term in the tanh form.
 const CUBIC: f32 = 0.044_715;
 /// Above, Mish is its argument to the last bit of an f32; and no exponential overflows.
@@ -29,7 +28,7 @@ fn sigmoid(x: f32) -> f32 {
 #[cube]
 fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
     if comptime!(kind == Activation::Gelu) {
-        let cumulative = 0.5f32 * (1.0f32 + Erf::erf(x * ROOT_OF_HALF));
+        let cumulative = 0.5f32 * (1.0f32 + Erf::erf(x * FRAC_1_SQRT_2));
         let density = DENSITY * f32::exp(-0.5f32 * min(x * x, 170.0f32));
         (x * cumulative, cumulative + x * density)
     } else if comptime!(kind == Activation::GeluTanh) {
