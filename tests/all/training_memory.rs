@@ -2,7 +2,7 @@
 //! takes.
 
 use emberlm::backend::{BackendKind, GptBackend, Job, TrainBackend, dispatch};
-use emberlm::config::{self, RunConfig};
+use emberlm::config::{self, Precision, RunConfig};
 use emberlm::train::{Operations, TrainingMemory, largest_batch, training_memory};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -10,8 +10,6 @@ use std::path::Path;
 use crate::command_line::{emberlm, refused, stdout};
 use crate::support::{Inner, cpu_backends};
 
-const KERNELS: Operations = Operations { kernels: true, views: true };
-const COMPOSITIONS: Operations = Operations { kernels: false, views: false };
 const MIB: f64 = (1u64 << 20) as f64;
 
 /// A configuration on token ids, `model` and `train` of which are changed.
@@ -32,9 +30,13 @@ fn config(model: Value, train: Value) -> RunConfig {
     config
 }
 
-fn foretold(config: &RunConfig, operations: Operations) -> TrainingMemory {
-    training_memory(config, config.model.vocab_size.unwrap(), operations).unwrap()
+fn foretold(config: &RunConfig, operations: impl Into<Operations>) -> TrainingMemory {
+    training_memory(config, config.model.vocab_size.unwrap(), operations.into()).unwrap()
 }
+
+/// Kernels on a processor.
+const KERNELS: BackendKind = BackendKind::Flex;
+const COMPOSITIONS: BackendKind = BackendKind::Ndarray;
 
 /// `N D` numbers of f32 in the configuration above, and a number for each head of each row.
 const STREAM: u64 = 4 * 5 * 32 * 64;
@@ -70,9 +72,18 @@ fn a_layer_keeps_what_its_kernels_need() {
     let attention = 2 * STREAM + STREAM + STREAM / 2 + STREAM;
     let expected = 4 * STREAM + attention + 3 * 2 * STREAM + LOG_SUMS;
     assert_layer(&foretold(&llama, KERNELS), expected);
-    // A backend that copies parts of a tensor keeps the values alone of what has been projected.
-    let copies = Operations { views: false, ..KERNELS };
-    assert_layer(&foretold(&llama, copies), expected - 2 * STREAM + STREAM / 2);
+    // A GPU copies the values out of what has been projected, which then goes, and what is attended
+    // to, to have the heads of a position side by side.
+    let gpu = expected - 2 * STREAM + STREAM / 2 + STREAM;
+    assert_layer(&foretold(&llama, BackendKind::Cuda), gpu);
+    // In bf16 products keep factors of half as many bytes, weights among them: what is normed, once
+    // for queries, keys and values, and twice for gate and up; what is attended to; what is gated.
+    let mut bf16 = llama.clone();
+    bf16.train.precision = Precision::Bf16;
+    let weights = 2 * (64 * 128 + 64 * 64 + 3 * 64 * 128);
+    let factors = (1 + 2 + 1 + 2) * STREAM / 2;
+    let in_f32 = (1 + 1 + 1 + 2) * STREAM;
+    assert_layer(&foretold(&bf16, BackendKind::Cuda), gpu - in_f32 + factors + weights);
 
     // Nothing but its input.
     let twice = config(json!({}), json!({ "gradient_checkpointing": true }));
@@ -191,7 +202,7 @@ fn processes_take_what_is_foretold() {
         }
         let config = config(model.clone(), train);
         let Some(measured) = measured(&config, backend, folder.path()) else { return };
-        let foretold = foretold(&config, backend.into()).process as f64 / MIB;
+        let foretold = foretold(&config, backend).process as f64 / MIB;
         // 15%: what products copy for themselves depends on the processor, and what its allocator
         // keeps on the order in which threads end.
         let error = foretold / measured - 1.0;
@@ -209,7 +220,7 @@ fn the_largest_batch_is_the_last_that_fits() {
     for backend in [BackendKind::Cuda, BackendKind::Flex, BackendKind::Ndarray] {
         let needed = |examples: usize| {
             let config = config(json!({}), json!({ "batch_size": examples }));
-            foretold(&config, backend.into()).needed(backend)
+            foretold(&config, backend).needed(backend)
         };
         for examples in [1, 7, 100] {
             let found = largest_batch(&small, 100, backend, needed(examples)).unwrap();

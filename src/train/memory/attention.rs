@@ -14,6 +14,10 @@ pub(super) struct Extras {
     pub(super) dropout: bool,
 }
 
+/// Tensors of a block of scores, on the way forward and backward: scores and weights, and of both
+/// their gradients.
+const SCRATCH: [u64; 2] = [2, 4];
+
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
@@ -56,18 +60,26 @@ impl Recorder {
     /// Attention of heads in one tensor.
     pub(super) fn attend_joined(&mut self, joined: Value, sizes: Sizes, extras: Extras) -> Value {
         if self.attends_by_kernel(extras) {
-            return self.trace.record(Record {
+            let attended = self.trace.record(Record {
                 inputs: &[(joined, Slope::New)],
                 saves: &[joined],
                 saves_output: true,
                 keeps: &[sizes.log_sum_bytes()],
                 bytes: sizes.query_bytes(),
-                ..Record::default()
+                forward_scratch: SCRATCH[0] * self.block_bytes(sizes),
+                backward_scratch: SCRATCH[1] * self.block_bytes(sizes),
             });
+            // Kernels that have products of their own write them so.
+            return if self.operations.products { attended } else { self.joined(attended) };
         }
         let query = self.part(joined, sizes.query_bytes());
         let [key, value] = [(); 2].map(|()| self.part(joined, sizes.key_bytes()));
         self.attend([query, key, value], sizes, extras)
+    }
+
+    /// Of the scores that are in memory at a time.
+    fn block_bytes(&self, sizes: Sizes) -> u64 {
+        sizes.score_bytes().min(WIDTH * self.operations.scores)
     }
 
     fn attends_by_kernel(&self, extras: Extras) -> bool {
@@ -83,14 +95,17 @@ impl Recorder {
         extras: Extras,
     ) -> Value {
         if self.attends_by_kernel(extras) {
-            return self.trace.record(Record {
+            let attended = self.trace.record(Record {
                 inputs: &[query, key, value].map(|input| (input, Slope::New)),
                 saves: &[query, key, value],
                 saves_output: true,
                 keeps: &[sizes.log_sum_bytes()],
                 bytes: sizes.query_bytes(),
-                ..Record::default()
+                forward_scratch: SCRATCH[0] * self.block_bytes(sizes),
+                backward_scratch: SCRATCH[1] * self.block_bytes(sizes),
             });
+            // Kernels that have products of their own write them so.
+            return if self.operations.products { attended } else { self.joined(attended) };
         }
         let bytes = sizes.score_bytes();
         let query = self.scale(query);
@@ -108,7 +123,11 @@ impl Recorder {
         let weights = if extras.dropout { self.dropout(weights, 1.0) } else { weights };
         let (weights, value) = (self.factor(weights), self.factor(value));
         let attended = self.product(weights, value, sizes.query_bytes());
-        // The heads of a position side by side are in another order.
+        self.joined(attended)
+    }
+
+    /// The heads of a position side by side, which they are not after products of batches of heads.
+    fn joined(&mut self, attended: Value) -> Value {
         self.unary(attended, attended.bytes, &[], [0; 2])
     }
 

@@ -20,13 +20,37 @@ use steps::Steps;
 pub struct Operations {
     /// By kernels of its own; otherwise by compositions of burn's operations.
     pub kernels: bool,
+    /// Its kernels have products in bf16, too.
+    pub bf16: bool,
+    /// It has kernels for linear layers, in f32.
+    pub products: bool,
     /// Parts of a tensor share its memory.
     pub views: bool,
+    /// Logits that kernels have in memory at a time.
+    pub logits: u64,
+    /// Scores of attention that kernels have in memory at a time, if that is of any weight.
+    pub scores: u64,
 }
 
 impl From<BackendKind> for Operations {
     fn from(kind: BackendKind) -> Self {
-        Self { kernels: kind.has_kernels(), views: kind == BackendKind::Flex }
+        let compositions = Self {
+            kernels: false,
+            bf16: false,
+            products: false,
+            views: false,
+            logits: 0,
+            scores: 0,
+        };
+        match kind {
+            BackendKind::Cuda | BackendKind::Wgpu => {
+                Self { kernels: true, bf16: true, logits: 1 << 26, scores: 1 << 26, ..compositions }
+            }
+            BackendKind::Flex => {
+                Self { kernels: true, products: true, views: true, logits: 1 << 24, ..compositions }
+            }
+            BackendKind::Ndarray => compositions,
+        }
     }
 }
 

@@ -21,8 +21,10 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
+    /// Whether there are kernels for what has matrix products in it.
     pub(super) fn has_kernel(&self) -> bool {
-        self.operations.kernels && self.precision == Precision::F32
+        let Operations { kernels, bf16, .. } = self.operations;
+        kernels && (self.precision == Precision::F32 || bf16)
     }
 
     /// An operation with one input, whose gradient has numbers of its own.
@@ -115,7 +117,7 @@ impl Recorder {
         bias: Option<Value>,
         bytes: u64,
     ) -> Value {
-        if self.has_kernel() {
+        if self.operations.products && self.precision == Precision::F32 {
             let mut inputs = vec![(input, Slope::New), (weight, Slope::New)];
             inputs.extend(bias.map(|bias| (bias, Slope::New)));
             let saves = [input, weight];
@@ -246,7 +248,7 @@ impl Recorder {
             let logits = self.dense(hidden, weight, bias, WIDTH * rows * vocab_size);
             return self.loss(logits, rows);
         }
-        let block_rows = (LOGITS / vocab_size).clamp(1, rows);
+        let block_rows = (self.operations.logits / vocab_size).clamp(1, rows);
         // Scaled by a share, they are in memory a second time.
         let slope = |place| if is_share { Slope::New } else { Slope::Made(place) };
         let tracked = [hidden, weight].into_iter().filter(Value::is_tracked).enumerate();
@@ -315,6 +317,3 @@ impl Recorder {
         self.reduced(product, WIDTH)
     }
 }
-
-/// Logits that kernels have in memory at a time.
-const LOGITS: u64 = 1 << 24;

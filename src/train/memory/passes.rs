@@ -320,10 +320,7 @@ impl<'a> Pass<'a> {
         };
         let weight = weight.unwrap_or_else(|| self.recorder.trace.constant(0));
         let bias = self.parameter("head.bias");
-        let is_linear = self.model.logit_soft_cap.is_none()
-            && self.recorder.precision == Precision::F32
-            && !loss.has_terms;
-        if is_linear {
+        if self.model.logit_soft_cap.is_none() && !loss.has_terms {
             let sizes = [loss.targets, vocab_size];
             return self.recorder.linear_loss(hidden, weight, bias, sizes, loss.is_share);
         }
