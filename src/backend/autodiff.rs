@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::compositions::{
     default_attend, default_cross_entropy, default_dense, default_normalization, default_rotate,
-    on_rows, scaling, separate,
+    on_rows, scaling,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
 use super::precision::factor;
@@ -198,12 +198,12 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         let sight = options.sight(&[&joined]);
         let kernels = B::kernels().filter(|it| it.computes_in(options.precision));
         let (Some(kernels), Some(sight)) = (kernels, sight) else {
-            let [query, key, value] = separate(joined, heads);
+            let [query, key, value] = Self::separate(joined, heads);
             return default_attend(query, key, value, options);
         };
         let joined = to_float(joined);
         let all = joined.primitive.clone();
-        let parts = separate(from_float::<B, 4>(all.clone()), heads).map(to_float);
+        let parts = B::separate(from_float::<B, 4>(all.clone()), heads).map(to_float);
         let (output, log_sums) = kernels.attend(parts, sight);
         let saved = output.clone();
         record::<B, C, 1, _>([&joined], output, move |gradient, _| {

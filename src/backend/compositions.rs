@@ -189,8 +189,11 @@ pub(super) fn default_attend<B: GptBackend>(
     product(factor(weights), factor(value)).reshape([b, h, t, width])
 }
 
-/// Queries, keys and values of [`GptBackend::attend_joined`].
-pub(super) fn separate<B: Backend>(joined: Tensor<B, 4>, [h, g]: [usize; 2]) -> [Tensor<B, 4>; 3] {
+/// [`GptBackend::separate`] by burn's own operations.
+pub(super) fn default_separate<B: Backend>(
+    joined: Tensor<B, 4>,
+    [h, g]: [usize; 2],
+) -> [Tensor<B, 4>; 3] {
     [(0, h), (h, g), (h + g, g)].map(|(first, count)| joined.clone().narrow(1, first, count))
 }
 
@@ -217,6 +220,10 @@ pub(super) fn default_attend_rows<B: GptBackend>(
     lengths: &[usize],
     options: &AttentionOptions<B>,
 ) -> Tensor<B, 4> {
+    if let ([length], 1) = (lengths, key.dims()[0]) {
+        let seen = |tensor: Tensor<B, 4>| tensor.narrow(2, 0, *length);
+        return B::attend(query, seen(key), seen(value), options);
+    }
     let attend = |(row, length): (usize, &usize)| {
         let seen = |tensor: &Tensor<B, 4>| tensor.clone().narrow(0, row, 1).narrow(2, 0, *length);
         B::attend(query.clone().narrow(0, row, 1), seen(&key), seen(&value), options)

@@ -102,7 +102,7 @@ impl<T> AdamwUpdate<T> {
 /// [`GptBackend`](super::GptBackend) say what they compute.
 pub trait Products<B: Backend>: Debug + Sync {
     /// # Shapes
-    /// - `input` `[N, I]`, `weight` `[I, O]`, `bias` `[O]` -> `[N, O]`
+    /// - `input` `[.., I]`, `weight` `[I, O]`, `bias` `[O]` -> `[.., O]`
     fn dense(
         &self,
         input: FloatTensor<B>,
@@ -111,7 +111,7 @@ pub trait Products<B: Backend>: Debug + Sync {
     ) -> FloatTensor<B>;
 
     /// # Shapes
-    /// - `input` `[N, I]`, `values` `[I, O]`, each a byte, `scales` and `bias` `[O]` -> `[N, O]`
+    /// - `input` `[.., I]`, `values` `[I, O]`, each a byte, `scales` and `bias` `[O]` -> `[.., O]`
     fn dense_int8(
         &self,
         input: FloatTensor<B>,
@@ -123,7 +123,7 @@ pub trait Products<B: Backend>: Debug + Sync {
     /// The gradients with respect to input, weight and bias, as far as they are wanted.
     ///
     /// # Shapes
-    /// - `gradient` `[N, O]`
+    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` `[N, O]`
     fn dense_backward(
         &self,
         input: FloatTensor<B>,

@@ -15,8 +15,8 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorPrimitive};
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
     default_attend_rows, default_cross_entropy, default_dense, default_dense_int8,
-    default_normalization, default_put, default_rotate, default_sum_of_squares, on_rows, scaling,
-    separate,
+    default_normalization, default_put, default_rotate, default_separate, default_sum_of_squares,
+    scaling,
 };
 use super::precision::factor;
 use super::{AdamwUpdate, AttentionOptions, Kernels, LossTerms, Products, Rotation, Turn};
@@ -61,10 +61,7 @@ pub trait GptBackend: Backend {
         let Some(products) = Self::products().filter(|_| all_fit) else {
             return default_dense(input, weight, bias);
         };
-        let d_output = weight.dims()[1];
-        on_rows(input, d_output, |input| {
-            from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
-        })
+        from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
     }
 
     /// `input (values scales) + bias`: a product with weights of a byte each, in units of their
@@ -84,11 +81,8 @@ pub trait GptBackend: Backend {
         let Some(products) = Self::products().filter(|_| all_fit) else {
             return default_dense_int8(input, values, scales, bias);
         };
-        let d_output = values.dims()[1];
-        on_rows(input, d_output, |input| {
-            let (values, scales) = (values.into_primitive(), to_float(scales));
-            from_float(products.dense_int8(to_float(input), values, scales, bias.map(to_float)))
-        })
+        let (values, scales) = (values.into_primitive(), to_float(scales));
+        from_float(products.dense_int8(to_float(input), values, scales, bias.map(to_float)))
     }
 
     /// Brings the last dimension to one scale, then multiplies by `weight` and adds `bias`.
@@ -195,8 +189,16 @@ pub trait GptBackend: Backend {
         heads: [usize; 2],
         options: &AttentionOptions<Self>,
     ) -> Tensor<Self, 4> {
-        let [query, key, value] = separate(joined, heads);
+        let [query, key, value] = Self::separate(joined, heads);
         Self::attend(query, key, value, options)
+    }
+
+    /// H query heads, G key heads and their values, which stand in one tensor.
+    ///
+    /// # Shapes
+    /// - `joined` `[B, H + 2 G, T, K]` -> `[B, H, T, K]` and twice `[B, G, T, K]`
+    fn separate(joined: Tensor<Self, 4>, heads: [usize; 2]) -> [Tensor<Self, 4>; 3] {
+        default_separate(joined, heads)
     }
 
     /// Writes new positions into the room for them: those of each entry of the batch into the row
@@ -349,7 +351,7 @@ pub trait GptBackend: Backend {
 
 /// Whether kernels take a tensor: f32, and some of it.
 pub(super) fn fits<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
-    tensor.dtype() == DType::F32 && tensor.dims().iter().all(|length| *length > 0)
+    tensor.dtype() == DType::F32 && tensor.shape().num_elements() > 0
 }
 
 pub(super) fn all_fit<B: Backend>(tensors: &[&Option<Tensor<B, 1>>]) -> bool {

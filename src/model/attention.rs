@@ -172,12 +172,11 @@ impl<B: GptBackend> SelfAttention<B> {
             let attended = B::attend_joined(joined, [h, g], &options); // [B, H, T, K]
             return self.heads.join(attended, &self.output);
         }
-        let part = |first: usize, count: usize| joined.clone().narrow(1, first, count);
+        let [query, key, value] = B::separate(joined, [h, g]); // [B, H, T, K], [B, G, T, K] twice
         let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
         let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
-        let query = place(part(0, h), &self.query_norm, rotation); // [B, H, T, K]
-        let key = place(part(h, g), &self.key_norm, rotation); // [B, G, T, K]
-        let value = part(h + g, g); // [B, G, T, K]
+        let query = place(query, &self.query_norm, rotation);
+        let key = place(key, &self.key_norm, rotation);
         let attended = match &mut pass.cache {
             Some(cache) => cache.attend(layer, query, [key, value], &options),
             None => B::attend(query, key, value, &options),

@@ -238,13 +238,7 @@ impl<B: GptBackend> LayerCache<B> {
             };
             return Tensor::cat(seen.iter().enumerate().map(attend).collect(), 0);
         }
-        match (seen, keys.dims()[0]) {
-            ([_], 1) => {
-                let length = (longest + 1).min(span);
-                B::attend(query, keys.narrow(2, 0, length), values.narrow(2, 0, length), options)
-            }
-            _ => B::attend_rows(query, keys, values, &lengths.collect::<Vec<_>>(), options),
-        }
+        B::attend_rows(query, keys, values, &lengths.collect::<Vec<_>>(), options)
     }
 
     /// [`Cache::attend`] from any number of positions, in rows of one length.

@@ -186,19 +186,22 @@ fn slope(slopes: &mut [f32], weights: &[f32], rows: [Matrix<'_>; 2], scale: f32)
     }
 }
 
-/// `[B, T, H, W]`, and the logarithms of the scores' sums, `[B, H, T]`.
+/// `[B, T, H, W]`, and the logarithms of the scores' sums, `[B, H, T]`, from the first so many keys
+/// of each entry of the batch.
 pub(super) fn forward(
     query: Heads,
     key: Heads,
     value: Heads,
+    lengths: impl Fn(usize) -> usize + Sync,
     sight: &Sight,
 ) -> (Vec<f32>, Vec<f32>) {
-    let ([b, h, t, _], [_, g, s, _]) = (query.shape, key.shape);
+    let ([b, h, t, _], g) = (query.shape, key.shape[1]);
     let width = value.shape[3];
+    let pairs: usize = (0..b).map(|entry| t * lengths(entry)).sum();
     let mut output = Vec::new();
     let run = |places: Numbers, room: Room| {
         let task = |(entry, head, block): (usize, usize, Range<usize>)| {
-            let of_key = head / (h / g);
+            let (of_key, s) = (head / (h / g), lengths(entry));
             let all = seen(sight, &block, t, s);
             let queries = query.head(entry, head).rows(block.clone());
             let keys = key.head(entry, of_key).rows(all.clone()).transposed();
@@ -215,7 +218,7 @@ pub(super) fn forward(
         };
         let tasks =
             (0..b * h).flat_map(|head| blocks(t).map(move |block| (head / h, head % h, block)));
-        match b * h * t * s * (query.shape[3] + width) {
+        match pairs * h * (query.shape[3] + width) {
             ..SMALL => tasks.for_each(task),
             _ => team::for_each(tasks, task),
         }

@@ -16,20 +16,25 @@ mod tensors;
 mod vector;
 
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{DType, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexTensor};
 use std::mem::MaybeUninit;
 
-use super::compositions::{default_activation, default_activation_backward, default_put};
-use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Products, Scaling, Sight, Turn};
+use super::compositions::{
+    default_activation, default_activation_backward, default_attend_rows, default_put,
+};
+use super::ops::{from_float, to_float};
+use super::{
+    AdamwStep, AdamwUpdate, AttentionOptions, GptBackend, Kernels, Products, Scaling, Sight, Turn,
+};
 use crate::config::Activation;
 use crate::config::Precision;
 use attention::{Outcome, Room};
 use int8::Int8;
 use matrix::product;
 use tensors::{
-    check_heads, contiguous, dims, elements, forwards, heads, indices, like, matrix, tensor,
-    weight_gradient, width, with_rows,
+    check_heads, contiguous, dims, elements, forwards, heads, indices, like, matrix, of_width,
+    rows_of, tensor, weight_gradient, whole, width, with_rows,
 };
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
@@ -48,9 +53,8 @@ impl GptBackend for Flex {
         if input.dtype() != DType::F32 {
             return default_activation(input, kind);
         }
-        let input = contiguous(input);
-        let output = activation::forward(kind, elements(&input));
-        Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
+        let input = contiguous(to_float(input));
+        from_float(like(activation::forward(kind, elements(&input)), &input))
     }
 
     fn activation_backward<const D: usize>(
@@ -61,26 +65,23 @@ impl GptBackend for Flex {
         if input.dtype() != DType::F32 || gradient.dtype() != DType::F32 {
             return default_activation_backward(input, gradient, kind);
         }
-        let (input, gradient) = (contiguous(input), contiguous(gradient));
+        let (input, gradient) = (contiguous(to_float(input)), contiguous(to_float(gradient)));
         assert_eq!(input.layout().shape(), gradient.layout().shape());
         let output = activation::backward(kind, elements(&input), elements(&gradient));
-        Tensor::from_primitive(TensorPrimitive::Float(like(output, &input)))
+        from_float(like(output, &input))
     }
 
     /// In place where nobody else holds the room; burn's own assignment always copies it.
     fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, places: &[[usize; 2]]) -> Tensor<Self, 4> {
-        let ([rows, g, positions, k], [b, g_new, t, k_new]) = (room.dims(), new.dims());
-        assert_eq!(([g, k], b), ([g_new, k_new], places.len()));
-        assert!(places.iter().all(|[row, start]| *row < rows && start + t <= positions));
         if [room.dtype(), new.dtype()] != [DType::F32; 2] {
             return default_put(room, new, places);
         }
-        let [room, new] = [room, new].map(|tensor| tensor.into_primitive().tensor());
+        let [room, new] = [room, new].map(to_float);
+        let ([rows, g, positions, k], [b, g_new, t, k_new]) = (dims(&room), dims(&new));
+        assert_eq!(([g, k], b), ([g_new, k_new], places.len()));
+        assert!(places.iter().all(|[row, start]| *row < rows && start + t <= positions));
         let new = with_rows(new);
-        let mut room = match room.as_slice::<f32>() {
-            Some(all) if all.len() == room.storage::<f32>().len() => room,
-            _ => room.to_contiguous(),
-        };
+        let mut room = whole(room);
         let (new, all) = (heads(&new), room.storage_mut::<f32>());
         for (entry, [row, start]) in places.iter().enumerate() {
             for head in 0..g {
@@ -91,7 +92,36 @@ impl GptBackend for Flex {
                 }
             }
         }
-        Tensor::from_primitive(TensorPrimitive::Float(room))
+        from_float(room)
+    }
+
+    /// Without the checks and the copies of shapes of burn's own way, of which there would be
+    /// some for every token.
+    fn separate(joined: Tensor<Self, 4>, [h, g]: [usize; 2]) -> [Tensor<Self, 4>; 3] {
+        let joined = to_float(joined);
+        [(0, h), (h, g), (h + g, g)]
+            .map(|(first, count)| from_float(joined.narrow(1, first, count)))
+    }
+
+    /// All rows in one, on all threads.
+    fn attend_rows(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        value: Tensor<Self, 4>,
+        lengths: &[usize],
+        options: &AttentionOptions<Self>,
+    ) -> Tensor<Self, 4> {
+        let sight = match options.sight(&[&query, &key, &value]) {
+            Some(sight) if CpuKernels.computes_in(sight.precision) => sight,
+            _ => return default_attend_rows(query, key, value, lengths, options),
+        };
+        let inputs = [query, key, value].map(|tensor| with_rows(to_float(tensor)));
+        let [[b, h, t, _], [rows, _, room, _], [.., width]] = inputs.each_ref().map(dims);
+        assert!(t == 1 && b == lengths.len() && b <= rows);
+        assert!(lengths.iter().all(|length| (1..=room).contains(length)));
+        let [query, key, value] = inputs.each_ref().map(heads);
+        let (output, _) = attention::forward(query, key, value, |row| lengths[row], &sight);
+        from_float(tensor(output, &[b, t, h, width]).transpose(1, 2))
     }
 
     /// More of them are multiplied together, in another order.
@@ -105,11 +135,10 @@ struct CpuKernels;
 
 impl Products<Flex> for CpuKernels {
     fn dense(&self, input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
-        let shape = [input.layout().shape()[0], weight.layout().shape()[1]];
-        let [input, weight] = [input, weight].map(forwards);
-        let bias = bias.map(|bias| bias.to_contiguous());
-        let output = product(matrix(&input), matrix(&weight), bias.as_ref().map(elements));
-        tensor(output, &shape)
+        let (input, weight, bias) = (contiguous(input), forwards(weight), bias.map(contiguous));
+        let weight = matrix(&weight);
+        let output = product(rows_of(&input), weight, bias.as_ref().map(elements));
+        of_width(output, &input, weight.shape()[1])
     }
 
     fn dense_int8(
@@ -119,13 +148,12 @@ impl Products<Flex> for CpuKernels {
         scales: FlexTensor,
         bias: Option<FlexTensor>,
     ) -> FlexTensor {
-        let shape = [input.layout().shape()[0], values.layout().shape()[1]];
-        let [input, values, scales] = [input, values, scales].map(|it| it.to_contiguous());
-        let bias = bias.map(|bias| bias.to_contiguous());
-        let a = matrix(&input);
+        let [input, values, scales] = [input, values, scales].map(contiguous);
+        let bias = bias.map(contiguous);
+        let (a, width) = (rows_of(&input), width(&values));
         let values = values.as_slice::<i8>().expect("made contiguous, and its type was checked");
         let weight = Int8::new(values, elements(&scales), a.shape()[1]);
-        tensor(int8::product(a, weight, bias.as_ref().map(elements)), &shape)
+        of_width(int8::product(a, weight, bias.as_ref().map(elements)), &input, width)
     }
 
     fn dense_backward(
@@ -144,7 +172,7 @@ impl Products<Flex> for CpuKernels {
             false => weight_gradient(product(x.transposed(), g, None), w),
         });
         let of_bias = of_bias.then(|| {
-            let gradient = gradient.to_contiguous();
+            let gradient = contiguous(gradient);
             tensor(rows::column_sums(elements(&gradient), d_output), &[d_output])
         });
         [of_input, of_weight, of_bias]
@@ -153,7 +181,7 @@ impl Products<Flex> for CpuKernels {
 
 impl Kernels<Flex> for CpuKernels {
     fn gated(&self, gate: FlexTensor, up: FlexTensor, kind: Activation) -> FlexTensor {
-        let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
+        let (gate, up) = (contiguous(gate), contiguous(up));
         like(activation::gated(kind, elements(&gate), elements(&up)), &gate)
     }
 
@@ -164,13 +192,13 @@ impl Kernels<Flex> for CpuKernels {
         gradient: FlexTensor,
         kind: Activation,
     ) -> [FlexTensor; 2] {
-        let inputs = [gate, up, gradient].map(|input| input.to_contiguous());
+        let inputs = [gate, up, gradient].map(contiguous);
         let gradients = activation::gated_backward(kind, inputs.each_ref().map(elements));
         gradients.map(|gradient| like(gradient, &inputs[0]))
     }
 
     fn rotate(&self, input: FlexTensor, angles: [FlexTensor; 2], turn: Turn) -> FlexTensor {
-        let (input, angles) = (with_rows(input), angles.map(|table| table.to_contiguous()));
+        let (input, angles) = (with_rows(input), angles.map(contiguous));
         let ([b, h, t, k], half) = (dims(&input), width(&angles[0]));
         let turned = rotation::rotate(heads(&input), angles.each_ref().map(elements), half, turn);
         tensor(turned, &[b, t, h, k]).transpose(1, 2)
@@ -183,9 +211,8 @@ impl Kernels<Flex> for CpuKernels {
         bias: Option<FlexTensor>,
         scaling: Scaling,
     ) -> FlexTensor {
-        let [weight, bias] =
-            [weight, bias].map(|tensor| tensor.map(|tensor| tensor.to_contiguous()));
-        let input = input.to_contiguous();
+        let [weight, bias] = [weight, bias].map(|tensor| tensor.map(contiguous));
+        let input = contiguous(input);
         let (weight, bias) = (weight.as_ref().map(elements), bias.as_ref().map(elements));
         let width = width(&input);
         like(normalization::forward(elements(&input), width, weight, bias, scaling), &input)
@@ -198,8 +225,8 @@ impl Kernels<Flex> for CpuKernels {
         gradient: FlexTensor,
         scaling: Scaling,
     ) -> [FlexTensor; 3] {
-        let weight = weight.map(|weight| weight.to_contiguous());
-        let (input, gradient) = (input.to_contiguous(), gradient.to_contiguous());
+        let weight = weight.map(contiguous);
+        let (input, gradient) = (contiguous(input), contiguous(gradient));
         let width = width(&input);
         let (of_input, of_weight, of_bias) = normalization::backward(
             elements(&input),
@@ -217,7 +244,8 @@ impl Kernels<Flex> for CpuKernels {
         let [b, h, t, _] = dims(&inputs[0]);
         let width = dims(&inputs[2])[3];
         let [query, key, value] = inputs.each_ref().map(heads);
-        let (output, log_sums) = attention::forward(query, key, value, &sight);
+        let s = dims(&inputs[1])[2];
+        let (output, log_sums) = attention::forward(query, key, value, |_| s, &sight);
         (tensor(output, &[b, t, h, width]).transpose(1, 2), tensor(log_sums, &[b, h, t]))
     }
 
@@ -279,7 +307,7 @@ impl Kernels<Flex> for CpuKernels {
     }
 
     fn cross_entropy(&self, logits: FlexTensor, targets: FlexTensor) -> (FlexTensor, FlexTensor) {
-        let logits = logits.to_contiguous();
+        let logits = contiguous(logits);
         let targets = indices(targets);
         let (loss, log_sums) = loss::forward(elements(&logits), width(&logits), &targets);
         (tensor(vec![loss], &[1]), tensor(log_sums, &[targets.len()]))
@@ -292,8 +320,8 @@ impl Kernels<Flex> for CpuKernels {
         log_sums: FlexTensor,
         gradient: FlexTensor,
     ) -> FlexTensor {
-        let (logits, log_sums) = (logits.to_contiguous(), log_sums.to_contiguous());
-        let gradient = gradient.to_contiguous();
+        let (logits, log_sums) = (contiguous(logits), contiguous(log_sums));
+        let gradient = contiguous(gradient);
         let targets = indices(targets);
         let factor = elements(&gradient)[0] / targets.len() as f32;
         let width = width(&logits);
@@ -311,7 +339,7 @@ impl Kernels<Flex> for CpuKernels {
         wanted: [bool; 3],
     ) -> (FlexTensor, [Option<FlexTensor>; 3]) {
         let [input, weight] = [input, weight].map(forwards);
-        let bias = bias.map(|bias| bias.to_contiguous());
+        let bias = bias.map(contiguous);
         let (x, w, targets) = (matrix(&input), matrix(&weight), indices(targets));
         let (loss, [of_input, of_weight, of_bias]) =
             loss::of_product(x, w, bias.as_ref().map(elements), &targets, wanted);
@@ -324,7 +352,7 @@ impl Kernels<Flex> for CpuKernels {
     }
 
     fn scaled(&self, tensor: FlexTensor, factor: FlexTensor) -> FlexTensor {
-        match elements(&factor.to_contiguous())[0] {
+        match elements(&contiguous(factor))[0] {
             1.0 => tensor,
             factor => Flex::float_mul_scalar(tensor, factor.into()),
         }
@@ -336,15 +364,14 @@ impl Kernels<Flex> for CpuKernels {
         gradient: FlexTensor,
         vocab_size: usize,
     ) -> FlexTensor {
-        let gradient = gradient.to_contiguous();
+        let gradient = contiguous(gradient);
         let width = width(&gradient);
         let sums = embedding::backward(&indices(tokens), elements(&gradient), width, vocab_size);
         tensor(sums, &[vocab_size, width])
     }
 
     fn sum_of_squares(&self, tensors: Vec<FlexTensor>) -> f64 {
-        let tensors: Vec<FlexTensor> =
-            tensors.into_iter().map(|tensor| tensor.to_contiguous()).collect();
+        let tensors: Vec<FlexTensor> = tensors.into_iter().map(contiguous).collect();
         rows::sum_of_squares(&tensors.iter().map(elements).collect::<Vec<_>>())
     }
 
@@ -362,16 +389,11 @@ impl Kernels<Flex> for CpuKernels {
 fn prepared(update: AdamwUpdate<FlexTensor>) -> (FlexTensor, [FlexTensor; 3], AdamwStep) {
     let AdamwUpdate { value, gradient, moments, step } = update;
     let count = value.layout().num_elements();
-    // All of their memory, and in order.
-    let whole = |tensor: FlexTensor| match tensor.as_slice::<f32>() {
-        Some(all) if all.len() == tensor.storage::<f32>().len() => tensor,
-        _ => tensor.to_contiguous(),
-    };
     let [first, second] = match moments {
         Some(moments) => moments.map(whole),
         None => [(); 2].map(|()| tensor(vec![0.0; count], &[count])),
     };
-    (value.to_contiguous(), [whole(gradient), first, second], step)
+    (contiguous(value), [whole(gradient), first, second], step)
 }
 
 fn backward(
@@ -383,7 +405,7 @@ fn backward(
     rooms: [Room; 3],
 ) {
     let (output, gradient) = (with_rows(output), with_rows(gradient));
-    let log_sums = log_sums.to_contiguous();
+    let log_sums = contiguous(log_sums);
     let [b, h, t, _] = dims(&inputs[0]);
     let expected = [b, h, t, dims(&inputs[2])[3]];
     assert_eq!([dims(&output), dims(&gradient)], [expected; 2]);

@@ -1,6 +1,7 @@
 //! Layer and root-mean-square normalisation, row by row.
 
 use multiversion::multiversion;
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use super::rows::{sum, sum_pairs};
@@ -27,8 +28,8 @@ pub(super) fn forward(
     bias: Option<&[f32]>,
     scaling: Scaling,
 ) -> Vec<f32> {
-    let weight = weight.map_or_else(|| vec![1.0; width], <[f32]>::to_vec);
-    let bias = bias.map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
+    let weight = weight.map_or_else(|| Cow::Owned(vec![1.0; width]), Cow::Borrowed);
+    let bias = bias.map_or_else(|| Cow::Owned(vec![0.0; width]), Cow::Borrowed);
     assert!(weight.len() == width && bias.len() == width && x.len().is_multiple_of(width));
     // SAFETY: whole rows, and all of them, are written.
     unsafe {

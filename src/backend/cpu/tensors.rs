@@ -1,13 +1,22 @@
 //! Tensors of `flex` as the slices that kernels work on, and back.
 
-use burn::tensor::{Shape, Tensor, TensorData};
-use burn_flex::{Flex, FlexTensor};
+use burn::tensor::{Shape, TensorData};
+use burn_flex::FlexTensor;
 
 use super::attention::Heads;
 use super::matrix::Matrix;
 
-pub(super) fn contiguous<const D: usize>(tensor: Tensor<Flex, D>) -> FlexTensor {
-    tensor.into_primitive().tensor().to_contiguous()
+/// In order, though it may be a part of other memory.
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().is_contiguous() { tensor } else { tensor.to_contiguous() }
+}
+
+/// In order, and all of its memory, which can be written.
+pub(super) fn whole(tensor: FlexTensor) -> FlexTensor {
+    match tensor.as_slice::<f32>() {
+        Some(all) if all.len() == tensor.storage::<f32>().len() => tensor,
+        _ => tensor.to_contiguous(),
+    }
 }
 
 /// The elements in order.
@@ -33,6 +42,11 @@ pub(super) fn dims(tensor: &FlexTensor) -> [usize; 4] {
 fn strides<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
     let strides = tensor.layout().strides();
     std::array::from_fn(|dimension| strides[dimension] as usize)
+}
+
+/// Rows of the last dimension, which are in order.
+pub(super) fn rows_of(tensor: &FlexTensor) -> Matrix<'_> {
+    Matrix::of_rows(elements(tensor), width(tensor))
 }
 
 /// Two dimensions, wherever they are in memory.
@@ -75,6 +89,14 @@ pub(super) fn tensor(elements: Vec<f32>, shape: &[usize]) -> FlexTensor {
 /// A tensor of the same shape as another.
 pub(super) fn like(elements: Vec<f32>, other: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(elements, other.layout().shape().clone()))
+}
+
+/// A tensor of the same shape as another but for its last dimension.
+pub(super) fn of_width(elements: Vec<f32>, other: &FlexTensor, width: usize) -> FlexTensor {
+    let mut shape = other.layout().shape().clone();
+    let last = shape.num_dims() - 1;
+    shape[last] = width;
+    FlexTensor::from_data(TensorData::new(elements, shape))
 }
 
 /// That queries, keys and values belong together: what the kernels write relies on it.

@@ -24,7 +24,7 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
 use cubecl::tf32;
 
-use super::compositions::separate;
+use super::compositions::default_separate;
 use super::ops::{from_float, to_float};
 use super::{AdamwUpdate, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model};
 use crate::config::Activation;
@@ -132,7 +132,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         sight: Sight,
     ) -> CubeTensor<R> {
         let joined: Tensor<Cube<R, BT>, 4> = from_float(joined);
-        let parts = separate(joined, heads).map(to_float);
+        let parts = default_separate(joined, heads).map(to_float);
         let gradients = attention::backward::<R, BT>(parts, output, log_sums, gradient, sight);
         to_float(Tensor::<Cube<R, BT>, 4>::cat(gradients.map(from_float).to_vec(), 1))
     }
