@@ -225,6 +225,51 @@ fn causal_attention_sees_the_past_only() {
 }
 
 #[test]
+fn each_row_attends_to_as_many_keys_as_it_has() {
+    on_each_backend!(|device: B| {
+        // Rows and positions that there is room for, of which not all are taken.
+        let (rows, room) = (4, 9);
+        for (h, g, k, lengths) in
+            [(1, 1, 3, vec![1]), (4, 2, 5, vec![9, 1, 4]), (2, 2, 32, vec![3, 9])]
+        {
+            let b = lengths.len();
+            let q = numbers(b * h * k, 8);
+            let (key, value) = (numbers(rows * g * room * k, 9), numbers(rows * g * room * k, 10));
+            let scale = (k as f64).powf(-0.5);
+            let output = Inner::<B>::attend_rows(
+                tensor(&q, [b, h, 1, k], &device),
+                tensor(&key, [rows, g, room, k], &device),
+                tensor(&value, [rows, g, room, k], &device),
+                &lengths,
+                &AttentionOptions::causal(scale),
+            );
+            assert_eq!(output.dims(), [b, h, 1, k]);
+            let mut expected = Vec::new();
+            for (row, head) in (0..b).flat_map(|row| (0..h).map(move |head| (row, head))) {
+                let q = &q[(row * h + head) * k..][..k];
+                let at = |tensor: &[f32], position: usize, i: usize| {
+                    f64::from(tensor[((row * g + head / (h / g)) * room + position) * k + i])
+                };
+                let weight = |p: usize| {
+                    let dot: f64 = (0..k).map(|i| f64::from(q[i]) * at(&key, p, i)).sum();
+                    (dot * scale).exp()
+                };
+                let weights: Vec<f64> = (0..lengths[row]).map(weight).collect();
+                let total: f64 = weights.iter().sum();
+                let mean = |i: usize| {
+                    let terms =
+                        weights.iter().enumerate().map(|(p, w)| w / total * at(&value, p, i));
+                    terms.sum::<f64>()
+                };
+                expected.extend((0..k).map(mean));
+            }
+            // Means of numbers below one.
+            assert_close(&floats(output.into_data()), &expected, 1e-6, "rows");
+        }
+    });
+}
+
+#[test]
 fn cross_entropy_is_the_mean_negative_log_likelihood() {
     on_each_backend!(|device: B| {
         let (rows, vocab_size) = (11, 65);

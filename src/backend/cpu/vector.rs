@@ -22,6 +22,8 @@ const WIDE: usize = 4096;
 const NARROW: usize = 512;
 /// Multiplications below which a second thread costs more than it brings, though it is awake.
 const SMALL: usize = 1 << 17;
+/// Those of one row that two threads share, each one half: more parts cost more than they bring.
+const HALVED: RangeInclusive<usize> = 1 << 15..=SMALL;
 /// Rows of the matrix that are a part of the work, at least: each part has sums of its own, which
 /// are to be added up then.
 const LEAST: usize = 48;
@@ -121,6 +123,7 @@ pub(super) fn add_sums_on_all<W: Weight>(
     let stripes = columns.div_ceil(WIDE).max(1);
     // Whatever the rows of `a`: each is multiplied as it would be alone.
     let parts = match inner * columns {
+        size if HALVED.contains(&size) => 2,
         ..SMALL => 1,
         _ => (inner / LEAST).min(PARTS / stripes),
     };

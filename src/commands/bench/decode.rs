@@ -3,7 +3,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{median, milliseconds, peak_mib, rounded, say, shapes};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
@@ -13,6 +13,12 @@ use crate::config::Architecture;
 use crate::config::RunConfig;
 use crate::generate::{Sampler, Sampling};
 use crate::model::{Gpt, Initializer};
+
+/// At first memory is taken, kernels are compiled and processors come to speed; the program that
+/// this is compared with compiles in that time.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Sequences of small models take a few milliseconds.
+const MEASURED: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: BenchDecodeArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.backend.as_deref())?;
@@ -55,10 +61,7 @@ impl Job for Bench<'_> {
         };
         let greedy = Sampling { temperature: 0.0, top_k: None, top_p: None, min_p: None };
         let steps = (args.steps as usize).min(config.model.context_length);
-        let mut times = Vec::new();
-        // The first time memory is taken and kernels are compiled.
-        for _ in 0..2 {
-            times.clear();
+        let sequence = |times: &mut Vec<f64>| -> anyhow::Result<()> {
             let (mut cache, mut sampler) = (model.new_cache(), Sampler::new(greedy, 0)?);
             let mut token = 0;
             for _ in 0..steps {
@@ -69,6 +72,15 @@ impl Job for Bench<'_> {
                 let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
                 token = sampler.choose(&logits);
                 times.push(milliseconds(started.elapsed()));
+            }
+            Ok(())
+        };
+        let mut times = Vec::new();
+        for least in [WARM_UP, MEASURED] {
+            times.clear();
+            let started = Instant::now();
+            while times.is_empty() || started.elapsed() < least {
+                sequence(&mut times)?;
             }
         }
         let step = median(times);
