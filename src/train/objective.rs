@@ -72,6 +72,12 @@ impl<B: GptBackend> LanguageModel<B> {
         self.cross_entropy(hidden, targets)
     }
 
+    /// What logits are made of for each target that is asked for, `[N, D]`, and the targets, `[N]`.
+    pub fn asked(&self, batch: &TokenBatch) -> (Tensor<B, 2>, Tensor<B, 1, Int>) {
+        let Answer { hidden, targets, .. } = self.answer(batch, None);
+        (hidden, targets)
+    }
+
     /// Of `[N, D]` and `[N]`, without all of the logits in memory where that can be.
     fn cross_entropy(&self, hidden: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
         match self.model.linear_head() {
