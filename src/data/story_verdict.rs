@@ -22,15 +22,6 @@ pub struct StoryScore {
     pub object: usize,
 }
 
-impl StoryScore {
-    pub fn add(&mut self, verdict: StoryVerdict) {
-        self.stories += 1;
-        self.grammatical += usize::from(verdict.grammatical);
-        self.names += usize::from(verdict.names);
-        self.object += usize::from(verdict.object);
-    }
-}
-
 impl Stories {
     /// Judges a text, which ends with a line break if it is a story. Names, objects and colours are
     /// looked for as whole words, so that a text that is no story is judged as well.
@@ -52,6 +43,19 @@ impl Stories {
             names: used(&children) == 2,
             object: used(&objects) == 1 && before_objects.len() == 1,
         }
+    }
+
+    /// Judges several texts.
+    pub fn score<'a>(&self, texts: impl IntoIterator<Item = &'a String>) -> StoryScore {
+        let mut score = StoryScore::default();
+        for text in texts {
+            let verdict = self.judge(text);
+            score.stories += 1;
+            score.grammatical += usize::from(verdict.grammatical);
+            score.names += usize::from(verdict.names);
+            score.object += usize::from(verdict.object);
+        }
+        score
     }
 
     /// The most bytes that a story can have.

@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::Phases;
 use crate::backend::{GptBackend, LossTerms, TrainBackend};
 use crate::config::{ModelConfig, TrainConfig};
-use crate::data::TokenBatch;
+use crate::data::{StoryScore, TokenBatch};
 use crate::model::{LinearHead, Model, Routing, Rows, Tape};
 
 /// A model and its loss, the mean negative log-likelihood of the targets.
@@ -141,6 +141,8 @@ pub struct StepOutput {
     pub phases: Phases,
     /// Tokens that went to each expert, a layer each; none without experts.
     pub expert_tokens: Vec<Vec<usize>>,
+    /// Of an evaluation that asks for some.
+    pub stories: Option<StoryScore>,
 }
 
 impl StepOutput {
@@ -154,6 +156,7 @@ impl StepOutput {
             seconds: f64::NAN,
             phases: Phases::default(),
             expert_tokens: Vec::new(),
+            stories: None,
         }
     }
 

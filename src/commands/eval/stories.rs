@@ -43,8 +43,7 @@ impl StoryTask {
         let written = job.watched(self.count, "stories", |watch| {
             write_stories(model, job.tokenizer, &self.writer, self.count, watch)
         })?;
-        let mut score = StoryScore::default();
-        written.iter().for_each(|story| score.add(self.stories.judge(story)));
+        let score = self.stories.score(&written);
         let StoryScore { stories, grammatical, names, object } = score;
         Ok(Outcome {
             task: "stories".into(),
