@@ -29,7 +29,7 @@ fn hellaswag_is_cleaned_as_lm_evaluation_harness_does() {
     let endings = ["mixes flour.", " flies away. and sings", "sits [unclosed", "waits]."];
     let context = "Baking: How to bake. Warm the oven. The baker";
     assert_eq!(found[0], question(1, context, &endings, 2));
-    assert_eq!(found[1], question(3, "Chess: Two play. ", &["a", "b"], 1));
+    assert_eq!(found[1], question(3, "Chess: Two play.", &["a", "b"], 1));
     let line = |label: &str| {
         let text = format!(
             r#"{{"activity_label": "", "ctx_a": "", "ctx_b": "", "endings": ["a", "b"]{label}}}"#

@@ -11,10 +11,12 @@ use tempfile::TempDir;
 
 use crate::command_line::{SHORT, TINY, emberlm, train};
 
-/// Runs of a few steps: on the built-in stories, of a translator, and of an encoder.
+/// Runs of a few steps on the built-in stories: by bytes, by characters, and of other architectures.
 static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    succeed(&train(folder.path(), &["--set", "train.keep_checkpoints=5"]));
+    let bytes = ["--set", "tokenizer={\"kind\": \"byte\"}", "--set", "train.keep_checkpoints=5"];
+    succeed(&train(folder.path(), &bytes));
+    succeed(&train(folder.path(), &["--run", "characters"]));
     for architecture in ["encoder", "encoder-decoder"] {
         let architecture_set = format!("model.architecture={architecture}");
         succeed(&train(folder.path(), &["--run", architecture, "--set", &architecture_set]));
@@ -60,7 +62,6 @@ fn write(name: &str, text: &str) -> String {
     path.to_str().unwrap().into()
 }
 
-/// Of the characters that stories have.
 const PIQA: &str = r#"{"goal": "Find a lost kite", "sol1": "look in the barn", "sol2": "eat plum cake", "label": 0}
 {"goal": "Thank a friend", "sol1": "run away", "sol2": "share an apple pie and a song", "label": 1}
 {"goal": "Wake up", "sol1": "go to the old mill", "sol2": "open it", "label": 0}
@@ -171,8 +172,10 @@ fn questions_and_stories_are_shown_in_a_table() {
         "there is no benchmark `trivia`; there are hellaswag",
     );
     refused(&["stories", "--task", "piqa"], "it is not known where piqa can be downloaded");
-    let bad = write("bad.jsonl", &PIQA.replace("plum", "$$$$"));
-    refused(&["stories", "--task", &format!("piqa={bad}")], "bad.jsonl, line 1: ");
+    refused(
+        &["characters", "--task", tasks[0]],
+        "piqa.jsonl, line 1: the tokenizer has never seen",
+    );
     let long = write("long.jsonl", &PIQA.replace("open it", &"so long ".repeat(6)));
     let expected = "long.jsonl, line 3: `so long so long";
     refused(&["stories", "--task", &format!("piqa={long}")], expected);

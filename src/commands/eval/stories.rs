@@ -39,9 +39,13 @@ impl StoryTask {
         model: &impl NextToken<B>,
         weights: &str,
         job: &Evaluate,
-    ) -> Result<Outcome, StoryError> {
+    ) -> anyhow::Result<Outcome> {
         let written = job.watched(self.count, "stories", |watch| {
             write_stories(model, job.tokenizer, &self.writer, self.count, watch)
+        });
+        let written = written.map_err(|error| match error {
+            StoryError::Stopped(stopped) => anyhow::Error::new(stopped),
+            other => other.into(),
         })?;
         let score = self.stories.score(&written);
         let StoryScore { stories, grammatical, names, object } = score;
