@@ -17,6 +17,8 @@ pub enum ArtifactError {
     Busy { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
+    #[error("the run {run} has no checkpoint of step {step}{}", known_steps(.known))]
+    UnknownStep { run: String, step: usize, known: Vec<usize> },
     #[error(
         "the run `{run}` has adapters and the configuration has none; merge it first with `emberlm merge {run} --name NEW`"
     )]
@@ -57,4 +59,12 @@ fn known_runs(known: &[String]) -> String {
     } else {
         format!("; there are {}", known.join(", "))
     }
+}
+
+fn known_steps(known: &[usize]) -> String {
+    if known.is_empty() {
+        return "; it has none yet".into();
+    }
+    let known: Vec<String> = known.iter().map(usize::to_string).collect();
+    format!("; there are those of {}", known.join(", "))
 }

@@ -15,6 +15,7 @@ const EVENTS: &str = "events.out.tfevents.";
 const MLFLOW: &str = "mlflow.json";
 const SAMPLES: &str = "samples";
 const SUMMARY: &str = "summary.json";
+const EVALUATIONS: &str = "evaluations";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +52,25 @@ pub struct Summary {
 
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+/// Keeps what the model of a step was found to be worth, as `step-STEP-NAME.json` and `.csv`, each
+/// whole or not at all, and says where the first is.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write_evaluation(
+    folder: &Path,
+    step: usize,
+    name: &str,
+    report: &impl Serialize,
+    table: &str,
+) -> Result<PathBuf, ArtifactError> {
+    fs::create_dir_all(folder).map_err(write_error(folder))?;
+    let path = |ending: &str| folder.join(format!("step-{step:08}-{name}.{ending}"));
+    files::write_json(&path("json"), report)?;
+    files::write_whole(&path("csv"), |file| file.write_all(table.as_bytes()))?;
+    Ok(path("json"))
 }
 
 /// What is kept of how a run went: its metrics, the samples of its model, its summary.
@@ -129,6 +149,11 @@ impl History {
         Ok(files::write_whole(&self.sample_path(step), |file| file.write_all(text))?)
     }
 
+    /// Where evaluations go that were asked for, each as [`write_evaluation`] writes it.
+    pub fn evaluations(&self) -> PathBuf {
+        self.run.join(EVALUATIONS)
+    }
+
     /// # Errors
     /// A disk that cannot be written.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), ArtifactError> {
@@ -142,13 +167,14 @@ impl History {
     }
 
     pub(super) fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
-        let folder = self.run.join(SAMPLES);
-        files::remove_parts(&folder)?;
-        for name in files::names(&folder)? {
-            let of = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".txt"));
-            if of.and_then(|of| of.parse::<usize>().ok()).is_some_and(|of| of > step) {
-                let path = folder.join(&name);
-                fs::remove_file(&path).map_err(write_error(&path))?;
+        for folder in [SAMPLES, EVALUATIONS].map(|folder| self.run.join(folder)) {
+            files::remove_parts(&folder)?;
+            for name in files::names(&folder)? {
+                let of = name.strip_prefix("step-").and_then(|name| name.split(['.', '-']).next());
+                if of.and_then(|of| of.parse::<usize>().ok()).is_some_and(|of| of > step) {
+                    let path = folder.join(&name);
+                    fs::remove_file(&path).map_err(write_error(&path))?;
+                }
             }
         }
         self.cut_metrics(step)?;

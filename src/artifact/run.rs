@@ -203,7 +203,7 @@ impl Run {
             _ => None,
         };
         let config = &if added.is_some() { config.without_adapters() } else { config.clone() };
-        let folder = self.best_checkpoint()?;
+        let folder = self.checkpoints().path(self.best_step()?);
         files::verify(&folder, MODEL)?;
         let model = load_model(&folder.join(MODEL), name, config, device)?;
         Ok(match added {
@@ -231,7 +231,7 @@ impl Run {
     /// # Errors
     /// A run without checkpoints, or a checkpoint that is damaged.
     pub fn model_tensors(&self) -> Result<TensorFile, ArtifactError> {
-        let folder = self.best_checkpoint()?;
+        let folder = self.checkpoints().path(self.best_step()?);
         files::verify(&folder, MODEL)?;
         let file = TensorFile::open(&folder.join(MODEL))?;
         Ok(match &self.config.model.lora {
@@ -240,16 +240,35 @@ impl Run {
         })
     }
 
-    /// The folder of the best checkpoint, or where none was evaluated of the newest.
-    fn best_checkpoint(&self) -> Result<PathBuf, ArtifactError> {
+    /// The step of the best checkpoint, or where none was evaluated of the newest.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NoCheckpoint`]
+    pub fn best_step(&self) -> Result<usize, ArtifactError> {
         let checkpoints = self.checkpoints();
         let best = checkpoints.best()?.map(|best| best.step);
         let best = best.filter(|step| checkpoints.path(*step).exists());
         let newest = checkpoints.steps()?.last().copied();
-        let step = best
-            .or(newest)
-            .ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })?;
-        Ok(checkpoints.path(step))
+        best.or(newest).ok_or_else(|| ArtifactError::NoCheckpoint { path: self.path.clone() })
+    }
+
+    /// The model of a step, as it was evaluated.
+    ///
+    /// # Errors
+    /// A step without a checkpoint, or a checkpoint that is damaged or does not fit.
+    pub fn load_checkpoint<B: Backend>(
+        &self,
+        step: usize,
+        device: &B::Device,
+    ) -> Result<Model<B>, ArtifactError> {
+        let checkpoints = self.checkpoints();
+        let known = checkpoints.steps()?;
+        if !known.contains(&step) {
+            return Err(ArtifactError::UnknownStep { run: self.name.clone(), step, known });
+        }
+        let folder = checkpoints.path(step);
+        files::verify(&folder, MODEL)?;
+        load_model(&folder.join(MODEL), &self.name, &self.config.model, device)
     }
 
     /// Keeps other programs from training this run, for as long as the result lives.

@@ -18,7 +18,7 @@ use crate::files;
 use crate::tokenizer::{CharacterTokenizer, Tokenizer};
 
 /// As after a signal.
-const STOPPED: i32 = 130;
+pub(super) const STOPPED: i32 = 130;
 const VALIDATION_FRACTION: f64 = 0.1;
 /// Of the documents of large corpora, which have enough of them.
 const SMALL_VALIDATION_FRACTION: f64 = 0.01;
@@ -151,6 +151,12 @@ impl Text {
         args: &PrepareArgs,
         stop: &AtomicBool,
     ) -> anyhow::Result<Self> {
+        if let Some(benchmark) = &manifest.benchmark {
+            bail!(
+                "{} has questions, and no text to train on; ask a run with emberlm eval RUN --task {benchmark}",
+                manifest.name
+            );
+        }
         if let Some(count) = args.files {
             let mut kept = 0;
             // Validation files are kept: they are another split, not more of the same.
@@ -202,7 +208,7 @@ impl Text {
                 (true, false) => Some(find(validation)?),
                 (true, true) => None,
             },
-            split: Some(manifest.split),
+            split: manifest.split,
             validation_fraction: own_fraction,
             tokenizer: manifest.tokenizers.first().cloned().unwrap_or("gpt2".into()),
             spooled: Vec::new(),
@@ -430,13 +436,13 @@ fn say(
 }
 
 /// On standard error, where that is a terminal.
-fn progress_bar() -> anyhow::Result<ProgressBar> {
+pub(super) fn progress_bar() -> anyhow::Result<ProgressBar> {
     let style = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
     let style = ProgressStyle::with_template(style)?;
     Ok(ProgressBar::no_length().with_style(style.progress_chars("=> ")))
 }
 
-fn show_download(bar: &ProgressBar, progress: Progress, last: &mut String) {
+pub(super) fn show_download(bar: &ProgressBar, progress: Progress, last: &mut String) {
     let (file, done, total, doing) = match progress {
         Progress::Ready { .. } => return,
         Progress::Downloading { file, done, total } => (file, done, total, "downloading"),
@@ -463,7 +469,7 @@ fn show_download(bar: &ProgressBar, progress: Progress, last: &mut String) {
 }
 
 /// The first signal ends the work after its batch; the second ends the program at once.
-fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
         if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(STOPPED);

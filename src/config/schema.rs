@@ -232,6 +232,15 @@ impl RunConfig {
                 reason: "without the latter and without model.lora everything is trained",
             });
         }
+        if self.train.evaluation_stories.is_some()
+            && self.model.architecture != Architecture::Decoder
+        {
+            return Err(ConfigError::Conflict {
+                first: "train.evaluation_stories",
+                second: "model.architecture",
+                reason: "stories are written by decoders",
+            });
+        }
         let temperature = self.sample.temperature;
         let valid = temperature.is_finite() && temperature >= 0.0;
         check("sample.temperature", temperature, valid, "zero or a positive number")?;

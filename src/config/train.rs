@@ -42,6 +42,10 @@ pub struct TrainConfig {
     pub evaluate_every: Span,
     /// Windows in the fixed sample of the validation split that evaluations during training use.
     pub evaluation_windows: usize,
+    /// Stories that the model writes at each evaluation, to be judged by the grammar of the built-in
+    /// corpus; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation_stories: Option<usize>,
     /// Ends the run when evaluations get no better; absent for never.
     pub early_stopping: Option<EarlyStopping>,
     /// Evaluates and keeps a running mean of the weights in place of the last ones.
@@ -147,6 +151,7 @@ impl Default for TrainConfig {
             skip_spikes: None,
             evaluate_every: Span::Steps(250),
             evaluation_windows: 240,
+            evaluation_stories: None,
             early_stopping: None,
             average: None,
             checkpoint_every: Span::Steps(250),
@@ -206,6 +211,7 @@ impl TrainConfig {
             ("train.batch_size", self.batch_size),
             ("train.accumulation", self.accumulation),
             ("train.evaluation_windows", self.evaluation_windows),
+            ("train.evaluation_stories", self.evaluation_stories.unwrap_or(1)),
             ("train.keep_checkpoints", self.keep_checkpoints),
         ] {
             check(path, value, value >= 1, "at least 1")?;

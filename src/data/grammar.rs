@@ -212,6 +212,35 @@ impl Grammar {
             .sum()
     }
 
+    /// Whether a text is one of the grammar's.
+    pub fn accepts(&self, text: &str) -> bool {
+        !self.derivations(text).is_empty()
+    }
+
+    /// The most bytes that a text can have.
+    pub fn longest(&self) -> usize {
+        self.longest_of(self.start)
+    }
+
+    fn longest_of(&self, rule: usize) -> usize {
+        let of_symbol = |symbol: &Symbol| match symbol {
+            Symbol::Literal(literal) => literal.len(),
+            Symbol::Rule(rule) => self.longest_of(*rule),
+            Symbol::Draw { name, form, .. } | Symbol::Recall { name, form } => {
+                self.forms(name, form).map(str::len).max().unwrap_or(0)
+            }
+        };
+        let alternatives = self.rules[rule].alternatives.iter();
+        let lengths = alternatives.map(|it| it.symbols.iter().map(of_symbol).sum());
+        lengths.max().unwrap_or(0)
+    }
+
+    /// A form of every entry that can be kept under a name; none under a name that no rule draws.
+    pub fn forms(&self, name: &str, form: &str) -> impl Iterator<Item = &str> {
+        let list = self.names.get(name).map(|list| &self.lists[*list]);
+        list.into_iter().flatten().filter_map(move |entry| Some(entry.get(form)?.as_str()))
+    }
+
     /// The log-probability of every derivation of a text, in nats. A text of the grammar has
     /// one, any other text none.
     pub fn derivations(&self, text: &str) -> Vec<f64> {

@@ -14,13 +14,15 @@ const FILE: &str = "manifest.json";
 const GENERATED: &str = "stories";
 
 /// The manifests that are compiled in, so that the program works outside its repository.
-const BUILTIN: [(&str, &str); 6] = [
+const BUILTIN: [(&str, &str); 8] = [
     ("stories", include_str!("../../datasets/stories/manifest.json")),
     ("shakespeare", include_str!("../../datasets/shakespeare/manifest.json")),
     ("tinystories", include_str!("../../datasets/tinystories/manifest.json")),
     ("openwebtext", include_str!("../../datasets/openwebtext/manifest.json")),
     ("fineweb-edu", include_str!("../../datasets/fineweb-edu/manifest.json")),
     ("imdb", include_str!("../../datasets/imdb/manifest.json")),
+    ("hellaswag", include_str!("../../datasets/hellaswag/manifest.json")),
+    ("lambada", include_str!("../../datasets/lambada/manifest.json")),
 ];
 
 /// A data set: where its files come from and how they are read. `datasets/README.md` says what
@@ -37,18 +39,23 @@ pub struct Manifest {
     pub licence: String,
     /// In the order in which they are read; none for the generated stories.
     pub files: Vec<ManifestFile>,
+    /// The benchmark that its files are the questions of; they are nothing to train on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark: Option<String>,
     /// The column of a table, or the key of a JSON line, that holds the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// What stands between two documents of a plain text; without it a file is one document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<String>,
-    /// How validation is split off where the files do not say.
-    pub split: SplitBy,
+    /// How validation is split off where the files do not say; none of a benchmark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitBy>,
     /// The share of that split that is kept for validation; 0 where the files name their split.
     #[serde(default)]
     pub validation_fraction: f64,
-    /// Names of tokenizers that suit it; the first is the default.
+    /// Names of tokenizers that suit it; the first is the default. None of a benchmark.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokenizers: Vec<String>,
 }
 
@@ -215,6 +222,12 @@ impl Manifest {
             {
                 return wrong("files.sha256", sha256, "64 lowercase hexadecimal digits");
             }
+        }
+        if self.benchmark.is_some() {
+            return Ok(());
+        }
+        if self.split.is_none() {
+            return Err(("split", "null".into(), "`characters` or `documents`"));
         }
         let with_split = self.files.iter().filter(|file| file.split.is_some()).count();
         if with_split > 0 {

@@ -15,6 +15,7 @@ mod prepare;
 mod prepared;
 mod source;
 mod stories;
+mod story_verdict;
 mod text;
 mod token_stream;
 mod windows;
@@ -36,6 +37,7 @@ pub use source::{
     Compression, Documents, Piece, SourceFile, SourceFormat, SourceOptions, SourceRecord, Sources,
 };
 pub use stories::Stories;
+pub use story_verdict::{StoryScore, StoryVerdict};
 pub use text::read_text;
 pub use token_stream::{TokenStream, TokenType};
 pub use windows::{

@@ -80,6 +80,11 @@ impl DocumentOrder {
         Window { start, length: places.end - 1 - start }
     }
 
+    /// Every document as [`DocumentOrder::whole`] has it.
+    pub fn into_wholes(self) -> impl Iterator<Item = Window> {
+        (0..self.documents()).map(move |document| self.whole(document))
+    }
+
     /// A document, or the next one that has a token to predict.
     fn next_whole(&self, document: usize) -> Window {
         let all = (document..self.documents()).chain(0..document);

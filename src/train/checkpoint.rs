@@ -2,6 +2,8 @@ use burn::tensor::backend::AutodiffBackend;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 
+use crate::data::StoryScore;
+
 use super::{Average, Guard, LanguageModel, ModelOptimizer, Progress};
 
 /// Whatever keeps something from being saved.
@@ -50,7 +52,8 @@ pub struct Checkpoint<'a, B: AutodiffBackend> {
     pub for_good: bool,
 }
 
-/// Where checkpoints and samples go; training itself knows of no files.
+/// Where checkpoints and samples go, and who reads what a model writes; training itself knows of no
+/// files, and generates no text.
 pub trait RunKeeper<B: AutodiffBackend>: Send {
     /// Saves a checkpoint, all or nothing.
     ///
@@ -63,6 +66,19 @@ pub trait RunKeeper<B: AutodiffBackend>: Send {
     /// # Errors
     /// Whatever keeps that from being noted; training stops then.
     fn mark_best(&mut self, best: Best) -> Result<(), SaveError>;
+
+    /// Lets a model write stories and judges them, where that is asked for. Nothing where
+    /// it is not, and where `stopped` says to leave it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done; training stops then.
+    fn judge_stories(
+        &mut self,
+        _model: &LanguageModel<B::InnerBackend>,
+        _stopped: &dyn Fn() -> bool,
+    ) -> Result<Option<StoryScore>, SaveError> {
+        Ok(None)
+    }
 
     /// Lets a model write something, and keeps it.
     ///

@@ -16,13 +16,14 @@ use super::{Recorded, StepOutput};
 use crate::backend::GptBackend;
 use crate::backend::TrainBackend;
 use crate::config::RunConfig;
-use crate::data::Corpus;
+use crate::data::{Corpus, StoryScore};
 
 pub(super) const LOSS: &str = "Loss";
 pub(super) const PERPLEXITY: &str = "Perplexity";
 pub(super) const LEARNING_RATE: &str = "Learning Rate";
 pub(super) const GRADIENT_NORM: &str = "Gradient Norm";
 pub(super) const TOKENS_PER_SECOND: &str = "Tokens per Second";
+pub(super) const GRAMMATICAL: &str = "Grammatical Stories";
 
 /// Gives a training its metrics. The dashboard shows them in this order, and has room for two or
 /// three on a small terminal.
@@ -44,6 +45,12 @@ pub(super) fn register<B: TrainBackend>(
     }
     if let Some(bytes) = corpus.validation.bytes_per_target(corpus.task) {
         supervised = supervised.metric_valid_numeric(StepMetric::bits_per_byte(bytes));
+    }
+    if config.train.evaluation_stories.is_some() {
+        supervised = supervised
+            .metric_valid_numeric(StepMetric::stories(GRAMMATICAL, |found| found.grammatical))
+            .metric_valid_numeric(StepMetric::stories("Story Names", |found| found.names))
+            .metric_valid_numeric(StepMetric::stories("Story Object", |found| found.object));
     }
     supervised = supervised
         .metric_train_numeric(StepMetric::step_time())
@@ -115,6 +122,14 @@ impl StepMetric {
     fn bits_per_byte(bytes_per_token: f64) -> Self {
         let bits = move |loss: f64| loss / std::f64::consts::LN_2 / bytes_per_token;
         Self::new("Bits per Byte", 4, move |seen, _| bits(seen.loss))
+    }
+
+    /// The share of the stories that are right in some way.
+    fn stories(name: &str, right: fn(&StoryScore) -> usize) -> Self {
+        let share = move |score: &StoryScore| right(score) as f64 / score.stories as f64;
+        let metric =
+            Self::new(name, 3, move |seen, _| seen.stories.as_ref().map_or(f64::NAN, share));
+        Self { higher_is_better: true, ..metric }
     }
 
     fn learning_rate() -> Self {

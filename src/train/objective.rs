@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::Phases;
 use crate::backend::{GptBackend, LossTerms, TrainBackend};
 use crate::config::{ModelConfig, TrainConfig};
-use crate::data::TokenBatch;
+use crate::data::{StoryScore, TokenBatch};
 use crate::model::{LinearHead, Model, Routing, Rows, Tape};
 
 /// A model and its loss, the mean negative log-likelihood of the targets.
@@ -70,6 +70,12 @@ impl<B: GptBackend> LanguageModel<B> {
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
         let Answer { hidden, targets, .. } = self.answer(batch, None);
         self.cross_entropy(hidden, targets)
+    }
+
+    /// What logits are made of for each target that is asked for, `[N, D]`, and the targets, `[N]`.
+    pub fn asked(&self, batch: &TokenBatch) -> (Tensor<B, 2>, Tensor<B, 1, Int>) {
+        let Answer { hidden, targets, .. } = self.answer(batch, None);
+        (hidden, targets)
     }
 
     /// Of `[N, D]` and `[N]`, without all of the logits in memory where that can be.
@@ -135,6 +141,8 @@ pub struct StepOutput {
     pub phases: Phases,
     /// Tokens that went to each expert, a layer each; none without experts.
     pub expert_tokens: Vec<Vec<usize>>,
+    /// Of an evaluation that asks for some.
+    pub stories: Option<StoryScore>,
 }
 
 impl StepOutput {
@@ -148,6 +156,7 @@ impl StepOutput {
             seconds: f64::NAN,
             phases: Phases::default(),
             expert_tokens: Vec::new(),
+            stories: None,
         }
     }
 

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Objection;
-use super::metrics::{GRADIENT_NORM, LEARNING_RATE, LOSS, PERPLEXITY, TOKENS_PER_SECOND};
+use super::metrics::{
+    GRADIENT_NORM, GRAMMATICAL, LEARNING_RATE, LOSS, PERPLEXITY, TOKENS_PER_SECOND,
+};
 
 /// The steps that are worth a line. The training notes them, and the renderer, which burn runs on
 /// another thread and some steps behind, takes them up.
@@ -139,8 +141,13 @@ impl MetricsRendererTraining for PlainRenderer {
             .source_entropy
             .map(|entropy| format!("  (source entropy {entropy:.4})"))
             .unwrap_or_default();
+        let stories = self
+            .values
+            .get(GRAMMATICAL)
+            .map(|share| format!("  grammatical stories {:.1}%", 100.0 * share))
+            .unwrap_or_default();
         print_line(format_args!(
-            "{}  validation loss {:.4}{floor}  perplexity {:.2}",
+            "{}  validation loss {:.4}{floor}  perplexity {:.2}{stories}",
             self.place(),
             self.value(LOSS),
             self.value(PERPLEXITY),

@@ -252,8 +252,16 @@ impl<B: TrainBackend> Fit<'_, B> {
             return Ok(Some(Ended::Interrupted));
         }
         validation.check().map_err(damaged)?;
+        let stopped = || self.interrupter.should_stop();
+        let stories = self.keeper.judge_stories(model, &stopped);
+        let stories = stories.map_err(|source| TrainError::Save { step, source })?;
+        let asked = self.strategy.config.evaluation_stories.is_some();
+        if asked && stories.is_none() && self.interrupter.should_stop() {
+            return Ok(Some(Ended::Interrupted));
+        }
         self.state.evaluation_due = false;
         let mut output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
+        output.stories = stories;
         output.expert_tokens.clone_from(&evaluation.expert_tokens);
         let item = self.item(output, None);
         self.events.process_valid(LearnerEvent::ProcessedItem(item));

@@ -753,19 +753,20 @@ fn every_manifest_of_the_repository_is_compiled_in_and_right() {
     let nowhere = Path::new("no such folder");
     let names = Manifest::names(nowhere).unwrap();
     assert_eq!(names, Manifest::names(&root).unwrap(), "a folder that is not compiled in");
-    assert_eq!(names.len(), 6);
+    assert_eq!(names.len(), 8);
     for name in &names {
         let manifest = Manifest::find(name, &root).unwrap().unwrap();
         assert_eq!(manifest.name, *name);
         assert_eq!(manifest, Manifest::find(name, nowhere).unwrap().unwrap(), "{name}");
         assert_eq!(manifest.is_generated(), name == "stories");
         for file in &manifest.files {
-            // Those of a branch would change; these name a commit.
+            // Those of a branch can change; these name a commit, or what the file must be.
             let commit = file
                 .url
                 .split('/')
                 .any(|part| part.len() == 40 && part.bytes().all(|byte| byte.is_ascii_hexdigit()));
-            assert!(commit && file.url.ends_with(&file.name), "{}", file.url);
+            let pinned = commit || file.sha256.is_some();
+            assert!(pinned && file.url.ends_with(&file.name), "{}", file.url);
         }
     }
     let bytes = |name| Manifest::find(name, nowhere).unwrap().unwrap().bytes();
@@ -832,6 +833,7 @@ fn a_manifest_that_says_something_impossible_is_refused_by_name() {
         ("name", serde_json::json!("other"), "`name` = `other` must be the name of its folder"),
         ("files", serde_json::json!([]), "`files` = []"),
         ("tokenizers", serde_json::json!([]), "`tokenizers` = []"),
+        ("split", serde_json::Value::Null, "`split` = null must be"),
         ("validation_fraction", serde_json::json!(1.0), "`validation_fraction` = 1"),
         ("validation_fraction", serde_json::json!(0), "`validation_fraction` = 0"),
         ("license", serde_json::json!("MIT"), "unknown field `license`"),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::artifact::{Checkpoints, History, Run};
 use crate::backend::{GptBackend, TrainBackend};
 use crate::commands::sample::{gaps, stream, translation};
-use crate::config::{RunConfig, SampleConfig};
-use crate::data::{Corpus, Example, Task};
+use crate::config::{DataConfig, RunConfig, SampleConfig};
+use crate::data::{Corpus, DataError, Example, Stories, StoryScore, Task};
+use crate::eval::{Stopped, StoryError, StoryWriter, write_stories};
 use crate::generate::{Overflow, Request, Sampling, SamplingError, begun, opening};
-use crate::model::Model;
+use crate::model::{Gpt, Model};
 use crate::tokenizer::Tokenizer;
 use crate::train::{Best, Checkpoint, LanguageModel, RunKeeper, SaveError};
 
@@ -20,16 +21,17 @@ pub(super) struct Keeper {
     history: History,
     checkpoints: Checkpoints,
     samples: Samples,
+    stories: Option<StoryJudge>,
 }
 
 impl Keeper {
-    pub(super) fn new(
-        run: &Run,
-        config: &RunConfig,
-        corpus: &Corpus,
-    ) -> Result<Self, SamplingError> {
+    pub(super) fn new(run: &Run, config: &RunConfig, corpus: &Corpus) -> anyhow::Result<Self> {
         let samples = Samples::new(config, corpus)?;
-        Ok(Self { history: run.history(), checkpoints: run.checkpoints(), samples })
+        let stories = match config.train.evaluation_stories {
+            Some(count) => Some(StoryJudge::new(count, config, corpus)?),
+            None => None,
+        };
+        Ok(Self { history: run.history(), checkpoints: run.checkpoints(), samples, stories })
     }
 }
 
@@ -42,6 +44,17 @@ impl<B: TrainBackend> RunKeeper<B> for Keeper {
         Ok(self.checkpoints.mark_best(best)?)
     }
 
+    fn judge_stories(
+        &mut self,
+        model: &LanguageModel<<B as AutodiffBackend>::InnerBackend>,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Option<StoryScore>, SaveError> {
+        match (&self.stories, &model.model) {
+            (Some(stories), Model::Gpt(model)) => stories.judge(model, stopped),
+            _ => Ok(None),
+        }
+    }
+
     fn sample(
         &mut self,
         step: usize,
@@ -50,6 +63,39 @@ impl<B: TrainBackend> RunKeeper<B> for Keeper {
         let mut text = Vec::new();
         self.samples.write(&model.model, &mut text)?;
         Ok(self.history.write_sample(step, &text)?)
+    }
+}
+
+/// Stories that a model in training is asked for, and who reads them.
+struct StoryJudge {
+    tokenizer: Arc<dyn Tokenizer>,
+    stories: Stories,
+    writer: StoryWriter,
+    count: usize,
+}
+
+impl StoryJudge {
+    fn new(count: usize, config: &RunConfig, corpus: &Corpus) -> Result<Self, DataError> {
+        let (tokenizer, stories) = (corpus.tokenizer.clone(), Stories::new()?);
+        let documents = matches!(config.data, DataConfig::Tokens { .. });
+        let (longest, together) = (stories.longest(), config.train.batch_size);
+        let writer =
+            StoryWriter::new(tokenizer.as_ref(), documents, config.seed, longest, together);
+        Ok(Self { tokenizer, stories, writer, count })
+    }
+
+    fn judge<B: GptBackend>(
+        &self,
+        model: &Gpt<B>,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Option<StoryScore>, SaveError> {
+        let mut watch = |_| if stopped() { Err(Stopped) } else { Ok(()) };
+        let tokenizer = self.tokenizer.as_ref();
+        match write_stories(model, tokenizer, &self.writer, self.count, &mut watch) {
+            Ok(written) => Ok(Some(self.stories.score(&written))),
+            Err(StoryError::Stopped(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -1,0 +1,295 @@
+//! `emberlm eval` from outside.
+
+use serde_json::Value;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Output;
+use std::sync::LazyLock;
+use tempfile::TempDir;
+
+use crate::command_line::{SHORT, TINY, emberlm, train};
+
+/// Runs of a few steps on the built-in stories: by bytes, by characters, and of other architectures.
+static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = ["--set", "tokenizer={\"kind\": \"byte\"}", "--set", "train.keep_checkpoints=5"];
+    succeed(&train(folder.path(), &bytes));
+    succeed(&train(folder.path(), &["--run", "characters"]));
+    for architecture in ["encoder", "encoder-decoder"] {
+        let architecture_set = format!("model.architecture={architecture}");
+        succeed(&train(folder.path(), &["--run", architecture, "--set", &architecture_set]));
+    }
+    folder
+});
+
+#[track_caller]
+fn succeed(output: &Output) -> String {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn eval(args: &[&str]) -> String {
+    succeed(&emberlm(RUNS.path(), &[&["eval", "stories"], args].concat()))
+}
+
+#[track_caller]
+fn refused(args: &[&str], expected: &str) {
+    let output = emberlm(RUNS.path(), &[&["eval"], args].concat());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains(expected), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+fn json(args: &[&str]) -> Value {
+    let text = eval(&[&["--json"], args].concat());
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn measure(outcome: &Value, name: &str) -> f64 {
+    let measures = outcome["measures"].as_array().unwrap();
+    let found = measures.iter().find(|measure| measure["name"] == name);
+    found.unwrap_or_else(|| panic!("{name}: {outcome}"))["value"].as_f64().unwrap()
+}
+
+fn write(name: &str, text: &str) -> String {
+    let path = RUNS.path().join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().into()
+}
+
+const PIQA: &str = r#"{"goal": "Find a lost kite", "sol1": "look in the barn", "sol2": "eat plum cake", "label": 0}
+{"goal": "Thank a friend", "sol1": "run away", "sol2": "share an apple pie and a song", "label": 1}
+{"goal": "Wake up", "sol1": "go to the old mill", "sol2": "open it", "label": 0}
+"#;
+
+#[test]
+fn results_are_lines_json_and_files_in_the_run() {
+    let text = eval(&["--top-k", "1,5"]);
+    let labels: Vec<&str> = text.lines().map(|line| line[..16].trim_end()).collect();
+    let expected = ["tokens", "loss", "source entropy", "perplexity", "bits a byte"];
+    assert_eq!(labels, [&expected[..], &["top-1 accuracy", "top-5 accuracy"]].concat());
+    let report = json(&["--top-k", "1,5"]);
+    let folder = RUNS.path().join("artifacts/stories/evaluations");
+    let file = folder.join("step-00000006-validation.json");
+    let kept: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(report, kept);
+    assert_eq!(report["run"], "stories");
+    assert_eq!(report["step"], 6);
+    let [outcome] = &report["results"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!(outcome["weights"], "f32");
+    let value = |label: &str| -> f64 {
+        let line = text.lines().find(|line| line[..16].trim_end() == label).unwrap();
+        let number = line[16..].split([' ', ',']).next().unwrap();
+        number.parse().unwrap()
+    };
+    for label in ["loss", "source entropy", "bits a byte", "top-1 accuracy", "top-5 accuracy"] {
+        // As many digits as the line has.
+        assert!((value(label) - measure(outcome, label)).abs() <= 0.5001e-4, "{label}");
+    }
+    // Characters are bytes, and all but the first are predicted.
+    let bits = measure(outcome, "loss") / 2f64.ln();
+    assert!((measure(outcome, "bits a byte") - bits).abs() < 1e-9);
+    assert_eq!(value("tokens"), outcome["examples"].as_f64().unwrap());
+    let csv = fs::read_to_string(file.with_extension("csv")).unwrap();
+    assert_eq!(csv.lines().count(), 7, "{csv}");
+    assert!(csv.lines().nth(1).unwrap().contains(",loss,"), "{csv}");
+
+    // Overlapping windows give each token more to go by, and predict the same tokens.
+    let with_stride = json(&["--stride", "4", "--name", "my stride"]);
+    assert_eq!(with_stride["results"][0]["examples"], outcome["examples"]);
+    let protocol = with_stride["results"][0]["protocol"].as_str().unwrap();
+    assert!(protocol.contains("windows of 32, 4 apart"), "{protocol}");
+    assert!(folder.join("step-00000006-my-stride.csv").exists());
+    let limited = json(&["--limit", "2", "--checkpoint", "3", "--output", "elsewhere"]);
+    assert_eq!(limited["results"][0]["examples"], 64);
+    assert!(RUNS.path().join("elsewhere/step-00000003-validation.json").exists());
+    assert!(!folder.join("step-00000003-validation.json").exists());
+    let whole = json(&["--checkpoint", "3"]);
+    assert!(measure(&whole["results"][0], "loss") > measure(outcome, "loss"), "it learns");
+
+    // The training side is another text, and a text is its own.
+    let train_side = json(&["--split", "train", "--limit", "3"]);
+    assert_eq!(train_side["results"][0]["data"], "the run's data, train split");
+    let path = write("own.txt", "Once there was a kite.\n");
+    let own = json(&["--text", &path]);
+    assert_eq!(own["results"][0]["examples"], 22);
+    let kept = fs::read(folder.join("step-00000006-own.json")).unwrap();
+    assert_eq!(own, serde_json::from_slice::<Value>(&kept).unwrap());
+
+    refused(&["stories", "--stride", "33"], "windows cannot move on by 33 tokens");
+    refused(&["stories", "--checkpoint", "4"], "no checkpoint of step 4; there are those of 3, 6");
+    refused(&["stories", "--data", &path, "--split", "train"], "own.txt is not split");
+    let quantized = json(&["--quantize", "int8"]);
+    let weights = [&quantized["results"][0]["weights"], &quantized["results"][1]["weights"]];
+    assert_eq!(weights, ["f32", "int8"]);
+}
+
+#[test]
+fn questions_and_stories_are_shown_in_a_table() {
+    let piqa = write("piqa.jsonl", PIQA);
+    let lambada = write("lambada.txt", "Once there was a brave girl\nThey ran to the river\n");
+    let tasks = [&format!("piqa={piqa}"), &format!("lambada={lambada}")];
+    let args = ["--task", tasks[0], "--task", tasks[1], "--stories", "4", "--seed", "3"];
+    let text = eval(&args);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let measures = ["accuracy", "accuracy by bytes", "chance", "accuracy", "perplexity"];
+    let measures = [&measures[..], &["grammatical", "names", "object"]].concat();
+    for (line, measure) in text.lines().skip(1).zip(&measures) {
+        assert!(line.contains(measure), "{line}");
+    }
+    assert!(text.contains("\npiqa: no examples; \"Question: GOAL\\nAnswer:\""), "{text}");
+    assert!(!text.contains("nats a token"), "the loss was not asked for");
+    let report = json(&args);
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 3);
+    assert_eq!(results[0]["examples"], 3);
+    assert_eq!(measure(&results[0], "chance"), 0.5);
+    assert_eq!(results[2]["examples"], 4);
+    assert_eq!(measure(&results[2], "grammatical"), 0.0, "after six steps");
+    // However many go through the model together.
+    let alone = json(&[&args[..], &["--batch", "1"]].concat());
+    for (found, alone) in results.iter().zip(alone["results"].as_array().unwrap()) {
+        for one in found["measures"].as_array().unwrap() {
+            let name = one["name"].as_str().unwrap();
+            let (found, alone) = (measure(found, name), measure(alone, name));
+            assert!((found - alone).abs() <= 1e-4 * alone.abs(), "{name}: {found}, {alone}");
+        }
+    }
+    let folder = RUNS.path().join("artifacts/stories/evaluations");
+    assert!(folder.join("step-00000006-piqa-lambada-stories.json").exists());
+    let first = json(&["--task", tasks[0], "--limit", "2", "--stride", "8"]);
+    assert_eq!(first["results"].as_array().unwrap().len(), 2, "the loss was asked for");
+    assert_eq!(first["results"][1]["examples"], 2);
+    assert!(first["results"][1]["protocol"].as_str().unwrap().ends_with("; the first 2 questions"));
+
+    refused(
+        &["stories", "--task", "trivia"],
+        "there is no benchmark `trivia`; there are hellaswag",
+    );
+    refused(&["stories", "--task", "piqa"], "it is not known where piqa can be downloaded");
+    refused(
+        &["characters", "--task", tasks[0]],
+        "piqa.jsonl, line 1: the tokenizer has never seen",
+    );
+    let long = write("long.jsonl", &PIQA.replace("open it", &"so long ".repeat(6)));
+    let expected = "long.jsonl, line 3: `so long so long";
+    refused(&["stories", "--task", &format!("piqa={long}")], expected);
+    for (run, does) in [("encoder", "fills gaps"), ("encoder-decoder", "translates")] {
+        for asked in [&["--task", tasks[0]][..], &["--stories", "2"]] {
+            refused(&[&[run], asked].concat(), does);
+        }
+        refused(&[run, "--stride", "4"], "windows that overlap are for models that predict");
+        let text = succeed(&emberlm(RUNS.path(), &["eval", run, "--top-k", "2"]));
+        assert!(text.contains("top-2 accuracy") && !text.contains("bits a byte"), "{text}");
+    }
+}
+
+#[test]
+fn a_benchmark_is_downloaded_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let body = "{\"text\": \"They ran to the river\"}\n";
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", body.len());
+        write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
+    });
+    let folder = tempfile::tempdir_in(RUNS.path()).unwrap();
+    let lambada = folder.path().join("lambada");
+    fs::create_dir(&lambada).unwrap();
+    let manifest = serde_json::json!({
+        "name": "lambada", "description": "", "licence": "", "benchmark": "lambada",
+        "files": [{ "name": "test.jsonl", "url": format!("http://{address}/test.jsonl") }],
+    });
+    fs::write(lambada.join("manifest.json"), manifest.to_string()).unwrap();
+    let root = folder.path().to_str().unwrap();
+    for _ in 0..2 {
+        let report = json(&["--task", "lambada", "--datasets", root, "--name", "downloaded"]);
+        assert_eq!(report["results"][0]["examples"], 1);
+    }
+    server.join().unwrap();
+    assert_eq!(fs::read_to_string(lambada.join("test.jsonl")).unwrap(), body);
+    let output = emberlm(RUNS.path(), &["prepare", "lambada", "--datasets", root]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("lambada has questions, and no text to train on"), "{message}");
+}
+
+fn rows(folder: &Path, run: &str) -> Vec<Value> {
+    let path = folder.join("artifacts").join(run).join("metrics.jsonl");
+    let text = fs::read_to_string(path).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    rows.filter(|row: &Value| row["split"] == "valid").collect()
+}
+
+#[test]
+fn stories_are_judged_during_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = ["--set", "train.evaluation_stories=3"];
+    succeed(&train(folder.path(), &["--run", "plain"]));
+    let text = succeed(&train(folder.path(), &[&["--run", "judged"], &asked[..]].concat()));
+    assert!(text.contains("grammatical stories 0.0%"), "{text}");
+    let (plain, judged) = (rows(folder.path(), "plain"), rows(folder.path(), "judged"));
+    assert_eq!(judged.len(), 2);
+    for (plain, judged) in plain.iter().zip(&judged) {
+        assert_eq!(plain["loss"], judged["loss"], "training is the same");
+        for key in ["grammatical_stories", "story_names", "story_object"] {
+            assert!(plain.get(key).is_none(), "{plain}");
+            assert!((0.0..=1.0).contains(&judged[key].as_f64().unwrap()), "{judged}");
+        }
+    }
+    // What is resumed goes on with the same stories.
+    let steps = ["--set", "train.steps=9"];
+    succeed(&train(folder.path(), &[&["--run", "whole"], &asked[..], &steps].concat()));
+    let resume = ["train", "--plain", "--resume", "judged", "--set", "train.steps=9"];
+    let evaluations = folder.path().join("artifacts/judged/evaluations");
+    succeed(&emberlm(folder.path(), &["eval", "judged", "--stories", "1", "--name", "kept"]));
+    fs::write(evaluations.join("step-00000008-later.json"), "").unwrap();
+    succeed(&emberlm(folder.path(), &resume));
+    assert_eq!(rows(folder.path(), "judged").len(), 3);
+    for (whole, judged) in rows(folder.path(), "whole").iter().zip(rows(folder.path(), "judged")) {
+        for key in ["loss", "grammatical_stories", "story_names", "story_object"] {
+            assert_eq!(whole[key], judged[key], "{key}");
+        }
+    }
+    // What was found of a step that is taken again is forgotten.
+    assert!(evaluations.join("step-00000006-kept.json").exists());
+    assert!(!evaluations.join("step-00000008-later.json").exists());
+    let args = [&["train"], &TINY[..], &SHORT, &asked].concat();
+    for (set, expected) in [
+        ("train.evaluation_stories=0", "`train.evaluation_stories` = 0 is out of range"),
+        ("model.architecture=encoder", "stories are written by decoders"),
+    ] {
+        let output = emberlm(folder.path(), &[&args[..], &["--set", set]].concat());
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_an_evaluation_and_nothing_is_kept() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(["eval", "stories", "--stories", "1000000", "--name", "stopped"])
+        .current_dir(RUNS.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(child.try_wait().unwrap().is_none(), "a million stories take longer");
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let mut message = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{message}");
+    assert!(message.ends_with("stopped; nothing is kept\n"), "{message}");
+    let folder = RUNS.path().join("artifacts/stories/evaluations");
+    assert!(!folder.join("step-00000006-stopped.json").exists());
+}
