@@ -6,7 +6,8 @@
 //!
 //! text -> [`tokenizer`] -> [`data`] (token windows, batches) -> [`model`] (logits) ->
 //! [`train`] (loss, optimizer, schedule, strategy) -> [`artifact`] (a run directory) ->
-//! [`generate`], with [`interop`] for the models of others -> [`commands`], which [`cli`] names.
+//! [`generate`] -> [`serve`], with [`interop`] for the models of others -> [`commands`], which
+//! [`cli`] names.
 //!
 //! A model is generic over its backend:
 //!
@@ -51,6 +52,8 @@ pub mod artifact;
 pub mod generate;
 
 pub mod interop;
+
+pub mod serve;
 
 pub mod cli;
 

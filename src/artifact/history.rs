@@ -53,6 +53,15 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+/// A step's or an evaluation's loss, in nats a token.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct LossPoint {
+    /// `train` or `valid`.
+    pub split: String,
+    pub step: u64,
+    pub loss: f64,
+}
+
 /// What is kept of how a run went: its metrics, the samples of its model, its summary.
 #[derive(Debug, Clone)]
 pub struct History {
@@ -72,6 +81,22 @@ impl History {
         let path = self.run.join(LINES);
         let file = File::options().create(true).append(true).open(&path);
         Ok(file.map_err(write_error(&path))?)
+    }
+
+    /// The losses so far, in the order in which they were written; those that are no number are
+    /// left out.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn losses(&self) -> Result<Vec<LossPoint>, ArtifactError> {
+        let path = self.run.join(LINES);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let file = File::open(&path).map_err(read_error(&path))?;
+        let lines = BufReader::new(file).lines().collect::<Result<Vec<_>, _>>();
+        let lines = lines.map_err(read_error(&path))?;
+        Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Where the metrics go as a table, and the columns that it has already.

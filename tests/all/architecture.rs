@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The path of the data, as lib.rs has it.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "config",
     "files",
     "backend",
@@ -16,6 +16,7 @@ const ORDER: [&str; 12] = [
     "artifact",
     "generate",
     "interop",
+    "serve",
     "cli",
     "commands",
 ];
