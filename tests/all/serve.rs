@@ -157,10 +157,10 @@ fn answers_at_the_same_time_are_those_that_generate_writes() {
         thread::scope(|scope| {
             for (prompt, (greedy, drawn)) in prompts.iter().zip(greedy.iter().zip(&drawn)) {
                 let served = &served;
-                let base = json!({ "model": "stories", "prompt": prompt, "max_tokens": 40,
+                let mut body = json!({ "model": "stories", "prompt": prompt, "max_tokens": 40,
                     "overflow": "slide" });
+                let mut other = body.clone();
                 scope.spawn(move || {
-                    let mut body = base.clone();
                     body["temperature"] = 0.into();
                     body["logprobs"] = 2.into();
                     let answer = served.ask("/v1/completions", &body);
@@ -176,12 +176,10 @@ fn answers_at_the_same_time_are_those_that_generate_writes() {
                     }
                 });
                 scope.spawn(move || {
-                    let mut body = base.clone();
-                    for (key, value) in [("temperature", 1.1), ("top_p", 0.95), ("seed", 9.0)] {
-                        body[key] = json!(value);
-                    }
-                    body["seed"] = 9.into();
-                    let answer = served.ask("/v1/completions", &body);
+                    other["temperature"] = 1.1.into();
+                    other["top_p"] = 0.95.into();
+                    other["seed"] = 9.into();
+                    let answer = served.ask("/v1/completions", &other);
                     assert_eq!(answer["choices"][0]["text"], drawn["text"], "{prompt}");
                     let tokens = drawn["tokens"].as_array().unwrap().len();
                     assert_eq!(answer["usage"]["completion_tokens"], tokens);
