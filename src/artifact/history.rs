@@ -94,9 +94,12 @@ impl History {
             return Ok(Vec::new());
         }
         let file = File::open(&path).map_err(read_error(&path))?;
-        let lines = BufReader::new(file).lines().collect::<Result<Vec<_>, _>>();
-        let lines = lines.map_err(read_error(&path))?;
-        Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        let mut points = Vec::new();
+        for line in BufReader::new(file).lines() {
+            // The last one may be in the middle of being written.
+            points.extend(serde_json::from_str(&line.map_err(read_error(&path))?).ok());
+        }
+        Ok(points)
     }
 
     /// Where the metrics go as a table, and the columns that it has already.

@@ -37,6 +37,13 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
         timeout: Duration::from_secs(args.timeout.into()),
         grace: Duration::from_secs(args.grace.into()),
     };
+    if options.api_key.is_none() && !args.host.is_loopback() {
+        writeln!(
+            std::io::stderr(),
+            "whoever reaches {} can use the models; {KEY} asks for a key",
+            args.host
+        )?;
+    }
     let names: Vec<&str> = runs.iter().map(Run::name).collect();
     let names = names.join(", ");
     let server = Server::start(runs, &options)?;

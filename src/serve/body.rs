@@ -185,11 +185,15 @@ impl Fields {
     /// What is no JSON, a field that is unknown or of another type, or one that asks for what
     /// there is not.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(ApiError::bad("the body must be a JSON object"));
+        }
         let mut document = serde_json::Deserializer::from_slice(bytes);
         let fields: Self = serde_path_to_error::deserialize(&mut document).map_err(|error| {
             let path = error.path().to_string();
             let wrong = ApiError::bad(error.into_inner().to_string());
-            if path == "." { wrong } else { wrong.of(path) }
+            // A path that is not known is written so.
+            if [".", "?"].contains(&&path[..]) { wrong } else { wrong.of(path) }
         })?;
         document.end().map_err(|error| ApiError::bad(error.to_string()))?;
         fields.check()?;

@@ -56,15 +56,15 @@ assert chat.object == "chat.completion" and choice.message.role == "assistant"
 assert choice.finish_reason in ("stop", "length")
 assert all(len(token.top_logprobs) == 3 for token in choice.logprobs.content)
 assert bytes(choice.logprobs.content[0].bytes).decode(errors="replace") == choice.logprobs.content[0].token
-with client.chat.completions.stream(**settings) as stream:
-    streamed = stream.get_final_completion()
-assert streamed.choices[0].message.content == choice.message.content
-assert streamed.choices[0].finish_reason == choice.finish_reason
+chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**settings, stream=True)]
+assert chunks[0].delta.role == "assistant"
+assert "".join(chunk.delta.content or "" for chunk in chunks) == choice.message.content
+assert chunks[-1].finish_reason == choice.finish_reason
 
 # A stop string, and a stream that is closed early.
 stopped = client.completions.create(model=model, prompt="a", max_tokens=50, seed=1, stop=list("eat "))
 assert not set(stopped.choices[0].text) & set("eat ")
-stream = client.completions.create(model=model, prompt="a", max_tokens=5000, stream=True,
+stream = client.completions.create(model=model, prompt="a", max_tokens=2000, stream=True,
                                    extra_body={"overflow": "slide"})
 next(iter(stream))
 stream.close()
