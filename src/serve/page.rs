@@ -2,9 +2,9 @@ use axum::http::HeaderName;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use axum::response::{IntoResponse, Response};
 
-const PAGE: &str = include_str!("playground.html");
-/// In the page, where the number goes that lets its own style and script run.
-const NONCE: &str = "NONCE";
+const PAGE: &str = include_str!("playground/page.html");
+const STYLE: &str = include_str!("playground/style.css");
+const SCRIPT: &str = include_str!("playground/script.js");
 
 /// A page to try a model on. It loads nothing, and asks nothing but this server.
 pub(super) async fn playground() -> Response {
@@ -18,5 +18,7 @@ pub(super) async fn playground() -> Response {
         (REFERRER_POLICY, "no-referrer".into()),
         (CACHE_CONTROL, "no-store".into()),
     ];
-    (headers, PAGE.replace(NONCE, &nonce)).into_response()
+    // The nonce first, and so nowhere but where the page has it.
+    let page = PAGE.replace("NONCE", &nonce).replace("STYLE", STYLE).replace("SCRIPT", SCRIPT);
+    (headers, page).into_response()
 }
