@@ -73,6 +73,15 @@ pub fn write_evaluation(
     Ok(path("json"))
 }
 
+/// A step's or an evaluation's loss, in nats a token.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct LossPoint {
+    /// `train` or `valid`.
+    pub split: String,
+    pub step: u64,
+    pub loss: f64,
+}
+
 /// What is kept of how a run went: its metrics, the samples of its model, its summary.
 #[derive(Debug, Clone)]
 pub struct History {
@@ -92,6 +101,25 @@ impl History {
         let path = self.run.join(LINES);
         let file = File::options().create(true).append(true).open(&path);
         Ok(file.map_err(write_error(&path))?)
+    }
+
+    /// The losses so far, in the order in which they were written; those that are no number are
+    /// left out.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn losses(&self) -> Result<Vec<LossPoint>, ArtifactError> {
+        let path = self.run.join(LINES);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let file = File::open(&path).map_err(read_error(&path))?;
+        let mut points = Vec::new();
+        for line in BufReader::new(file).lines() {
+            // The last one may be in the middle of being written.
+            points.extend(serde_json::from_str(&line.map_err(read_error(&path))?).ok());
+        }
+        Ok(points)
     }
 
     /// Where the metrics go as a table, and the columns that it has already.

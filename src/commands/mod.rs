@@ -18,6 +18,7 @@ mod predict;
 mod prepare;
 mod sample;
 mod schedule;
+mod serve;
 mod size;
 mod tokenizer;
 mod train;
@@ -39,6 +40,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Predict(args) => predict::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::FillMask(args) => fill_mask::run(args),
         Command::Import(args) => import::run(args),
         Command::Logits(args) => logits::run(args),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The path of the data, as lib.rs has it.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "config",
     "files",
     "backend",
@@ -17,6 +17,7 @@ const ORDER: [&str; 13] = [
     "generate",
     "interop",
     "eval",
+    "serve",
     "cli",
     "commands",
 ];

@@ -44,6 +44,8 @@ mod resume;
 mod runs;
 mod schedule_command;
 mod schedules;
+mod serve;
+mod serve_limits;
 mod sources;
 mod split;
 mod stopping;

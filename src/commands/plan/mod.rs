@@ -72,7 +72,7 @@ pub(super) fn run(args: PlanArgs) -> anyhow::Result<()> {
         None => backend::choose(None)?,
     };
     let available = match &args.memory {
-        Some(size) => Some(bytes(size)?),
+        Some(size) => Some(bytes(size).context("--memory")?),
         None => free_memory(backend, args.device)?,
     };
     let mut plan = plan(&config, vocab_size, backend, available)?;
@@ -169,7 +169,7 @@ fn free_memory(backend: BackendKind, device: Option<usize>) -> anyhow::Result<Op
 }
 
 /// A size as people write it: bytes, or with a unit of 1000 or 1024.
-fn bytes(size: &str) -> anyhow::Result<u64> {
+pub(super) fn bytes(size: &str) -> anyhow::Result<u64> {
     let units = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
@@ -188,6 +188,6 @@ fn bytes(size: &str) -> anyhow::Result<u64> {
         .parse()
         .ok()
         .filter(|number: &f64| number.is_finite() && *number > 0.0)
-        .with_context(|| format!("--memory: `{size}` is no size; write it as 24GiB or 800MB"))?;
+        .with_context(|| format!("`{size}` is no size; write it as 24GiB or 800MB"))?;
     Ok((number * unit as f64) as u64)
 }

@@ -1,0 +1,65 @@
+use anyhow::{Context, bail};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::plan::bytes;
+use crate::artifact::Run;
+use crate::backend;
+use crate::cli::ServeArgs;
+use crate::serve::{Options, Server};
+
+/// The exit code of a program that Ctrl-C has ended.
+const INTERRUPTED: i32 = 130;
+/// Where the key may be instead of among the arguments, which everybody on the machine can see.
+const KEY: &str = "EMBERLM_API_KEY";
+
+pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let backend = backend::choose(args.common.backend.as_deref())?;
+    let open = |name: &String| Run::open(&args.common.artifacts, name);
+    let runs = args.runs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let api_key = args.api_key.or_else(|| std::env::var(KEY).ok().filter(|key| !key.is_empty()));
+    if api_key.as_ref().is_some_and(String::is_empty) {
+        bail!("--api-key is empty; give a key, or leave it out");
+    }
+    let max_body = bytes(&args.max_body).context("--max-body")?;
+    let options = Options {
+        address: SocketAddr::new(args.host, args.port),
+        target: backend.on(args.common.device),
+        int8: args.weights.quantize.is_some(),
+        api_key,
+        cors_origins: args.cors_origin,
+        max_batch: args.max_batch as usize,
+        queue: args.queue as usize,
+        max_tokens: args.max_tokens as usize,
+        max_body: usize::try_from(max_body).context("--max-body")?,
+        timeout: Duration::from_secs(args.timeout.into()),
+        grace: Duration::from_secs(args.grace.into()),
+    };
+    if options.api_key.is_none() && !args.host.is_loopback() {
+        writeln!(
+            std::io::stderr(),
+            "whoever reaches {} can use the models; {KEY} asks for a key",
+            args.host
+        )?;
+    }
+    let names: Vec<&str> = runs.iter().map(Run::name).collect();
+    let names = names.join(", ");
+    let server = Server::start(runs, &options)?;
+    let (stopper, stopping) = (server.stopper(), AtomicBool::new(false));
+    ctrlc::set_handler(move || {
+        if stopping.swap(true, Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED);
+        }
+        stopper.stop();
+    })
+    .context("cannot listen for Ctrl-C")?;
+    let mut out = std::io::stdout();
+    writeln!(out, "serving {names} at http://{}", server.address())?;
+    out.flush()?;
+    if !server.wait() {
+        bail!("a part of the server has failed");
+    }
+    Ok(())
+}
