@@ -80,10 +80,10 @@ impl Job for Dense {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
-        let few = [[1, 1, 1], [3, 5, 7], [1, 21, 4100], [1, 300, 1000], [5, 19, 530], [8, 70, 33]];
+        let few = [[1, 1, 1], [3, 5, 7], [1, 21, 4100], [1, 300, 1000], [5, 19, 530], [16, 70, 33]];
         // In parts by rows, of which the last has none; and by rows and columns.
         let parts = [[1, 392, 400], [2, 100, 4200]];
-        let many = [[9, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70]];
+        let many = [[17, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70]];
         for [n, i, o] in few.into_iter().chain(parts).chain(many) {
             for with_bias in [false, true] {
                 for turned in [false, true] {

@@ -10,6 +10,8 @@ mod bpe_training;
 mod byte_pairs;
 mod command_line;
 mod configuration;
+#[cfg(feature = "cuda-source")]
+mod cuda_source;
 mod cut_data;
 mod data;
 mod datasets;

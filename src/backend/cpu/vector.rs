@@ -9,7 +9,7 @@ use super::rows::{LANES, sum_pairs, total};
 use super::{team, written};
 
 /// Rows that are few.
-pub(super) const FEW: usize = 8;
+pub(super) const FEW: usize = 16;
 /// Rows of the matrix that are read side by side.
 const SIDE: usize = 8;
 /// Partial sums of a product of two vectors.
