@@ -1,10 +1,9 @@
 //! Kernels for GPUs as CUDA source, without a GPU: a runtime that compiles whatever is launched, in
-//! f32 and bf16, keeps the source, and computes nothing. NVIDIA's compiler, where it is installed,
-//! must take the source.
+//! f32 and bf16, keeps the source, and computes nothing.
 
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Int, Tensor};
-use burn_cubecl::{CubeBackend, CubeRuntime};
+use burn_cubecl::CubeBackend;
 use cubecl::bytes::Bytes;
 use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::future::DynFut;
@@ -220,11 +219,6 @@ impl Runtime for CudaSource {
     fn enumerate_devices(_: u16, _: &()) -> Vec<DeviceId> {
         vec![Paper.to_id()]
     }
-}
-
-impl CubeRuntime for CudaSource {
-    type CubeDevice = Paper;
-    type CubeServer = Printer;
 }
 
 fn leaf<B: TrainBackend, const D: usize>(shape: [usize; D], device: &B::Device) -> Tensor<B, D> {

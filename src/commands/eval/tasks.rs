@@ -65,7 +65,9 @@ impl Questions {
             let encoded = question.choices.iter().map(encode).collect::<Result<Vec<_>, _>>();
             encoded.with_context(|| format!("{}, line {}", path.display(), question.line))
         });
-        let encoded = encoded.collect::<anyhow::Result<Vec<_>>>()?;
+        // One after the other: of several lines that are wrong the first is told.
+        let encoded: Vec<_> = encoded.collect();
+        let encoded = encoded.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let continuations = encoded.into_iter().flatten().collect();
         Ok(Self { benchmark, path, questions, continuations, is_whole })
     }
