@@ -260,7 +260,7 @@ pub struct ServeArgs {
     /// environment, where others cannot see it]
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
-    /// Let pages of this origin ask, as https://example.org, or * for any; may be repeated
+    /// Let pages of this origin ask, as `https://example.org`, or `*` for any; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Vec<String>,
     /// Texts of a run that are written together

@@ -80,7 +80,7 @@ impl DocumentOrder {
         Window { start, length: places.end - 1 - start }
     }
 
-    /// Every document as [`DocumentOrder::whole`] has it.
+    /// Every document as `whole` has it.
     pub fn into_wholes(self) -> impl Iterator<Item = Window> {
         (0..self.documents()).map(move |document| self.whole(document))
     }
