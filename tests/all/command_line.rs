@@ -47,6 +47,13 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// What was printed by a command that must exit with 0.
+#[track_caller]
+pub fn succeed(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    stdout(output)
+}
+
 /// One line on standard error, exit code 2, and nothing in the folder of the runs.
 #[track_caller]
 pub fn refused(folder: &Path, args: &[&str], expected: &str) {

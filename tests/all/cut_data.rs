@@ -9,8 +9,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::command_line::{TINY, emberlm};
-use crate::resume::{left_by, path_of, refuse, resume, start, succeed};
+use crate::command_line::{TINY, emberlm, succeed};
+use crate::resume::{left_by, path_of, refuse, resume, start};
 
 const PREPARED: &str = "datasets/text/character";
 /// The smallest there is; less of a file than that can be cut off without taking away a page that

@@ -5,11 +5,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Output;
 use std::sync::LazyLock;
 use tempfile::TempDir;
 
-use crate::command_line::{SHORT, TINY, emberlm, train};
+use crate::command_line::{SHORT, TINY, emberlm, succeed, train};
 
 /// Runs of a few steps on the built-in stories: by bytes, by characters, and of other architectures.
 static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
@@ -23,13 +22,6 @@ static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
     }
     folder
 });
-
-#[track_caller]
-fn succeed(output: &Output) -> String {
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{message}");
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
 
 fn eval(args: &[&str]) -> String {
     succeed(&emberlm(RUNS.path(), &[&["eval", "stories"], args].concat()))

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use tempfile::TempDir;
 
-use crate::command_line::{emberlm, train};
+use crate::command_line::{emberlm, succeed, train};
 
 /// A run of a few steps on the built-in stories.
 static RUN: LazyLock<TempDir> = LazyLock::new(|| {
@@ -16,13 +16,6 @@ static RUN: LazyLock<TempDir> = LazyLock::new(|| {
     succeed(&train(folder.path(), &[]));
     folder
 });
-
-#[track_caller]
-fn succeed(output: &Output) -> String {
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{message}");
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
 
 fn run(args: &[&str]) -> Output {
     emberlm(RUN.path(), args)

@@ -19,7 +19,7 @@ use emberlm::model::{
 };
 use emberlm::train::{LanguageModel, ModelOptimizer};
 
-use crate::command_line::{emberlm, stdout, train};
+use crate::command_line::{emberlm, succeed, train};
 use crate::on_each_backend;
 use crate::support::{floats, window_batch};
 
@@ -256,12 +256,6 @@ fn adapters_go_on_from_weights_and_moments() {
         B::seed(&device, 2);
         assert_eq!(tensors(&steps(loaded, resumed, 2).model), expected);
     });
-}
-
-#[track_caller]
-fn succeed(output: &std::process::Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    stdout(output)
 }
 
 #[track_caller]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::command_line::{SHORT, TINY, emberlm, stdout, train};
+use crate::command_line::{SHORT, TINY, emberlm, succeed, train};
 
 /// Dropout, several micro-batches a step, an average of the weights, and intervals that do not
 /// divide each other.
@@ -30,12 +30,6 @@ const UNEVEN: [&str; 16] = [
     "--set",
     "train.average={\"decay\":0.9}",
 ];
-
-#[track_caller]
-pub fn succeed(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    stdout(output)
-}
 
 #[track_caller]
 pub fn refuse(output: &Output, expected: &str) {

@@ -7,16 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::command_line::{emberlm, stdout, train};
+use crate::command_line::{emberlm, succeed, train};
 
 fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-#[track_caller]
-fn succeed(output: &std::process::Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    stdout(output)
 }
 
 #[test]
