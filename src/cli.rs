@@ -35,6 +35,16 @@ Examples:
   emberlm eval RUN --task hellaswag --task piqa=valid.jsonl --limit 500
   emberlm eval RUN --stories 200 --checkpoint 1000 --json";
 
+const COMPARE_HELP: &str = "\
+Each run's best model reads a text with each token given that came before, and counts how often the
+next one is among its likeliest; and all continue the same prompts with the same seeds.
+
+Examples:
+  emberlm compare small large
+  emberlm compare small large --over time --html comparison.html --svg losses.svg
+  emberlm compare small large --text book.txt --prompt 'Once upon' --samples 2
+  emberlm compare small large --quick --json";
+
 /// Train, evaluate and sample GPT-family language models.
 #[derive(Parser, Debug)]
 #[command(name = "emberlm", version, arg_required_else_help = true)]
@@ -78,6 +88,11 @@ pub enum Command {
     Plan(PlanArgs),
     /// Plot the learning rate of a configuration over its steps
     Schedule(ScheduleArgs),
+    /// List the runs, with their status, loss, size and age
+    Runs(ListRunsArgs),
+    /// Put runs side by side: settings, loss curves, results, and what they write
+    #[command(after_help = COMPARE_HELP)]
+    Compare(CompareArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
     /// See what can be computed on here, whether it computes right, and what is missing
@@ -439,6 +454,90 @@ pub struct ScheduleArgs {
     /// Print a line of JSON a step instead of a plot
     #[arg(long)]
     pub json: bool,
+}
+
+/// What runs are sorted by.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunOrder {
+    /// The newest first
+    #[default]
+    Age,
+    Name,
+    /// The lowest first
+    Loss,
+    /// The largest first
+    Size,
+}
+
+#[derive(Args, Debug)]
+pub struct ListRunsArgs {
+    /// What comes first
+    #[arg(long, value_name = "ORDER", default_value = "age")]
+    pub sort: RunOrder,
+    /// Print a line of JSON a run
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub runs: RunsArgs,
+}
+
+/// What losses are plotted against.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CurveAxis {
+    #[default]
+    Steps,
+    Tokens,
+    /// Floating-point operations of training
+    Flops,
+    /// Of training steps, without evaluations
+    Time,
+}
+
+#[derive(Args, Debug)]
+pub struct CompareArgs {
+    /// Names or paths of runs
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<String>,
+    /// What losses are plotted against
+    #[arg(long, value_name = "AXIS", default_value = "steps")]
+    pub over: CurveAxis,
+    /// Load no model: settings, curves and results only
+    #[arg(long, conflicts_with_all = ["text", "top_k", "limit", "prompt", "samples", "max_tokens"])]
+    pub quick: bool,
+    /// Measure all runs on this UTF-8 text [default: each on its own validation split]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Count how often the token that comes is among the K likeliest
+    #[arg(long, value_name = "K,..", value_delimiter = ',', default_values_t = [1, 5], value_parser = clap::value_parser!(u32).range(1..))]
+    pub top_k: Vec<u32>,
+    /// Measure no more than the first N windows
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// Text that all continue; may be repeated [default: that of the first run's configuration]
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Vec<String>,
+    /// Texts of each prompt, with seeds one after the other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
+    /// Tokens of a text
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Write everything as one page with curves that can be looked into
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write a picture of the curves
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write a picture of the curves, in pixels
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 #[derive(Args, Debug)]

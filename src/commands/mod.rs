@@ -1,6 +1,7 @@
 //! One file a subcommand. They put the modules together, add context to errors, and print.
 
 mod bench;
+mod compare;
 mod configs;
 mod datasets;
 mod doctor;
@@ -16,6 +17,7 @@ mod params;
 mod plan;
 mod predict;
 mod prepare;
+mod runs;
 mod sample;
 mod schedule;
 mod serve;
@@ -48,6 +50,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Runs(args) => runs::run(args),
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -9,6 +9,7 @@ mod benchmarks;
 mod bpe_training;
 mod byte_pairs;
 mod command_line;
+mod compare;
 mod configuration;
 #[cfg(feature = "cuda-source")]
 mod cuda_source;

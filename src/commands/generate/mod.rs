@@ -40,7 +40,7 @@ pub(super) fn sampling(args: &SamplingArgs) -> Sampling {
     Sampling { temperature, top_k, top_p, min_p }
 }
 
-fn penalties(args: &SamplingArgs) -> Penalties {
+pub(super) fn penalties(args: &SamplingArgs) -> Penalties {
     Penalties {
         repetition: args.repetition_penalty,
         frequency: args.frequency_penalty,
