@@ -7,7 +7,7 @@ use crate::interop::Export;
 use crate::interop::gguf::{self, DataType};
 
 pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
-    let run = Run::open(&args.artifacts, &args.run)?;
+    let run = Run::open(&args.runs.artifacts, &args.run)?;
     let what = || format!("the run {} cannot be exported", run.name());
     match (args.to.as_str(), &args.data_type) {
         ("gguf", data_type) => {

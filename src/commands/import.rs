@@ -18,7 +18,7 @@ const BATCH_SIZE: usize = 12;
 pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let name = run_name(&args);
-    let path = args.artifacts.join(&name);
+    let path = args.runs.artifacts.join(&name);
     if path.exists() {
         return Err(ArtifactError::Exists { path }.into());
     }
@@ -28,7 +28,7 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
     let config = run_config(&name, &model)?;
     let shapes = model.shapes().to_vec();
     let run = Run::create_with_model(
-        &args.artifacts,
+        &args.runs.artifacts,
         &config,
         model.tokenizer.clone(),
         &shapes,
@@ -50,9 +50,9 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         architecture.context_length,
     )?;
     writeln!(out, "run: {}", run.path().display())?;
-    let root = match args.artifacts.as_os_str() == "artifacts" {
+    let root = match args.runs.artifacts.as_os_str() == "artifacts" {
         true => String::new(),
-        false => format!(" --artifacts {}", args.artifacts.display()),
+        false => format!(" --artifacts {}", args.runs.artifacts.display()),
     };
     if matches!(model.tokenizer, SavedTokenizer::Ids { .. }) {
         writeln!(out, "there is no tokenizer.json beside it: text is token ids, as in <1><2>")?;
@@ -70,7 +70,7 @@ fn run_name(args: &ImportArgs) -> String {
     }
     let path = std::path::absolute(&args.model).unwrap_or_else(|_| PathBuf::from(&args.model));
     let name = path.file_name().map_or("imported".into(), |name| name.to_string_lossy());
-    Run::free_name(&args.artifacts, name.trim_start_matches('.'))
+    Run::free_name(&args.runs.artifacts, name.trim_start_matches('.'))
 }
 
 /// A folder that is there, or else one that is downloaded.

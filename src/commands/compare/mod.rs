@@ -18,7 +18,7 @@ use crate::train::flops_per_token;
 use models::Model;
 
 pub(super) fn run(args: CompareArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     sampling(&args.sampling).validate()?;
     penalties(&args.sampling).validate()?;
     let runs = args.runs.iter().map(|name| Run::open(&args.common.artifacts, name));
@@ -63,7 +63,7 @@ fn comparison(
             let asked: Vec<(&str, u64)> =
                 texts.iter().map(|text| (text.prompt.as_str(), text.seed)).collect();
             let model = Model { args, run, asked: &asked };
-            let found = backend::dispatch(backend.on(args.common.device), model)?
+            let found = backend::dispatch(backend.on(args.common.target.device), model)?
                 .with_context(|| format!("the run {}", run.name()))?;
             compared.step = Some(found.step);
             compared.measured = Some(found.measured);

@@ -25,7 +25,7 @@ use tasks::Questions;
 use text::Text;
 
 pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let config = run.config();
     let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
@@ -74,7 +74,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
         tokenizer: tokenizer.as_ref(),
         stop: &stop,
     };
-    match backend::dispatch(backend.on(args.common.device), job)? {
+    match backend::dispatch(backend.on(args.common.target.device), job)? {
         Err(error) if error.is::<Stopped>() => {
             writeln!(std::io::stderr(), "stopped; nothing is kept")?;
             std::process::exit(STOPPED);

@@ -19,7 +19,7 @@ use crate::tokenizer::Tokenizer;
 use texts::Texts;
 
 pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     sampling(&args.sampling).validate()?;
     penalties(&args.sampling).validate()?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
@@ -32,7 +32,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let generate =
         Generate { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), task };
     let prompts = generate.prompts()?;
-    backend::dispatch(backend.on(args.common.device), Prompted { generate, prompts })?
+    backend::dispatch(backend.on(args.common.target.device), Prompted { generate, prompts })?
 }
 
 pub(super) fn sampling(args: &SamplingArgs) -> Sampling {

@@ -22,12 +22,12 @@ use keeper::Keeper;
 use plan::Plan;
 
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let plan = match &args.resume {
         Some(name) => Plan::resumed(&args, name, backend)?,
         None => Plan::new_run(&args)?,
     };
-    backend::dispatch(backend.on(args.common.device), Train { backend, plan, args: &args })?
+    backend::dispatch(backend.on(args.common.target.device), Train { backend, plan, args: &args })?
 }
 
 struct Train<'a> {
