@@ -3,6 +3,12 @@ use std::path::PathBuf;
 
 use super::RunsArgs;
 
+const PREPARE_HELP: &str = "\
+Examples:
+  emberlm prepare my.txt --tokenizer gpt2
+  emberlm prepare articles/ more.jsonl.zst 'crawl/*.parquet' --out datasets/articles
+  emberlm prepare tinystories --tokenizer mine";
+
 /// Chooses validation documents, where no other is given.
 pub const SPLIT_SEED: u64 = 1337;
 
@@ -21,6 +27,7 @@ pub struct SourceArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = PREPARE_HELP)]
 pub struct PrepareArgs {
     /// A data set by its name (see emberlm datasets), or files, folders and patterns of text,
     /// .jsonl, .parquet, .csv and .tsv, also .gz and .zst; - for standard input
@@ -64,6 +71,9 @@ pub struct PrepareArgs {
     /// Folder of the data sets
     #[arg(long, value_name = "DIR", default_value = "datasets")]
     pub datasets: PathBuf,
+    /// Print what the finished folder says of itself as a line of JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub runs: RunsArgs,
 }

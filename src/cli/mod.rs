@@ -7,6 +7,7 @@ mod doctor;
 mod eval;
 mod runs;
 mod serve;
+mod shell;
 mod text;
 mod tokenizer;
 mod train;
@@ -23,6 +24,7 @@ pub use runs::{
     CompareArgs, CurveAxis, ExportArgs, ImportArgs, ListRunsArgs, MergeArgs, RunOrder, RunsArgs,
 };
 pub use serve::ServeArgs;
+pub use shell::{CompletionsArgs, ManArgs};
 pub use text::{
     FillMaskArgs, GenerateArgs, LogitsArgs, OverflowPolicy, PredictArgs, Quantization,
     SamplingArgs, WeightArgs,
@@ -33,12 +35,33 @@ pub use tokenizer::{
 };
 pub use train::{ParamsArgs, PlanArgs, ScheduleArgs, TrainArgs};
 
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
+
+/// Of help and of errors, where there are colours.
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  emberlm train
+  emberlm train --data my.txt --config shakespeare-char-cpu --run mine
+  emberlm generate mine --prompt 'It was'
+  emberlm serve mine
+
+Exit codes: 0 where it was done, 2 where something has to be put right, 130 after Ctrl-C.";
 
 /// Train, evaluate and sample GPT-family language models.
 #[derive(Parser, Debug)]
-#[command(name = "emberlm", version, arg_required_else_help = true)]
+#[command(name = "emberlm", version, arg_required_else_help = true, styles = STYLES, after_help = EXAMPLES)]
 pub struct Cli {
+    /// Tell nothing but results and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -85,6 +108,10 @@ pub enum Command {
     Datasets(DatasetsArgs),
     /// See what can be computed on here, whether it computes right, and what is missing
     Doctor(DoctorArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write that of every command
+    Man(ManArgs),
     /// Measure how fast this machine does what the program does
     Bench(BenchArgs),
 }

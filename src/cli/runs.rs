@@ -3,6 +3,16 @@ use std::path::PathBuf;
 
 use super::{CommonArgs, SamplingArgs};
 
+const EXPORT_HELP: &str = "\
+Examples:
+  emberlm export stories --to huggingface stories-hf
+  emberlm export stories --to gguf stories.gguf --type q8_0";
+
+const IMPORT_HELP: &str = "\
+Examples:
+  emberlm import openai-community/gpt2
+  emberlm import folder-of-a-llama --run llama";
+
 /// Where runs are.
 #[derive(Args, Debug)]
 pub struct RunsArgs {
@@ -107,6 +117,7 @@ pub struct CompareArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = IMPORT_HELP)]
 pub struct ImportArgs {
     /// Folder with config.json and model.safetensors, or with templateGPT's model_config.json and
     /// model.pth; or a name on the Hugging Face Hub, as openai-community/gpt2
@@ -120,6 +131,7 @@ pub struct ImportArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = EXPORT_HELP)]
 pub struct ExportArgs {
     /// Name or path of the run
     pub run: String,

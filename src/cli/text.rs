@@ -3,6 +3,16 @@ use std::path::PathBuf;
 
 use super::CommonArgs;
 
+const PREDICT_HELP: &str = "\
+Examples:
+  emberlm predict stories --text 'Once upon a'";
+
+const GENERATE_HELP: &str = "\
+Examples:
+  emberlm generate stories --prompt 'Once upon' --top-p 0.9 --seed 2
+  emberlm generate stories --prompts-file prompts.txt --json --logprobs 5
+  emberlm generate stories --interactive";
+
 /// What a model's weights are while it runs.
 #[derive(Args, Debug)]
 pub struct WeightArgs {
@@ -58,6 +68,7 @@ pub enum OverflowPolicy {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = GENERATE_HELP)]
 pub struct GenerateArgs {
     /// Name or path of the run
     pub run: String,
@@ -121,6 +132,7 @@ pub struct GenerateArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = PREDICT_HELP)]
 pub struct PredictArgs {
     /// Name or path of the run
     pub run: String,

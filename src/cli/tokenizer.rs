@@ -3,6 +3,11 @@ use std::path::PathBuf;
 
 use super::{RunsArgs, SourceArgs};
 
+const TRAIN_HELP: &str = "\
+Examples:
+  emberlm tokenizer train my.txt --vocab-size 4096 --out mine
+  cat *.txt | emberlm tokenizer train - --vocab-size 16000 --split gpt2";
+
 #[derive(Args, Debug)]
 pub struct TokenizerArgs {
     #[command(subcommand)]
@@ -26,6 +31,7 @@ pub enum TokenizerCommand {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = TRAIN_HELP)]
 pub struct TrainTokenizerArgs {
     /// Texts: files (.txt, .jsonl, .csv, .tsv, .parquet, also .gz and .zst), folders, patterns, or
     /// - for standard input

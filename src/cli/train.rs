@@ -3,7 +3,20 @@ use std::path::PathBuf;
 
 use super::CommonArgs;
 
+const PLAN_HELP: &str = "\
+Examples:
+  emberlm plan gpt2 --measure
+  emberlm plan gpt2-xl --backend cuda --memory 80GiB --set train.precision=bf16";
+
+const TRAIN_HELP: &str = "\
+Examples:
+  emberlm train
+  emberlm train --config modern --set model.depth=6 --data datasets/my/gpt2
+  emberlm train --config gpt2 --set train.batch_size=4 --plain
+  emberlm train --resume stories --set train.steps=8000";
+
 #[derive(Args, Debug)]
+#[command(after_help = TRAIN_HELP)]
 pub struct TrainArgs {
     /// A built-in configuration or a JSON file
     #[arg(long, value_name = "NAME|FILE", default_value = "stories")]
@@ -26,6 +39,10 @@ pub struct TrainArgs {
     /// Print lines instead of opening the dashboard
     #[arg(long)]
     pub plain: bool,
+    /// Print the metrics of each step and each evaluation as a line of JSON, and the summary as the
+    /// last
+    #[arg(long, conflicts_with = "plain")]
+    pub json: bool,
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -44,6 +61,7 @@ pub struct ParamsArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = PLAN_HELP)]
 pub struct PlanArgs {
     /// A built-in configuration or a JSON file
     #[arg(value_name = "NAME|FILE")]

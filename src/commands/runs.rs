@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::progress::note;
 use super::size::{count, size};
 use crate::artifact::{ArtifactError, Run, run_names};
 use crate::cli::{ListRunsArgs, RunOrder};
@@ -64,7 +65,7 @@ pub(super) fn run(args: ListRunsArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     if rows.is_empty() {
-        writeln!(std::io::stderr(), "there are no runs in {}", root.display())?;
+        note(format_args!("there are no runs in {}", root.display()));
         return Ok(());
     }
     let names = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::plan::bytes;
+use super::progress::note;
 use crate::artifact::Run;
 use crate::backend;
 use crate::cli::ServeArgs;
@@ -38,11 +39,10 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
         grace: Duration::from_secs(args.grace.into()),
     };
     if options.api_key.is_none() && !args.host.is_loopback() {
-        writeln!(
-            std::io::stderr(),
+        note(format_args!(
             "whoever reaches {} can use the models; {KEY} asks for a key",
             args.host
-        )?;
+        ));
     }
     let names: Vec<&str> = runs.iter().map(Run::name).collect();
     let names = names.join(", ");

@@ -32,6 +32,7 @@ mod kernels;
 mod loggers;
 mod lora;
 mod losses;
+mod manners;
 mod memory;
 mod mlflow;
 mod model;

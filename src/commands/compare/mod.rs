@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::generate::{penalties, sampling};
+use super::progress::note;
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind};
 use crate::cli::{CompareArgs, CurveAxis};
@@ -142,7 +143,7 @@ fn write_files(args: &CompareArgs, comparison: &Comparison) -> anyhow::Result<()
         files::write_whole(path, |file| file.write_all(&bytes))?;
         let length = fs::metadata(path).map(|found| found.len()).unwrap_or_default();
         let size = super::size::size(length);
-        writeln!(std::io::stderr(), "written: {} ({size})", path.display())?;
+        note(format_args!("written: {} ({size})", path.display()));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod texts;
 use anyhow::{Context, bail};
 use std::io::Write;
 
+use super::progress::note;
 use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
@@ -123,10 +124,9 @@ impl Generate<'_> {
             self.args.overflow != Some(OverflowPolicy::Stop) && self.args.beams.is_none();
         let length = tokens.len();
         match length > most {
-            true if may_slide => writeln!(
-                std::io::stderr(),
+            true if may_slide => note(format_args!(
                 "the prompt has {length} tokens, the run {name} sees at most {most}; what is before the last of them is not read"
-            )?,
+            )),
             true if self.args.beams.is_some() => bail!(
                 "the prompt has {length} tokens, the run {name} sees at most {most}; shorten it"
             ),
