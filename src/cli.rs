@@ -4,6 +4,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::serve::Key;
+
 /// Chooses validation documents, where no other is given.
 pub const SPLIT_SEED: u64 = 1337;
 /// Tokens of a prepared file, where nothing else is said.
@@ -259,7 +261,7 @@ pub struct ServeArgs {
     /// Key that clients must have, as Authorization: Bearer KEY [default: EMBERLM_API_KEY of the
     /// environment, where others cannot see it]
     #[arg(long, value_name = "KEY")]
-    pub api_key: Option<String>,
+    pub api_key: Option<Key>,
     /// Let pages of this origin ask, as `https://example.org`, or `*` for any; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Vec<String>,
