@@ -44,7 +44,6 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-
     fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let header = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let Some((scheme, token)) = header.and_then(|header| header.split_at_checked(7)) else {

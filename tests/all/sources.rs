@@ -443,7 +443,8 @@ fn damaged_compression_is_one_line() {
 
 #[test]
 fn rows_of_parquet_come_back_with_their_lists() {
-    let schema = "message m { optional group a { required binary b (STRING); optional group c (LIST) {
+    let schema =
+        "message m { optional group a { required binary b (STRING); optional group c (LIST) {
         repeated group list { optional binary element (STRING); } } } required int64 n; }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
     // No `a`, an `a` without `c`, and lists of several lengths, some with a null.
@@ -451,7 +452,8 @@ fn rows_of_parquet_come_back_with_their_lists() {
     let rows: Vec<Option<(String, Option<List>)>> = (0..500)
         .map(|row| {
             let element = |at: usize| (at % 4 != 3).then(|| long_text(at % 9, row as u64));
-            let list = (row % 5 != 1).then(|| (0..row * 7 % 6).map(|at| element(at + row)).collect());
+            let list =
+                (row % 5 != 1).then(|| (0..row * 7 % 6).map(|at| element(at + row)).collect());
             (row % 11 != 4).then(|| (format!("text {}", row % 3), list))
         })
         .collect();
@@ -480,19 +482,22 @@ fn rows_of_parquet_come_back_with_their_lists() {
             .set_data_page_row_count_limit(70)
             .set_write_batch_size(10);
         let mut writer =
-            SerializedFileWriter::new(vec![], schema.clone(), Arc::new(properties.build())).unwrap();
+            SerializedFileWriter::new(vec![], schema.clone(), Arc::new(properties.build()))
+                .unwrap();
         for rows in rows.chunks(300) {
             let mut group = writer.next_row_group().unwrap();
-            let mut put = |values: Vec<ByteArray>, definitions: &[i16], repetitions: Option<&[i16]>| {
-                let mut column = group.next_column().unwrap().unwrap();
-                let typed = column.typed::<ByteArrayType>();
-                typed.write_batch(&values, Some(definitions), repetitions).unwrap();
-                column.close().unwrap();
-            };
+            let mut put =
+                |values: Vec<ByteArray>, definitions: &[i16], repetitions: Option<&[i16]>| {
+                    let mut column = group.next_column().unwrap().unwrap();
+                    let typed = column.typed::<ByteArrayType>();
+                    typed.write_batch(&values, Some(definitions), repetitions).unwrap();
+                    column.close().unwrap();
+                };
             let b = rows.iter().flatten().map(|(b, _)| b.as_str().into()).collect();
             let is_there: Vec<i16> = rows.iter().map(|row| row.is_some().into()).collect();
             put(b, &is_there, None);
-            let (mut values, mut definitions, mut repetitions) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut values, mut definitions, mut repetitions) =
+                (Vec::new(), Vec::new(), Vec::new());
             for row in rows {
                 let list = row.as_ref().map(|(_, list)| list.as_ref());
                 let empty = match list {

@@ -107,8 +107,10 @@ impl Parquet {
 
 /// A file's structure, and the file.
 pub(super) fn open(path: &Path) -> Result<(SerializedFileReader<File>, Arc<File>), DataError> {
-    let unreadable =
-        |error: std::io::Error| DataError::Unreadable { path: path.into(), reason: error.to_string() };
+    let unreadable = |error: std::io::Error| DataError::Unreadable {
+        path: path.into(),
+        reason: error.to_string(),
+    };
     let opened = File::open(path).map_err(unreadable)?;
     let chunks = Arc::new(opened.try_clone().map_err(unreadable)?);
     let file = SerializedFileReader::new(opened).map_err(|error| damaged(path, &error))?;
