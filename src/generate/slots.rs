@@ -100,7 +100,7 @@ pub struct Ticket(u64);
 
 /// Tokens of a prompt that go through the model at once, the last ones up to twice as many: what
 /// others have to wait for in a step. Whole blocks of attention, and more rows than are multiplied
-/// one by one, so that a kernel computes a piece as it would compute it in the whole.
+/// one by one: without a window, the processor's kernels compute a piece as in the whole.
 const PIECE: usize = 128;
 
 /// Continues any number of sequences together, a token each a step. They enter and leave between

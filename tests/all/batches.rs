@@ -416,7 +416,8 @@ fn long_prompts_are_read_in_pieces_as_they_are_read_whole() {
                 let logits = floats(logits.into_data());
                 let expected = LogProbabilities::new(&logits, first.token, 97);
                 let found = first.log_probabilities.unwrap();
-                if <Inner<B> as GptBackend>::equal_rows().is_some() {
+                // A window keeps other keys beside those of a piece than of the whole.
+                if name == "learned" && <Inner<B> as GptBackend>::equal_rows().is_some() {
                     assert_eq!(found, expected, "{name}, {length} tokens");
                 }
                 let by_id = |mut top: Vec<(u32, f64)>| {
