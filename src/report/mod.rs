@@ -1,0 +1,5 @@
+//! What models look like from inside, as trees, tables and pictures: in a terminal, and as pages
+//! that need nothing but themselves. Nothing here knows how it is asked for.
+
+pub mod inside;
+pub mod terminal;
