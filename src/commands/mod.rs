@@ -9,6 +9,7 @@ mod export;
 mod fill_mask;
 mod generate;
 mod import;
+mod inspect;
 mod logits;
 mod merge;
 mod panic;
@@ -51,6 +52,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Params(args) => params::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Schedule(args) => schedule::run(args),

@@ -3,3 +3,6 @@
 
 pub mod inside;
 pub mod terminal;
+
+/// How all pages of this program look: their colours in light and dark, their type, cards, buttons.
+pub const LOOK: &str = include_str!("look.css");

@@ -349,7 +349,8 @@ fn activation(kind: Activation) -> &'static str {
 }
 
 fn head(config: &ModelConfig) -> String {
-    let weights = if config.tied_head { "the token embedding's own weights" } else { "its own weights" };
+    let weights =
+        if config.tied_head { "the token embedding's own weights" } else { "its own weights" };
     let cap = config.logit_soft_cap.map(|cap| format!(", kept within ± {cap}"));
     format!("a logit for each token, by {weights}{}", cap.unwrap_or_default())
 }

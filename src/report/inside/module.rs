@@ -67,7 +67,11 @@ pub fn outline<B: GptBackend>(model: &Model<B>, config: &ModelConfig, sizes: Siz
 }
 
 /// Ids of which none matters, but that are not all the same.
-fn counted<B: Backend>(shape: [usize; 2], vocab_size: usize, device: &B::Device) -> Tensor<B, 2, Int> {
+fn counted<B: Backend>(
+    shape: [usize; 2],
+    vocab_size: usize,
+    device: &B::Device,
+) -> Tensor<B, 2, Int> {
     let ids = (0..shape[0] * shape[1]).map(|place| ((place * 31 + place / 7) % vocab_size) as i32);
     Tensor::from_data(TensorData::new(ids.collect::<Vec<i32>>(), shape), device)
 }

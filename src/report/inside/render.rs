@@ -32,9 +32,9 @@ pub fn write_outline(out: &mut impl Write, model: &Module, style: Style) -> io::
 /// What the letters stand for, those included that others are made of.
 fn legend(letters: &[&str]) -> String {
     let is_used = |letter: &str| {
-        letters.iter().any(|used| {
-            *used == letter || (used.len() > letter.len() && used.contains(letter))
-        })
+        letters
+            .iter()
+            .any(|used| *used == letter || (used.len() > letter.len() && used.contains(letter)))
     };
     let meanings = LETTERS.iter().filter_map(|symbol| Some((symbol.letter(), symbol.meaning()?)));
     let used = meanings.filter(|(letter, _)| is_used(letter));
@@ -58,7 +58,8 @@ fn write_group(
     let is_folded = is_folded || group.len() > 1;
     let total: usize = group.iter().map(|module| module.parameter_count).sum();
     let count = if total == 0 { String::new() } else { total.to_string() };
-    let [input, output] = [&first.input, &first.output].map(|axes| shape(axes.as_deref(), is_folded));
+    let [input, output] =
+        [&first.input, &first.output].map(|axes| shape(axes.as_deref(), is_folded));
     let shapes = match first.input {
         Some(_) => format!("{input} -> {output}"),
         None => "no token came here".into(),
@@ -66,7 +67,8 @@ fn write_group(
     let left = format!("{indent}{}", style.bold(&label));
     let inner = " ".repeat((depth + 1) * INDENT);
     let room = style.width.saturating_sub(measure_text_width(&left) + count.len() + 1);
-    let head = if measure_text_width(&shapes) + 2 <= room { format!("  {shapes}") } else { String::new() };
+    let head =
+        if measure_text_width(&shapes) + 2 <= room { format!("  {shapes}") } else { String::new() };
     let line = format!("{left}{head}");
     writeln!(out, "{line}{}{count}", padding(&line, style.width - count.len()))?;
     if head.is_empty() {
@@ -188,13 +190,9 @@ fn write_activity(
     let indent = " ".repeat(depth * INDENT);
     let label = clipped(&format!("{indent}{}", module.name), width - 1);
     let row = match &module.kept {
-        Some(kept) => cells(
-            Some(kept.rms),
-            Some(kept.gradient_norm),
-            None,
-            Some(kept.zeros),
-            kept.dead,
-        ),
+        Some(kept) => {
+            cells(Some(kept.rms), Some(kept.gradient_norm), None, Some(kept.zeros), kept.dead)
+        }
         None => "  no token came here".into(),
     };
     writeln!(out, "{}{}{row}", style.bold(&label), padding(&label, width))?;
@@ -207,7 +205,10 @@ fn write_activity(
                 Some(norm) => {
                     cells(Some(found.rms), Some(norm), found.relative, found.zeros, found.dead)
                 }
-                None => format!("{}  not trained", cells(Some(found.rms), None, None, None, None).trim_end()),
+                None => format!(
+                    "{}  not trained",
+                    cells(Some(found.rms), None, None, None, None).trim_end()
+                ),
             };
             writeln!(out, "{label}{}{row}", padding(&label, width))?;
         }
@@ -229,7 +230,9 @@ fn cells(
     let zeros = zeros.map(|share| format!("{:.1}%", 100.0 * share)).unwrap_or_default();
     let dead = dead.map(|units| format!("{} of {}", units.count, units.of)).unwrap_or_default();
     let [rms, gradient, relative] = [rms, gradient, relative].map(number);
-    let row = format!("{rms:>NUMBER$}{gradient:>NUMBER$}{relative:>NUMBER$}{zeros:>NUMBER$}{dead:>DEAD$}");
+    let row = format!(
+        "{rms:>NUMBER$}{gradient:>NUMBER$}{relative:>NUMBER$}{zeros:>NUMBER$}{dead:>DEAD$}"
+    );
     row.trim_end().to_owned()
 }
 
