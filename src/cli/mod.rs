@@ -5,6 +5,7 @@ mod data;
 mod device;
 mod doctor;
 mod eval;
+mod inspect;
 mod runs;
 mod serve;
 mod shell;
@@ -20,6 +21,7 @@ pub use data::{DatasetsArgs, PrepareArgs, SHARD_TOKENS, SPLIT_SEED, SourceArgs};
 pub use device::{CommonArgs, TargetArgs};
 pub use doctor::DoctorArgs;
 pub use eval::{EvalArgs, EvalSplit};
+pub use inspect::InspectArgs;
 pub use runs::{
     CompareArgs, CurveAxis, ExportArgs, ImportArgs, ListRunsArgs, MergeArgs, RunOrder, RunsArgs,
 };
@@ -96,6 +98,8 @@ pub enum Command {
     Configs,
     /// Count the parameters of a configuration by component
     Params(ParamsArgs),
+    /// Look into a model: shapes, gradients, attention, weights, surprise at each token
+    Inspect(InspectArgs),
     /// Foretell what training takes: memory, time, operations, disk
     Plan(PlanArgs),
     /// Plot the learning rate of a configuration over its steps

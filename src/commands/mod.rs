@@ -11,6 +11,7 @@ mod export;
 mod fill_mask;
 mod generate;
 mod import;
+mod inspect;
 mod logits;
 mod man;
 mod merge;
@@ -61,6 +62,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Params(args) => params::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Schedule(args) => schedule::run(args),
