@@ -37,6 +37,18 @@ Examples:
   emberlm eval RUN --task hellaswag --task piqa=valid.jsonl --limit 500
   emberlm eval RUN --stories 200 --checkpoint 1000 --json";
 
+const SWEEP_HELP: &str = "\
+The same command goes on where a sweep was stopped or killed: trials that are finished are not
+trained again, and one that is half trained goes on from its checkpoint.
+
+Examples:
+  emberlm sweep learning-rate --dry-run
+  emberlm sweep learning-rate --parallel 2
+  emberlm sweep mine.json --data my.txt --json
+
+Exit code: 0 when all trials have come to their end, 2 where something has gone wrong with some that
+another time may go well, 130 after Ctrl-C.";
+
 /// Train, evaluate and sample GPT-family language models.
 #[derive(Parser, Debug)]
 #[command(name = "emberlm", version, arg_required_else_help = true)]
@@ -80,6 +92,9 @@ pub enum Command {
     Plan(PlanArgs),
     /// Plot the learning rate of a configuration over its steps
     Schedule(ScheduleArgs),
+    /// Train many variants of a configuration, and rank them
+    #[command(after_help = SWEEP_HELP)]
+    Sweep(SweepArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
     /// See what can be computed on here, whether it computes right, and what is missing
@@ -126,6 +141,39 @@ pub struct TrainArgs {
     /// Print lines instead of opening the dashboard
     #[arg(long)]
     pub plain: bool,
+    /// Stop, with a checkpoint, when standard input ends: for programs that start this one
+    #[arg(long)]
+    pub stop_at_eof: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct SweepArgs {
+    /// A built-in sweep, learning-rate or shape, or a JSON file
+    #[arg(value_name = "NAME|FILE")]
+    pub sweep: String,
+    /// Train on this UTF-8 text instead of the configuration's data
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Validate on this text instead of the end of the training text
+    #[arg(long, value_name = "FILE")]
+    pub eval_data: Option<PathBuf>,
+    /// Trials that are trained at a time, where memory is enough
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub parallel: u32,
+    /// Memory for all trials together, as 24GiB or 800MB [default: what the device has free now]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// List the trials, and those that would be left out, without training any
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print what happens as lines of JSON, and the leaderboard as the last
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but the leaderboard
+    #[arg(long, conflicts_with = "json")]
+    pub quiet: bool,
     #[command(flatten)]
     pub common: CommonArgs,
 }

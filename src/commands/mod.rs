@@ -20,6 +20,7 @@ mod sample;
 mod schedule;
 mod serve;
 mod size;
+mod sweep;
 mod tokenizer;
 mod train;
 mod weights;
@@ -54,5 +55,6 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Params(args) => params::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Schedule(args) => schedule::run(args),
+        Command::Sweep(args) => sweep::run(args),
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The path of the data, as lib.rs has it.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "config",
     "files",
     "backend",
@@ -17,6 +17,7 @@ const ORDER: [&str; 14] = [
     "generate",
     "interop",
     "eval",
+    "sweep",
     "serve",
     "cli",
     "commands",
