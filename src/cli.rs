@@ -165,6 +165,9 @@ pub struct SweepArgs {
     /// Memory for all trials together, as 24GiB or 800MB [default: what the device has free now]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// Try those again that have failed, as for want of disk space
+    #[arg(long)]
+    pub retry: bool,
     /// List the trials, and those that would be left out, without training any
     #[arg(long)]
     pub dry_run: bool,

@@ -2,6 +2,8 @@
 //! longer still (Jamieson and Talwalkar 2016; with a factor other than two and rungs as here, the
 //! inner loop of algorithm 1 of Li et al. 2018, "Hyperband").
 
+use std::cmp::Ordering;
+
 /// Trials that are trained to the same step, and compared there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rung {
@@ -29,7 +31,8 @@ pub fn rungs(trials: usize, steps: u64, factor: usize) -> Vec<Rung> {
 pub fn survivors(losses: &[(usize, f64)], count: usize) -> Vec<usize> {
     let mut ranked: Vec<(usize, f64)> =
         losses.iter().copied().filter(|(_, loss)| loss.is_finite()).collect();
-    ranked.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+    let order = |a: &f64, b: &f64| a.partial_cmp(b).unwrap_or(Ordering::Equal);
+    ranked.sort_by(|a, b| order(&a.1, &b.1).then(a.0.cmp(&b.0)));
     let mut best: Vec<usize> = ranked.into_iter().take(count).map(|(trial, _)| trial).collect();
     best.sort_unstable();
     best

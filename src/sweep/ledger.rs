@@ -216,6 +216,15 @@ impl Ledger {
         self.write()
     }
 
+    /// Lets trials that have failed be tried again.
+    ///
+    /// # Errors
+    /// A disk that cannot be written.
+    pub fn forget_failures(&mut self) -> Result<(), SweepError> {
+        self.kept.results.retain(|entry| !matches!(entry.ended, Ended::Failed(_)));
+        self.write()
+    }
+
     fn write(&self) -> Result<(), SweepError> {
         Ok(files::write_json(&self.folder.join(LEDGER), &self.kept)?)
     }

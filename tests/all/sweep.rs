@@ -2,7 +2,8 @@
 
 use emberlm::config;
 use emberlm::sweep::{
-    Distribution, Method, Metric, Rung, Sweep, Trial, builtin_sweeps, rungs, short_names, survivors,
+    Distribution, Measured, Method, Metric, Rung, Sweep, Trial, builtin_sweeps, rungs, short_names,
+    survivors,
 };
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
@@ -286,4 +287,13 @@ fn keys_are_shortened_as_far_as_they_stay_apart() {
         ["model.dropout", "train.optimizer.weight_decay", "train.optimizer.adamw.weight_decay"];
     let short = short_names(&paths.map(String::from));
     assert_eq!(short, ["dropout", "optimizer.weight_decay", "adamw.weight_decay"]);
+}
+
+#[test]
+fn what_was_not_measured_is_no_good() {
+    let measured =
+        Measured { steps: 1, loss: 2.0, bits_per_byte: Some(3.0), params: 4, seconds: 5.0 };
+    assert_eq!((measured.score(Metric::Loss), measured.score(Metric::BitsPerByte)), (2.0, 3.0));
+    let pairs = Measured { bits_per_byte: None, ..measured };
+    assert_eq!(survivors(&[(1, pairs.score(Metric::BitsPerByte))], 1), [0; 0]);
 }

@@ -103,7 +103,8 @@ fn a_grid_is_trained_and_ranked_and_what_cannot_be_is_left_out() {
     assert!(!path.join("artifacts").exists(), "nothing is written");
     assert_eq!(runs(&listed, "trial"), ["mine-001", "mine-002"]);
     let output = succeed(&emberlm(path, &["sweep", "mine.json", "--memory", "1GiB"]));
-    assert!(output.lines().all(|line| line.chars().count() <= 80), "{output}");
+    let (_, board) = output.split_once("\n\n").unwrap();
+    assert!(board.lines().all(|line| line.chars().count() <= 80), "{output}");
     assert!(output.contains("mine-003  skipped: model.d_model = 18 is not divisible"), "{output}");
     assert!(output.contains("mine-005  skipped: training takes "), "{output}");
     assert!(output.contains("the best: emberlm generate mine-00"), "{output}");
@@ -283,7 +284,7 @@ fn a_killed_sweep_goes_on_where_it_was() {
     }
     // More of the same can be asked for.
     let document = fs::read_to_string(path.join("mine.json")).unwrap();
-    let more = document.replace("\"trials\":3", "\"trials\":4").replace(":400", ":400");
+    let more = document.replace("\"trials\":3", "\"trials\":4");
     fs::write(path.join("mine.json"), more).unwrap();
     assert_eq!(runs(&events(path, &[]), "started"), ["mine-004"]);
 }
@@ -324,17 +325,13 @@ fn a_trial_that_fails_is_told_and_ranked_last() {
     let path = folder.path();
     let output = succeed(&emberlm(path, &["sweep", "mine.json"]));
     assert!(output.contains("mine-002  failed: "), "{output}");
-    assert!(output.lines().all(|line| line.chars().count() <= 80), "{output}");
+    let (_, board) = output.split_once("\n\n").unwrap();
+    assert!(board.lines().all(|line| line.chars().count() <= 80), "{output}");
     let table = table(path);
     assert_eq!(cell(&table[0], "run"), "mine-001");
     assert_eq!((cell(&table[1], "status"), cell(&table[1], "rank")), ("failed", ""));
     assert!(runs(&events(path, &[]), "started").is_empty());
-    // What was no failure of its own is tried again.
-    let ledger = path.join("artifacts/sweeps/mine/sweep.json");
-    let mut kept = read(&ledger);
-    kept["results"].as_array_mut().unwrap().retain(|it| it["trial"] == 1);
-    fs::write(&ledger, kept.to_string()).unwrap();
-    assert_eq!(runs(&events(path, &[]), "failed"), ["mine-002"]);
+    assert_eq!(runs(&events(path, &["--retry"]), "failed"), ["mine-002"]);
 }
 
 #[test]
@@ -382,7 +379,7 @@ fn training_stops_with_its_standard_input_where_it_is_told_to() {
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let steps = summary(folder.path(), "stories")["steps"].as_u64().unwrap();
-    assert!((10..1_000_000).contains(&steps));
+    assert!((1..1_000_000).contains(&steps));
     let checkpoint = format!("artifacts/stories/checkpoints/step-{steps:08}");
     assert!(folder.path().join(checkpoint).exists());
 }

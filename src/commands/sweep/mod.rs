@@ -22,7 +22,7 @@ use crate::files::write_whole;
 use crate::sweep::{Ended, Leaderboard, Ledger, Rung, Sweep, Trial, survivors};
 use candidate::{Candidate, Examiner};
 use show::Show;
-use trainer::{Exit, Order, Trainer, measured};
+use trainer::{Exit, Order, Trainer, is_there, measured};
 
 /// How often trials are asked how they are.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -61,6 +61,9 @@ pub(super) fn run(args: SweepArgs) -> anyhow::Result<()> {
         }
     }
     let mut ledger = Ledger::open(artifacts, &sweep)?;
+    if args.retry {
+        ledger.forget_failures()?;
+    }
     if ledger.may_reconsider() {
         ledger.skip(skipped)?;
     }
@@ -259,8 +262,9 @@ impl Work<'_> {
             }
         };
         let artifacts = &self.args.common.artifacts;
-        // It was killed between the last step and the note of what came out.
-        if Run::open(artifacts, &run).is_ok()
+        let goes_on = is_there(artifacts, &run)?;
+        // This program was killed before it could note what has come out.
+        if goes_on
             && let Some(measured) = measured(artifacts, &run)?
             && rung.steps.is_none_or(|steps| measured.steps as u64 >= steps)
         {
@@ -273,6 +277,7 @@ impl Work<'_> {
         });
         let order = Order {
             run: &run,
+            goes_on,
             base: &self.ledger.base(),
             assignments: &candidate.assignments,
             steps: rung.steps,

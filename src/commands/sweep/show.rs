@@ -144,7 +144,9 @@ impl Show {
             writeln!(out, "{}", json!({ "event": "leaderboard", "rows": rows }))?;
             return Ok(());
         }
-        writeln!(out)?;
+        if !self.quiet {
+            writeln!(out)?;
+        }
         for line in self.table(board) {
             writeln!(out, "{line}")?;
         }
@@ -152,10 +154,10 @@ impl Show {
     }
 
     pub(super) fn note(&self, line: &str) -> io::Result<()> {
-        if self.json {
-            return Ok(());
+        match self.json || self.quiet {
+            true => Ok(()),
+            false => writeln!(io::stdout(), "{line}"),
         }
-        writeln!(io::stdout(), "{line}")
     }
 
     fn row(&self, row: &Row) -> Value {

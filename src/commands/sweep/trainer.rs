@@ -37,6 +37,8 @@ pub(super) enum Exit {
 /// What is to be trained.
 pub(super) struct Order<'a> {
     pub(super) run: &'a str,
+    /// Whether it has begun, as [`is_there`] says.
+    pub(super) goes_on: bool,
     /// The configuration that all trials begin with.
     pub(super) base: &'a Path,
     pub(super) assignments: &'a [String],
@@ -48,13 +50,12 @@ pub(super) struct Order<'a> {
 }
 
 impl Trainer {
-    /// Begins a run, or goes on with it where it is there.
+    /// Begins a run, or goes on with it.
     ///
     /// # Errors
-    /// A process that cannot be started, or a run that another program trains.
+    /// A process that cannot be started.
     pub(super) fn start(order: &Order, args: &SweepArgs) -> anyhow::Result<Self> {
         let artifacts = &args.common.artifacts;
-        let exists = is_there(artifacts, order.run)?;
         let mut command = Command::new(std::env::current_exe().context("this program")?);
         command.args(["train", "--plain", "--stop-at-eof", "--artifacts"]).arg(artifacts);
         if let Some(backend) = &args.common.backend {
@@ -63,7 +64,7 @@ impl Trainer {
         if let Some(device) = args.common.device {
             command.args(["--device", &device.to_string()]);
         }
-        match exists {
+        match order.goes_on {
             true => {
                 command.args(["--resume", order.run]);
             }
@@ -162,8 +163,12 @@ pub(super) fn measured(artifacts: &Path, run: &str) -> anyhow::Result<Option<Mea
     }))
 }
 
-/// Whether a run is there, which nobody trains at this moment.
-fn is_there(artifacts: &Path, name: &str) -> anyhow::Result<bool> {
+/// Whether a run is there. One that another program is at work on is waited for: what was started by
+/// a sweep that was killed is writing its last checkpoint.
+///
+/// # Errors
+/// A run that cannot be read, or that another program goes on training.
+pub(super) fn is_there(artifacts: &Path, name: &str) -> anyhow::Result<bool> {
     let folder = artifacts.join(name);
     if !folder.exists() {
         return Ok(false);
