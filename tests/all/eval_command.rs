@@ -182,8 +182,11 @@ fn questions_and_stories_are_shown_in_a_table() {
     }
 }
 
+/// By name.
+type Files<'a> = &'a [(&'a str, Vec<u8>)];
+
 /// A folder of data sets whose `benchmark` has files at a server, which gives each of them once.
-fn on_a_server(benchmark: &str, files: &[(&str, Vec<u8>)]) -> (TempDir, JoinHandle<()>) {
+fn on_a_server(benchmark: &str, files: Files) -> (TempDir, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let folder = tempfile::tempdir_in(RUNS.path()).unwrap();
@@ -223,7 +226,7 @@ fn every_benchmark_is_downloaded_once() {
         r#"{"goal": "Sit", "sol1": "run", "sol2": "rest"}"#
     );
     let arc = [("test-00000-of-00001.parquet", arc)];
-    let cases: [(&str, &[(&str, Vec<u8>)], u64); 5] = [
+    let cases: [(&str, Files, u64); 5] = [
         ("lambada", &[("test.jsonl", b"{\"text\": \"They ran to the river\"}\n".into())], 1),
         ("hellaswag", &[("val.jsonl", hellaswag.into())], 1),
         ("arc-easy", &arc, 5),

@@ -58,6 +58,8 @@ mod split;
 mod stopping;
 mod stories;
 mod support;
+mod sweep;
+mod sweep_command;
 mod tasks;
 mod tokenizer_commands;
 mod tokenizers;
