@@ -1,8 +1,10 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
 
-use super::{Embedding, Encoder, Gpt, Head, Initializer, LinearHead, Seq2Seq};
+use super::{
+    Embedding, Encoder, Gpt, Head, Initializer, LinearHead, Observer, Record, Rows, Seq2Seq,
+};
 use crate::backend::GptBackend;
 use crate::config::Architecture;
 use crate::config::ModelConfig;
@@ -72,6 +74,29 @@ impl<B: Backend> Model<B> {
 }
 
 impl<B: GptBackend> Model<B> {
+    /// Logits, looked at on their way through every part of the model. Targets of a translator have
+    /// a source, of as many tokens a row as are said.
+    ///
+    /// # Shapes
+    /// - `tokens` `[B, T]`, source `[B, S]` -> `[B, T, V]`
+    pub fn observe(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        source: Option<(Tensor<B, 2, Int>, &[usize])>,
+        observer: &dyn Observer<B>,
+    ) -> Tensor<B, 3> {
+        let (record, rows) = (Record::Observer(observer), Rows::default());
+        let (hidden, _) = match (self, source) {
+            (Self::Gpt(model), _) => model.hidden_recorded(tokens, rows, record),
+            (Self::Encoder(model), _) => model.hidden_recorded(tokens, rows, record),
+            (Self::Seq2Seq(model), Some((source, lengths))) => {
+                model.hidden_recorded(source, lengths, tokens, None, record)
+            }
+            (Self::Seq2Seq(_), None) => panic!("a decoder beside an encoder is given a source"),
+        };
+        record.part("head", hidden, |hidden| self.logits(hidden))
+    }
+
     /// Logits from the residual stream after the last layer.
     ///
     /// # Shapes

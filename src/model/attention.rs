@@ -7,6 +7,7 @@ use burn::tensor::backend::Backend;
 
 use super::pass::{Memory, Pass};
 use super::position::alibi_slopes;
+use super::record::{Heads as SeenHeads, Record};
 use super::{Initializer, Linear, Norm};
 use crate::backend::{AttentionOptions, GptBackend, Rotation};
 use crate::config::ModelConfig;
@@ -93,10 +94,16 @@ impl Heads {
     }
 
     /// `[B, H, T, K]` -> `[B, T, D]`
-    fn join<B: GptBackend>(&self, heads: Tensor<B, 4>, output: &Linear<B>) -> Tensor<B, 3> {
+    fn join<B: GptBackend>(
+        &self,
+        record: Record<B>,
+        heads: Tensor<B, 4>,
+        output: &Linear<B>,
+    ) -> Tensor<B, 3> {
         let [b, h, t, k] = heads.dims();
         let joined = heads.swap_dims(1, 2).reshape([b, t, h * k]);
-        B::dropout(output.forward(joined), self.residual_dropout)
+        let output = record.part("output", joined, |joined| output.forward(joined));
+        B::dropout(output, self.residual_dropout)
     }
 
     fn norm<B: Backend>(&self, config: &ModelConfig, device: &B::Device) -> Option<Norm<B>> {
@@ -157,7 +164,9 @@ impl<B: GptBackend> SelfAttention<B> {
         pass: &mut Pass<B>,
     ) -> Tensor<B, 3> {
         let (h, g) = (self.heads.queries, self.heads.keys);
-        let joined = self.heads.split(self.qkv.forward(input)); // [B, H + 2 G, T, K]
+        let record = pass.record;
+        let joined = record.part("qkv", input, |input| self.qkv.forward(input));
+        let joined = self.heads.split(joined); // [B, H + 2 G, T, K]
         let options = AttentionOptions {
             causal: self.causal,
             window: self.window,
@@ -169,35 +178,76 @@ impl<B: GptBackend> SelfAttention<B> {
         };
         let stays = self.query_norm.is_none() && self.key_norm.is_none();
         if stays && pass.rotation.is_none() && pass.cache.is_none() {
-            let attended = B::attend_joined(joined, [h, g], &options); // [B, H, T, K]
-            return self.heads.join(attended, &self.output);
+            let seen = record.is_observed().then(|| B::separate(joined.clone(), [h, g]));
+            let attend = |joined| B::attend_joined(joined, [h, g], &options);
+            let attended = show(record, seen, &options, &self.output, joined, attend);
+            return self.heads.join(record, attended, &self.output); // [B, H, T, K] -> [B, T, D]
         }
         let [query, key, value] = B::separate(joined, [h, g]); // [B, H, T, K], [B, G, T, K] twice
         let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
         let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
-        let query = place(query, &self.query_norm, rotation);
-        let key = place(key, &self.key_norm, rotation);
+        let query = place(record, QUERY_PARTS, query, &self.query_norm, rotation);
+        let key = place(record, KEY_PARTS, key, &self.key_norm, rotation);
         let attended = match &mut pass.cache {
             Some(cache) => cache.attend(layer, query, [key, value], &options),
-            None => B::attend(query, key, value, &options),
+            None => attend(record, [query, key, value], &options, &self.output),
         }; // [B, H, T, K]
-        self.heads.join(attended, &self.output)
+        self.heads.join(record, attended, &self.output)
     }
+}
+
+/// What the norm and the rotation of a kind of heads are called.
+type PlacingParts = [&'static str; 2];
+
+const QUERY_PARTS: PlacingParts = ["query_norm", "query_rotation"];
+const KEY_PARTS: PlacingParts = ["key_norm", "key_rotation"];
+
+/// `[B, H, T, K]` and twice `[B, G, S, K]` -> `[B, H, T, K]`
+fn attend<B: GptBackend>(
+    record: Record<B>,
+    [query, key, value]: [Tensor<B, 4>; 3],
+    options: &AttentionOptions<B>,
+    projection: &Linear<B>,
+) -> Tensor<B, 4> {
+    let seen = record.is_observed().then(|| [&query, &key, &value].map(Tensor::clone));
+    let attend = |query| B::attend(query, key, value, options);
+    show(record, seen, options, projection, query, attend)
+}
+
+/// Attends, before the eyes of whoever looks on; `seen` are queries, keys and values then.
+fn show<B: GptBackend>(
+    record: Record<B>,
+    seen: Option<[Tensor<B, 4>; 3]>,
+    options: &AttentionOptions<B>,
+    projection: &Linear<B>,
+    input: Tensor<B, 4>,
+    attend: impl FnOnce(Tensor<B, 4>) -> Tensor<B, 4>,
+) -> Tensor<B, 4> {
+    let attended = record.part("attend", input, attend);
+    if let Some([query, key, value]) = seen {
+        let attended = attended.clone();
+        record.attention(SeenHeads { query, key, value, options, attended, projection });
+    }
+    attended
 }
 
 /// Normalises heads and turns them by their positions, as far as the model does either. Positions
 /// are those of the columns, or by row, where that is said.
 fn place<B: GptBackend>(
+    record: Record<B>,
+    [norm_part, rotation_part]: PlacingParts,
     heads: Tensor<B, 4>,
     norm: &Option<Norm<B>>,
     rotation: Option<(&Rotation<B>, bool)>,
 ) -> Tensor<B, 4> {
     let heads = match norm {
-        Some(norm) => norm.forward(heads),
+        Some(norm) => record.part(norm_part, heads, |heads| norm.forward(heads)),
         None => heads,
     };
     match rotation {
-        Some((rotation, false)) => B::rotate(heads, rotation),
+        Some((rotation, false)) => {
+            record.part(rotation_part, heads, |heads| B::rotate(heads, rotation))
+        }
         Some((rotation, true)) => B::rotate(heads.swap_dims(0, 2), rotation).swap_dims(0, 2),
         None => heads,
     }
@@ -250,26 +300,31 @@ impl<B: GptBackend> CrossAttention<B> {
         layer: usize,
         pass: &Pass<B>,
     ) -> Tensor<B, 3> {
-        let query = self.heads.split(self.query.forward(input));
-        let query = place(query, &self.query_norm, None); // [B, H, T, K]
+        let record = pass.record;
+        let query = record.part("query", input, |input| self.query.forward(input));
+        let query = self.heads.split(query);
+        let query = place(record, QUERY_PARTS, query, &self.query_norm, None); // [B, H, T, K]
         let options = self.heads.options();
         let attended = match &pass.cache {
             Some(cache) => cache.attend_source(layer, query, options),
             None => {
                 let memory = pass.memory.expect("a decoder beside an encoder is given a source");
-                let [key, value] = self.source(memory);
+                let [key, value] = self.source(memory, record);
                 let options = AttentionOptions { key_lengths: Some(&memory.lengths), ..options };
-                B::attend(query, key, value, &options)
+                attend(record, [query, key, value], &options, &self.output)
             }
         };
-        self.heads.join(attended, &self.output)
+        self.heads.join(record, attended, &self.output)
     }
 
     /// Keys and values of the source, each `[B, G, S, K]`.
-    pub(super) fn source(&self, memory: &Memory<B>) -> [Tensor<B, 4>; 2] {
-        let joined = self.heads.split(self.key_value.forward(memory.hidden.clone()));
+    pub(super) fn source(&self, memory: &Memory<B>, record: Record<B>) -> [Tensor<B, 4>; 2] {
+        let joined = record
+            .part("key_value", memory.hidden.clone(), |source| self.key_value.forward(source));
+        let joined = self.heads.split(joined);
         let g = self.heads.keys;
-        let key = place(joined.clone().narrow(1, 0, g), &self.key_norm, None);
+        let key = joined.clone().narrow(1, 0, g);
+        let key = place(record, KEY_PARTS, key, &self.key_norm, None);
         [key, joined.narrow(1, g, g)]
     }
 }

@@ -3,6 +3,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::pass::Pass;
+use super::record::Record;
 use super::{CrossAttention, FeedForward, Initializer, Norm, SelfAttention};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -98,24 +99,50 @@ impl<B: GptBackend> Block<B> {
         layer: usize,
         pass: &mut Pass<B>,
     ) -> Tensor<B, 3> {
-        let normed = apply(&self.attention_norm, input.clone());
-        let attended = self.attention.forward(normed.clone(), layer, pass);
+        let record = pass.record;
+        let normed = apply(record, ("attention_norm", &self.attention_norm), input.clone());
+        let attended = record.part("attention", normed.clone(), |normed| {
+            self.attention.forward(normed, layer, pass)
+        });
         match self.residual {
             Residual::Sequential => {
-                let stream = self.add(input, attended, &self.attention_output_norm);
+                let stream = self.add(
+                    record,
+                    input,
+                    attended,
+                    ("attention_output_norm", &self.attention_output_norm),
+                );
                 let stream = self.cross(stream, layer, pass);
-                let normed = apply(&self.feed_forward_norm, stream.clone());
+                let normed =
+                    apply(record, ("feed_forward_norm", &self.feed_forward_norm), stream.clone());
                 let processed = self.process(normed, pass);
-                self.add(stream, processed, &self.feed_forward_output_norm)
+                self.add(
+                    record,
+                    stream,
+                    processed,
+                    ("feed_forward_output_norm", &self.feed_forward_output_norm),
+                )
             }
             Residual::Parallel | Residual::ParallelSharedNorm => {
                 let normed = match self.residual {
                     Residual::ParallelSharedNorm => normed,
-                    _ => apply(&self.feed_forward_norm, input.clone()),
+                    _ => {
+                        apply(record, ("feed_forward_norm", &self.feed_forward_norm), input.clone())
+                    }
                 };
                 let processed = self.process(normed, pass);
-                let stream = self.add(input, attended, &self.attention_output_norm);
-                self.add(stream, processed, &self.feed_forward_output_norm)
+                let stream = self.add(
+                    record,
+                    input,
+                    attended,
+                    ("attention_output_norm", &self.attention_output_norm),
+                );
+                self.add(
+                    record,
+                    stream,
+                    processed,
+                    ("feed_forward_output_norm", &self.feed_forward_output_norm),
+                )
             }
         }
     }
@@ -125,32 +152,47 @@ impl<B: GptBackend> Block<B> {
         let Some(attention) = &self.cross_attention else {
             return stream;
         };
-        let normed = apply(&self.cross_attention_norm, stream.clone());
-        let attended = attention.forward(normed, layer, pass);
-        self.add(stream, attended, &self.cross_attention_output_norm)
+        let record = pass.record;
+        let normed =
+            apply(record, ("cross_attention_norm", &self.cross_attention_norm), stream.clone());
+        let attended =
+            record.part("cross_attention", normed, |normed| attention.forward(normed, layer, pass));
+        let norm = ("cross_attention_output_norm", &self.cross_attention_output_norm);
+        self.add(record, stream, attended, norm)
     }
 
     fn process(&self, normed: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
-        B::dropout(self.feed_forward.forward(normed, pass), self.residual_dropout)
+        let processed = pass
+            .record
+            .part("feed_forward", normed, |normed| self.feed_forward.forward(normed, pass));
+        B::dropout(processed, self.residual_dropout)
     }
 
     /// Adds a sublayer's output to the stream, with the norm that belongs to one or to the sum.
     fn add(
         &self,
+        record: Record<B>,
         stream: Tensor<B, 3>,
         output: Tensor<B, 3>,
-        norm: &Option<Norm<B>>,
+        norm: PlacedNorm<B>,
     ) -> Tensor<B, 3> {
         match self.placement {
-            NormPlacement::Post => apply(norm, stream + output),
-            _ => stream + apply(norm, output),
+            NormPlacement::Post => apply(record, norm, stream + output),
+            _ => stream + apply(record, norm, output),
         }
     }
 }
 
-fn apply<B: GptBackend>(norm: &Option<Norm<B>>, input: Tensor<B, 3>) -> Tensor<B, 3> {
+/// A norm that a block may have, and its name there.
+type PlacedNorm<'a, B> = (&'static str, &'a Option<Norm<B>>);
+
+fn apply<B: GptBackend>(
+    record: Record<B>,
+    (part, norm): PlacedNorm<B>,
+    input: Tensor<B, 3>,
+) -> Tensor<B, 3> {
     match norm {
-        Some(norm) => norm.forward(input),
+        Some(norm) => record.part(part, input, |input| norm.forward(input)),
         None => input,
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::position::sinusoidal;
+use super::record::Record;
 use super::{Initializer, Norm, Places};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
@@ -52,7 +53,16 @@ impl<B: Backend> Embedding<B> {
 impl<B: GptBackend> Embedding<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, D]`
-    pub fn forward(&self, tokens: Tensor<B, 2, Int>, places: &Places) -> Tensor<B, 3> {
+    pub(super) fn forward(
+        &self,
+        tokens: Tensor<B, 2, Int>,
+        places: &Places,
+        record: Record<B>,
+    ) -> Tensor<B, 3> {
+        record.part("embedding", tokens, |tokens| self.embed(tokens, places, record))
+    }
+
+    fn embed(&self, tokens: Tensor<B, 2, Int>, places: &Places, record: Record<B>) -> Tensor<B, 3> {
         let embedded = B::embed(self.token.val(), tokens);
         let device = embedded.device();
         let embedded = match self.scale {
@@ -70,7 +80,7 @@ impl<B: GptBackend> Embedding<B> {
             (None, _) => embedded,
         };
         let embedded = match &self.norm {
-            Some(norm) => norm.forward(embedded),
+            Some(norm) => record.part("norm", embedded, |embedded| norm.forward(embedded)),
             None => embedded,
         };
         B::dropout(embedded, self.dropout)

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Embedding, Head, Initializer, Places, Routing, Rows, Stack, Tape};
+use super::{Embedding, Head, Initializer, Places, Record, Routing, Rows, Stack};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -78,12 +78,12 @@ impl<B: GptBackend> Encoder<B> {
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (hidden, routing) = self.hidden_recorded(tokens, rows, None);
+        let (hidden, routing) = self.hidden_recorded(tokens, rows, Record::Nobody);
         (self.logits(hidden), routing)
     }
 
     /// The residual stream after the last layer, from which [`Encoder::logits`] go, and how the
-    /// experts were used; with a tape, in training, the layers keep no more than their input.
+    /// experts were used.
     ///
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, D]`
@@ -91,13 +91,15 @@ impl<B: GptBackend> Encoder<B> {
         &self,
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
-        tape: Option<&Tape<B>>,
+        record: Record<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let places = Places::Columns(0..tokens.dims()[1]);
         let base = Pass::new(&self.config, rows, &places, &tokens.device());
-        let mut pass = Pass { tape, ..base };
-        let stream = self.embedding.forward(tokens, &places);
-        (self.encoder.forward(stream, &mut pass), pass.routing)
+        let mut pass = Pass { record, ..base };
+        let stream = self.embedding.forward(tokens, &places, record);
+        let hidden =
+            record.part("encoder", stream, |stream| self.encoder.forward(stream, &mut pass));
+        (hidden, pass.routing)
     }
 
     /// `[.., D]` -> `[.., V]`

@@ -6,6 +6,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::feed_forward::Network;
+use super::pass::Pass;
 use super::{Initializer, Linear};
 use crate::backend::GptBackend;
 use crate::config::ExpertsConfig;
@@ -64,21 +65,17 @@ impl<B: Backend> Experts<B> {
 }
 
 impl<B: GptBackend> Experts<B> {
-    /// Adds to `routing` how the experts were used, by tokens that are no padding.
+    /// Adds to the pass how the experts were used, by tokens that are no padding.
     ///
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub(super) fn forward(
-        &self,
-        input: Tensor<B, 3>,
-        lengths: Option<&[usize]>,
-        routing: &mut Vec<Routing<B>>,
-    ) -> Tensor<B, 3> {
+    pub(super) fn forward(&self, input: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
+        let (record, lengths) = (pass.record, pass.lengths);
         let [b, t, d] = input.dims();
         let (n, p) = (b * t, self.per_token);
         let device = input.device();
         let tokens = input.reshape([n, d]);
-        let scores = self.router.forward(tokens.clone()); // [N, E]
+        let scores = record.part("router", tokens.clone(), |tokens| self.router.forward(tokens)); // [N, E]
         let chosen = self.choose(&scores);
 
         let indices = |ids: Vec<i32>, shape: Vec<usize>| TensorData::new(ids, shape);
@@ -99,12 +96,14 @@ impl<B: GptBackend> Experts<B> {
         }
         let mut starts = vec![0];
         let mut outputs = Vec::new();
-        for (expert, rows) in self.experts.iter().zip(rows_of) {
+        for ((number, expert), rows) in self.experts.iter().enumerate().zip(rows_of) {
             starts.push(starts[starts.len() - 1] + rows.len());
             if !rows.is_empty() {
                 let count = rows.len();
                 let rows = Tensor::from_data(indices(rows, vec![count]), &device);
-                outputs.push(expert.forward(tokens.clone().select(0, rows)));
+                let rows = tokens.clone().select(0, rows);
+                let part = ("experts", number);
+                outputs.push(record.part(part, rows, |rows| expert.forward(rows, record)));
             }
         }
         let place_of = chosen.iter().zip(place_in).map(|(expert, place)| starts[*expert] + place);
@@ -113,10 +112,16 @@ impl<B: GptBackend> Experts<B> {
         let outputs = Tensor::cat(outputs, 0).select(0, place_of) * weights; // [N P, D]
         let mixed = outputs.reshape([n, p, d]).sum_dim(1).reshape([n, d]);
         let mixed = match &self.shared {
-            Some(shared) => mixed + shared.forward(tokens),
+            Some(shared) => {
+                mixed + record.part("shared", tokens, |tokens| shared.forward(tokens, record))
+            }
             None => mixed,
         };
-        routing.push(self.routing(scores, &chosen, lengths.map(|lengths| text_rows(lengths, t))));
+        pass.routing.push(self.routing(
+            scores,
+            &chosen,
+            lengths.map(|lengths| text_rows(lengths, t)),
+        ));
         mixed.reshape([b, t, d])
     }
 

@@ -3,6 +3,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::pass::Pass;
+use super::record::Record;
 use super::{Experts, Initializer, Linear};
 use crate::backend::GptBackend;
 use crate::config::Activation;
@@ -16,6 +17,9 @@ pub enum FeedForward<B: Backend> {
     Dense(Network<B>),
     Experts(Experts<B>),
 }
+
+/// What the hidden layer of a network is called by whoever looks on.
+pub const ACTIVATION: &str = "activation";
 
 /// Two projections with a non-linearity between them, or three where it is gated.
 #[derive(Module, Debug)]
@@ -93,8 +97,8 @@ impl<B: GptBackend> FeedForward<B> {
     /// - `input` `[B, T, D]` -> `[B, T, D]`
     pub(super) fn forward(&self, input: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
         match self {
-            Self::Dense(network) => network.forward(input),
-            Self::Experts(experts) => experts.forward(input, pass.lengths, &mut pass.routing),
+            Self::Dense(network) => network.forward(input, pass.record),
+            Self::Experts(experts) => experts.forward(input, pass),
         }
     }
 }
@@ -102,14 +106,20 @@ impl<B: GptBackend> FeedForward<B> {
 impl<B: GptBackend> Network<B> {
     /// # Shapes
     /// - `input` `[.., D]` -> `[.., D]`
-    pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+    pub(super) fn forward<const D: usize>(
+        &self,
+        input: Tensor<B, D>,
+        record: Record<B>,
+    ) -> Tensor<B, D> {
+        let up = |input| record.part("up", input, |input| self.up.forward(input));
         let hidden = match &self.gate {
             Some(gate) => {
-                let gate = gate.forward(input.clone());
-                B::gated(gate, self.up.forward(input), self.activation)
+                let gate = record.part("gate", input.clone(), |input| gate.forward(input));
+                let up = up(input);
+                record.part(ACTIVATION, gate, |gate| B::gated(gate, up, self.activation))
             }
-            None => B::activation(self.up.forward(input), self.activation),
+            None => record.part(ACTIVATION, up(input), |up| B::activation(up, self.activation)),
         };
-        self.down.forward(hidden) // [.., d_ff] -> [.., D]
+        record.part("down", hidden, |hidden| self.down.forward(hidden)) // [.., d_ff] -> [.., D]
     }
 }

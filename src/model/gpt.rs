@@ -6,7 +6,9 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
-use super::{Cache, Embedding, Head, Initializer, ModelError, Places, Routing, Rows, Stack, Tape};
+use super::{
+    Cache, Embedding, Head, Initializer, ModelError, Places, Record, Routing, Rows, Stack,
+};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -90,12 +92,12 @@ impl<B: GptBackend> Gpt<B> {
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (hidden, routing) = self.hidden_recorded(tokens, rows, None);
+        let (hidden, routing) = self.hidden_recorded(tokens, rows, Record::Nobody);
         (self.logits(hidden), routing)
     }
 
     /// The residual stream after the last layer, from which [`Gpt::logits`] go, and how the
-    /// experts were used; with a tape, in training, the layers keep no more than their input.
+    /// experts were used.
     ///
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, D]`
@@ -103,13 +105,15 @@ impl<B: GptBackend> Gpt<B> {
         &self,
         tokens: Tensor<B, 2, Int>,
         rows: Rows<B>,
-        tape: Option<&Tape<B>>,
+        record: Record<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let places = Places::Columns(0..tokens.dims()[1]);
         let base = Pass::new(&self.config, rows, &places, &tokens.device());
-        let mut pass = Pass { tape, ..base };
-        let stream = self.embedding.forward(tokens, &places);
-        (self.decoder.forward(stream, &mut pass), pass.routing)
+        let mut pass = Pass { record, ..base };
+        let stream = self.embedding.forward(tokens, &places, record);
+        let hidden =
+            record.part("decoder", stream, |stream| self.decoder.forward(stream, &mut pass));
+        (hidden, pass.routing)
     }
 
     /// Next-token logits at all positions or at the last one only.
@@ -117,7 +121,7 @@ impl<B: GptBackend> Gpt<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, V]` or `[B, 1, V]`
     pub fn predict(&self, tokens: Tensor<B, 2, Int>, positions: Positions) -> Tensor<B, 3> {
-        let (hidden, _) = self.hidden_recorded(tokens, Rows::default(), None);
+        let (hidden, _) = self.hidden_recorded(tokens, Rows::default(), Record::Nobody);
         match positions {
             Positions::All => self.logits(hidden),
             Positions::Last => self.logits(last(hidden)),
@@ -141,7 +145,7 @@ impl<B: GptBackend> Gpt<B> {
         let new = tokens.dims()[1];
         let places = cache.places(tokens.dims())?;
         let base = Pass::new(&self.config, Rows::default(), &places, &tokens.device());
-        let stream = self.embedding.forward(tokens, &places);
+        let stream = self.embedding.forward(tokens, &places, Record::Nobody);
         let mut pass = Pass { cache: Some(&mut *cache), ..base };
         let hidden = self.decoder.forward(stream, &mut pass);
         cache.advance(new);

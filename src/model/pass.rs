@@ -6,7 +6,8 @@ use burn::tensor::{Int, Tensor};
 use super::Cache;
 use super::experts::Routing;
 use super::position::{Places, rotation};
-use super::tape::{Tape, layer_seed};
+use super::record::Record;
+use super::tape::layer_seed;
 use crate::backend::{Documents, Rotation, draw_seed};
 use crate::config::ModelConfig;
 
@@ -40,8 +41,7 @@ pub(super) struct Pass<'a, B: Backend> {
     pub(super) routing: Vec<Routing<B>>,
     /// Of what the layers draw, where they drop anything.
     pub(super) seed: Option<u64>,
-    /// In training, where layers keep no more than their input.
-    pub(super) tape: Option<&'a Tape<B>>,
+    pub(super) record: Record<'a, B>,
     pub(super) device: B::Device,
 }
 
@@ -64,7 +64,7 @@ impl<'a, B: Backend> Pass<'a, B> {
             cache: None,
             routing: Vec::new(),
             seed: drops.then(|| draw_seed::<B>(device)),
-            tape: None,
+            record: Record::Nobody,
             device: device.clone(),
         }
     }

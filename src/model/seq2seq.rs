@@ -7,7 +7,9 @@ use burn::tensor::{Int, Tensor};
 use super::block::Role;
 use super::gpt::last;
 use super::pass::{Memory, Pass};
-use super::{Cache, Embedding, Head, Initializer, ModelError, Places, Routing, Rows, Stack, Tape};
+use super::{
+    Cache, Embedding, Head, Initializer, ModelError, Places, Record, Routing, Rows, Stack,
+};
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
@@ -79,13 +81,12 @@ impl<B: GptBackend> Seq2Seq<B> {
         lengths: &[usize],
         target: Tensor<B, 2, Int>,
     ) -> Tensor<B, 3> {
-        self.logits(self.hidden_recorded(source, lengths, target, None, None).0)
+        self.logits(self.hidden_recorded(source, lengths, target, None, Record::Nobody).0)
     }
 
     /// The decoder's residual stream after its last layer, from which [`Seq2Seq::logits`] go, and
     /// how its experts were used, a layer each; none without experts. `target_lengths` are the
-    /// tokens of each target that are no padding; all where absent. With a tape, in training, the
-    /// layers keep no more than their input.
+    /// tokens of each target that are no padding; all where absent.
     ///
     /// # Shapes
     /// - `source` `[B, S]`, `target` `[B, T]` -> `[B, T, D]`
@@ -95,18 +96,19 @@ impl<B: GptBackend> Seq2Seq<B> {
         lengths: &[usize],
         target: Tensor<B, 2, Int>,
         target_lengths: Option<&[usize]>,
-        tape: Option<&Tape<B>>,
+        record: Record<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
-        let (mut memory, mut routing) = self.encode_routed(source, lengths, tape);
-        if let Some(tape) = tape {
+        let (mut memory, mut routing) = self.encode_routed(source, lengths, record);
+        if let Some(tape) = record.tape() {
             memory.hidden = tape.cut(memory.hidden);
         }
         let places = Places::Columns(0..target.dims()[1]);
         let rows = Rows { lengths: target_lengths, documents: None };
         let base = Pass::new(&self.config, rows, &places, &target.device());
-        let mut pass = Pass { memory: Some(&memory), tape, ..base };
-        let stream = self.embedding.forward(target, &places);
-        let hidden = self.decoder.forward(stream, &mut pass);
+        let mut pass = Pass { memory: Some(&memory), record, ..base };
+        let stream = self.embedding.forward(target, &places, record);
+        let hidden =
+            record.part("decoder", stream, |stream| self.decoder.forward(stream, &mut pass));
         routing.extend(pass.routing);
         (hidden, routing)
     }
@@ -121,21 +123,22 @@ impl<B: GptBackend> Seq2Seq<B> {
     /// # Shapes
     /// - `source` `[B, S]`
     pub fn encode(&self, source: Tensor<B, 2, Int>, lengths: &[usize]) -> Memory<B> {
-        self.encode_routed(source, lengths, None).0
+        self.encode_routed(source, lengths, Record::Nobody).0
     }
 
     fn encode_routed(
         &self,
         source: Tensor<B, 2, Int>,
         lengths: &[usize],
-        tape: Option<&Tape<B>>,
+        record: Record<B>,
     ) -> (Memory<B>, Vec<Routing<B>>) {
         let rows = Rows { lengths: Some(lengths), documents: None };
         let places = Places::Columns(0..source.dims()[1]);
         let base = Pass::new(&self.config, rows, &places, &source.device());
-        let mut pass = Pass { tape, ..base };
-        let stream = self.embedding.forward(source, &places);
-        let hidden = self.encoder.forward(stream, &mut pass);
+        let mut pass = Pass { record, ..base };
+        let stream = self.embedding.forward(source, &places, record);
+        let hidden =
+            record.part("encoder", stream, |stream| self.encoder.forward(stream, &mut pass));
         (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
     }
 
@@ -143,7 +146,7 @@ impl<B: GptBackend> Seq2Seq<B> {
     /// for all of the tokens to come.
     pub fn new_cache(&self, memory: &Memory<B>) -> Cache<B> {
         let layers = self.decoder.blocks.iter().filter_map(|block| block.cross_attention.as_ref());
-        let sources = layers.map(|attention| attention.source(memory));
+        let sources = layers.map(|attention| attention.source(memory, Record::Nobody));
         Cache::with_sources(&self.config, &memory.lengths, sources)
     }
 
@@ -163,7 +166,7 @@ impl<B: GptBackend> Seq2Seq<B> {
         let new = tokens.dims()[1];
         let places = cache.places(tokens.dims())?;
         let base = Pass::new(&self.config, Rows::default(), &places, &tokens.device());
-        let stream = self.embedding.forward(tokens, &places);
+        let stream = self.embedding.forward(tokens, &places, Record::Nobody);
         let mut pass = Pass { cache: Some(&mut *cache), ..base };
         let hidden = self.decoder.forward(stream, &mut pass);
         cache.advance(new);

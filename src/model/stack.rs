@@ -60,21 +60,23 @@ impl<B: GptBackend> Stack<B> {
     /// # Shapes
     /// - `stream` `[B, T, D]` -> `[B, T, D]`
     pub(super) fn forward(&self, mut stream: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
-        if let Some(tape) = pass.tape {
+        let record = pass.record;
+        if let Some(tape) = record.tape() {
             stream = tape.cut(stream);
         }
         for (layer, block) in self.blocks.iter().enumerate() {
-            stream = match pass.tape {
+            stream = match record.tape() {
                 Some(tape) => tape.run(block, stream, layer, pass),
                 None => {
                     pass.seed_layer(layer);
-                    block.forward(stream, layer, pass)
+                    let part = ("blocks", layer);
+                    record.part(part, stream, |stream| block.forward(stream, layer, pass))
                 }
             };
         }
         pass.seed_layer(self.blocks.len());
         match &self.final_norm {
-            Some(norm) => norm.forward(stream),
+            Some(norm) => record.part("final_norm", stream, |stream| norm.forward(stream)),
             None => stream,
         }
     }

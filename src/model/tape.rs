@@ -16,6 +16,7 @@ use super::block::Block;
 use super::experts::Routing;
 use super::parameters;
 use super::pass::{Memory, Pass};
+use super::record::Record;
 use crate::backend::{Documents, GptBackend, Rotation, TrainBackend};
 
 /// What a pass in training leaves out of its graph.
@@ -185,7 +186,7 @@ impl<B: GptBackend> Layer<B> {
             cache: None,
             routing: Vec::new(),
             seed: self.seed,
-            tape: None,
+            record: Record::Nobody,
             device: input.device(),
         };
         pass.seed_layer(self.index);

@@ -14,7 +14,7 @@ use super::Phases;
 use crate::backend::{GptBackend, LossTerms, TrainBackend};
 use crate::config::{ModelConfig, TrainConfig};
 use crate::data::{StoryScore, TokenBatch};
-use crate::model::{LinearHead, Model, Routing, Rows, Tape};
+use crate::model::{LinearHead, Model, Observer, Record, Routing, Rows, Tape};
 
 /// A model and its loss, the mean negative log-likelihood of the targets.
 #[derive(Module, Debug)]
@@ -68,13 +68,13 @@ impl<B: Backend> LanguageModel<B> {
 impl<B: GptBackend> LanguageModel<B> {
     /// Nats a token, `[1]`.
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
-        let Answer { hidden, targets, .. } = self.answer(batch, None);
+        let Answer { hidden, targets, .. } = self.answer(batch, Record::Nobody);
         self.cross_entropy(hidden, targets)
     }
 
     /// What logits are made of for each target that is asked for, `[N, D]`, and the targets, `[N]`.
     pub fn asked(&self, batch: &TokenBatch) -> (Tensor<B, 2>, Tensor<B, 1, Int>) {
-        let Answer { hidden, targets, .. } = self.answer(batch, None);
+        let Answer { hidden, targets, .. } = self.answer(batch, Record::Nobody);
         (hidden, targets)
     }
 
@@ -102,15 +102,15 @@ impl<B: GptBackend> LanguageModel<B> {
         B::training_loss(self.model.logits(hidden), targets, terms)
     }
 
-    fn answer(&self, batch: &TokenBatch, tape: Option<&Tape<B>>) -> Answer<B> {
+    fn answer(&self, batch: &TokenBatch, record: Record<B>) -> Answer<B> {
         let device = &self.model.device();
         let inputs = batch.inputs(device); // [B, T]
         let rows = Rows { lengths: batch.lengths(), documents: batch.documents(device) };
         let (hidden, routing) = match (&self.model, batch.sources(device)) {
-            (Model::Gpt(model), _) => model.hidden_recorded(inputs, rows, tape),
-            (Model::Encoder(model), _) => model.hidden_recorded(inputs, rows, tape),
+            (Model::Gpt(model), _) => model.hidden_recorded(inputs, rows, record),
+            (Model::Encoder(model), _) => model.hidden_recorded(inputs, rows, record),
             (Model::Seq2Seq(model), Some((sources, lengths))) => {
-                model.hidden_recorded(sources, lengths, inputs, batch.lengths(), tape)
+                model.hidden_recorded(sources, lengths, inputs, batch.lengths(), record)
             }
             (Model::Seq2Seq(_), None) => {
                 unreachable!("the task of an encoder-decoder gives every example a source")
@@ -188,15 +188,11 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
     fn step(&self, batch: TokenBatch) -> TrainOutput<StepOutput> {
         let started = Instant::now();
         let tape = self.gradient_checkpointing.then(Tape::default);
-        let Answer { hidden, targets, routing } = self.answer(&batch, tape.as_ref());
+        let Answer { hidden, targets, routing } = self.answer(&batch, Record::taped(tape.as_ref()));
         let (loss, minimised) = self.training_loss(hidden, targets);
         let loss = loss.inner();
         let forward = started.elapsed();
-        let minimised = match mean_balance(&routing) {
-            Some(balance) => minimised + balance * self.balance_weight,
-            None => minimised,
-        };
-        let minimised = minimised * batch.share;
+        let minimised = self.balanced(minimised, &routing) * batch.share;
         let grads = match tape {
             Some(tape) => self.sum(tape.backward(minimised)),
             None => GradientsParams::from_grads(minimised.backward(), self),
@@ -212,6 +208,27 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
 }
 
 impl<B: TrainBackend> LanguageModel<B> {
+    /// The loss of a batch and all gradients of what a training step minimises, looked at on the
+    /// way forward. What the observer hands on has gradients, too.
+    pub fn observed_step(
+        &self,
+        batch: &TokenBatch,
+        observer: &dyn Observer<B>,
+    ) -> (f64, B::Gradients) {
+        let Answer { hidden, targets, routing } = self.answer(batch, Record::Observer(observer));
+        let (loss, minimised) = self.training_loss(hidden, targets);
+        let loss = loss.inner().into_scalar().elem();
+        (loss, (self.balanced(minimised, &routing) * batch.share).backward())
+    }
+
+    /// With the experts' balance, where there are any.
+    fn balanced(&self, minimised: Tensor<B, 1>, routing: &[Routing<B>]) -> Tensor<B, 1> {
+        match mean_balance(routing) {
+            Some(balance) => minimised + balance * self.balance_weight,
+            None => minimised,
+        }
+    }
+
     fn sum(&self, parts: Vec<B::Gradients>) -> GradientsParams {
         let mut sum = GradientsAccumulator::new();
         for part in parts {
@@ -226,7 +243,7 @@ impl<B: GptBackend> InferenceStep for LanguageModel<B> {
     type Output = StepOutput;
 
     fn step(&self, batch: TokenBatch) -> StepOutput {
-        let Answer { hidden, targets, routing } = self.answer(&batch, None);
+        let Answer { hidden, targets, routing } = self.answer(&batch, Record::Nobody);
         let loss = self.cross_entropy(hidden, targets);
         let mut output = StepOutput::of_loss(loss.into_scalar().elem(), batch.tokens());
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
