@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::progress;
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::ImportArgs;
 use crate::config::{self, RunConfig};
@@ -27,15 +28,20 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         .with_context(|| format!("{} cannot be imported", folder.display()))?;
     let config = run_config(&name, &model)?;
     let shapes = model.shapes().to_vec();
+    let bar = progress::items(shapes.len(), "tensors");
     let run = Run::create_with_model(
         &args.runs.artifacts,
         &config,
         model.tokenizer.clone(),
         &shapes,
-        |index| model.read(index).map(Cow::Owned),
+        |index| {
+            bar.inc(1);
+            model.read(index).map(Cow::Owned)
+        },
     )
     .map_err(|error: InteropError| error)
     .with_context(|| format!("{} cannot be imported", folder.display()))?;
+    bar.finish_and_clear();
 
     let architecture = &config.model;
     let vocab_size = architecture.vocab_size.unwrap_or_default();

@@ -2,6 +2,7 @@ use anyhow::{Context, bail};
 use std::borrow::Cow;
 use std::io::Write;
 
+use super::progress;
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::MergeArgs;
 use crate::model;
@@ -23,11 +24,14 @@ pub(super) fn run(args: MergeArgs) -> anyhow::Result<()> {
     let shapes = model::parameter_shapes(&config.model, vocab_size);
     let mut tensors = run.model_tensors()?;
     let tokenizer = run.tokenizer()?.saved();
+    let bar = progress::items(shapes.len(), "tensors");
     let merged =
         Run::create_with_model(&args.runs.artifacts, &config, tokenizer, &shapes, |index| {
+            bar.inc(1);
             Ok::<_, ArtifactError>(Cow::Owned(tensors.read(&shapes[index].0)?))
         })
         .with_context(|| format!("the run {} cannot be merged", run.name()))?;
+    bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: {} with its adapters in its weights", merged.name(), run.name())?;
     writeln!(out, "run: {}", merged.path().display())?;
