@@ -64,3 +64,28 @@ pub mod serve;
 pub mod cli;
 
 pub mod commands;
+
+/// The chapters of `docs/tour`, whose code is run as that of these pages is. It computes on ndarray.
+#[cfg(all(doctest, feature = "ndarray"))]
+mod tour {
+    #[doc = include_str!("../docs/tour/01-attention.md")]
+    mod attention {}
+    #[doc = include_str!("../docs/tour/02-heads.md")]
+    mod heads {}
+    #[doc = include_str!("../docs/tour/03-norms.md")]
+    mod norms {}
+    #[doc = include_str!("../docs/tour/04-positions.md")]
+    mod positions {}
+    #[doc = include_str!("../docs/tour/05-block.md")]
+    mod block {}
+    #[doc = include_str!("../docs/tour/06-loss.md")]
+    mod loss {}
+    #[doc = include_str!("../docs/tour/07-optimizer.md")]
+    mod optimizer {}
+    #[doc = include_str!("../docs/tour/08-schedule.md")]
+    mod schedule {}
+    #[doc = include_str!("../docs/tour/09-generation.md")]
+    mod generation {}
+    #[doc = include_str!("../docs/tour/10-cost.md")]
+    mod cost {}
+}
