@@ -266,12 +266,13 @@ function table(layer, head, keys) {
   head_.append(top);
   const body = make("tbody"), place = at.place;
   const order = [...keys.keys()].sort((a, b) => head.weights.row(place)[b] - head.weights.row(place)[a]);
+  const most = head.weights.row(place)[order[0]];
   for (const key of order.slice(0, 12)) {
     const score = head.scores.row(place)[key], weight = head.weights.row(place)[key];
     if (score === -Infinity) continue;
     const row = make("tr"), first = make("td"), bar = make("td", "bar"), fill = make("i");
     first.append(`${key} `, make("code", "", keys[key]));
-    fill.style.setProperty("--share", weight);
+    fill.style.setProperty("--share", weight / most);
     bar.append(fill);
     row.append(first, make("td", "", short(head.products.row(place)[key])), make("td", "", short(score)), make("td", "", percent(weight)), bar);
     body.append(row);
