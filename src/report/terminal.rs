@@ -85,15 +85,15 @@ fn push_bytes(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Four digits of a number of any size, in at most nine columns.
+/// Four digits of a number of any size, or three beside its power of ten, in at most nine columns.
 pub fn short(number: f64) -> String {
     match number.abs() {
         _ if !number.is_finite() => number.to_string(),
         0.0 => "0".into(),
         size if !(1e-3..1e5).contains(&size) => format!("{number:.2e}"),
-        size if size < 1.0 => format!("{number:.4}"),
-        size if size < 10.0 => format!("{number:.3}"),
-        size if size < 100.0 => format!("{number:.2}"),
-        _ => format!("{number:.1}"),
+        size => {
+            let decimals = (3 - size.log10().floor() as i32).clamp(1, 6) as usize;
+            format!("{number:.decimals$}")
+        }
     }
 }

@@ -47,11 +47,14 @@ pub fn all_options() -> Vec<Value> {
     all
 }
 
+/// The path of a part, and the shapes of what goes in and what comes out.
+type Found = (String, Vec<usize>, Vec<usize>);
+
 /// Writes down names and shapes, in a way of its own.
 #[derive(Default)]
 struct Shapes {
     open: RefCell<Vec<(String, Vec<usize>)>>,
-    found: RefCell<Vec<(String, Vec<usize>, Vec<usize>)>>,
+    found: RefCell<Vec<Found>>,
 }
 
 impl<B: GptBackend> Observer<B> for Shapes {
@@ -383,10 +386,9 @@ fn jacobi(matrix: &[f32], columns: usize) -> f64 {
                 let zeta = (b - a) / (2.0 * c);
                 let t = zeta.signum() / (zeta.abs() + (1.0 + zeta * zeta).sqrt());
                 let cos = 1.0 / (1.0 + t * t).sqrt();
-                for row in 0..rows {
-                    let (x, y) = (vectors[i][row], vectors[j][row]);
-                    vectors[i][row] = cos * (x - t * y);
-                    vectors[j][row] = cos * (t * x + y);
+                let (left, right) = vectors.split_at_mut(j);
+                for (x, y) in left[i].iter_mut().zip(&mut right[0]) {
+                    (*x, *y) = (cos * (*x - t * *y), cos * (t * *x + *y));
                 }
             }
         }

@@ -91,12 +91,12 @@ fn check(
             let sum: f64 = weights.iter().copied().map(f64::from).sum();
             assert!((sum - 1.0).abs() < 1e-6, "{what}: head {number}, row {row} sums to {sum}");
             let mut exponentials = Vec::new();
-            for key in 0..s {
+            for (key, weight) in weights.iter().enumerate() {
                 let distance = row.abs_diff(key);
                 let seen = !(causal && key > row) && window.is_none_or(|window| distance < window);
                 let score = f64::from(head.scores[row * s + key]);
                 assert_eq!(score > f64::NEG_INFINITY, seen, "{what}: {row} sees {key}");
-                assert_eq!(weights[key] > 0.0, seen, "{what}: {row} sees {key}");
+                assert_eq!(*weight > 0.0, seen, "{what}: {row} sees {key}");
                 let dot = |place: usize| {
                     f64::from(head.query[row * k + place]) * f64::from(head.key[key * k + place])
                 };

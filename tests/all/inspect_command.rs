@@ -126,8 +126,11 @@ fn every_architecture_and_every_view() {
 fn the_page_is_in_the_run_or_where_it_is_asked_for() {
     let folder = RUNS.path();
     let text = inspect(&["bytes", "--attention", TEXT, "--head", "1", "--place", "3"]);
-    let page = folder.join("artifacts/bytes/inspections/step-6-attention.html");
-    assert!(text.contains("page: artifacts/bytes/inspections/step-6-attention.html"), "{text}");
+    let page = folder.join("artifacts/bytes/inspections/step-00000006-attention.html");
+    assert!(
+        text.contains("page: artifacts/bytes/inspections/step-00000006-attention.html"),
+        "{text}"
+    );
     assert!(text.contains("head 1: what token 3, \"a\", looks at"), "{text}");
     let html = fs::read_to_string(page).unwrap();
     assert!(html.contains("<title>bytes, step 6: attention</title>"));
@@ -136,7 +139,7 @@ fn the_page_is_in_the_run_or_where_it_is_asked_for() {
     inspect(&["bytes", "--attention", TEXT, "--checkpoint", "3", "--out", path.to_str().unwrap()]);
     assert!(fs::read_to_string(&path).unwrap().contains("bytes, step 3"));
     inspect(&["bytes", "--attention", TEXT, "--json", "--out", out.path().to_str().unwrap()]);
-    assert!(out.path().join("step-6-attention.html").is_file());
+    assert!(out.path().join("step-00000006-attention.html").is_file());
     refused(
         &["bytes", "--attention", TEXT, "--out", "artifacts/bytes/config.json/x"],
         "cannot write",

@@ -137,7 +137,7 @@ impl Asked {
 /// Where the page is to be.
 fn page_path(args: &InspectArgs, subject: &Subject) -> PathBuf {
     let name = match subject.step {
-        Some(step) => format!("step-{step}-attention.html"),
+        Some(step) => format!("step-{step:08}-attention.html"),
         None => format!("{}-attention.html", subject.config.name),
     };
     let is_folder =

@@ -208,13 +208,13 @@ fn does(path: &str, name: &str, config: &ModelConfig) -> String {
         "decoder" => format!("{} layers that see what is behind them", config.n_layers),
         "encoder" => format!("{} layers that see all positions", config.n_encoder_layers()),
         "blocks" => block(path, config),
-        "final_norm" => format!("before the head: {}", norm(&config.norm)),
+        "final_norm" => format!("after the last layer: {}", norm(&config.norm, config)),
         "query_norm" | "key_norm" => {
             let of = if name == "query_norm" { "queries" } else { "keys" };
-            let config = config.attention.qk_norm.unwrap_or(config.norm);
-            format!("each head's {of}: {}", norm(&config))
+            let own = config.attention.qk_norm.unwrap_or(config.norm);
+            format!("each head's {of}: {}", norm(&own, config))
         }
-        _ if name.ends_with("norm") => norm(&config.norm),
+        _ if name.ends_with("norm") => norm(&config.norm, config),
         "attention" => "each position gathers what it needs from others".into(),
         "cross_attention" => "each position gathers what it needs from the source".into(),
         "qkv" => match config.n_kv_heads() {
@@ -275,14 +275,15 @@ fn block(path: &str, config: &ModelConfig) -> String {
     }
 }
 
-fn norm(config: &NormConfig) -> String {
-    let to = match config.kind {
+fn norm(norm: &NormConfig, config: &ModelConfig) -> String {
+    let to = match norm.kind {
         NormKind::Layer => "layer norm: to mean 0 and variance 1",
         NormKind::Rms => "RMS norm: to a root mean square of 1",
         NormKind::Cosine => "cosine norm: to length 1",
     };
-    let weight = if config.affine { ", times a weight" } else { "" };
-    format!("{to}{weight}")
+    let weight = if norm.affine { ", times a weight" } else { "" };
+    let bias = if config.norm_bias(norm) { ", plus a bias" } else { "" };
+    format!("{to}{weight}{bias}")
 }
 
 fn rotation(config: &ModelConfig) -> String {

@@ -49,12 +49,9 @@ fn write_group(
     is_folded: bool,
     style: Style,
 ) -> io::Result<()> {
-    let (first, last) = (&group[0], &group[group.len() - 1]);
+    let first = &group[0];
     let indent = " ".repeat(depth * INDENT);
-    let label = match group.len() {
-        1 => first.name.clone(),
-        _ => format!("{} to {}", first.name, last.name),
-    };
+    let label = label(group);
     let is_folded = is_folded || group.len() > 1;
     let total: usize = group.iter().map(|module| module.parameter_count).sum();
     let count = if total == 0 { String::new() } else { total.to_string() };
@@ -70,7 +67,9 @@ fn write_group(
     let head =
         if measure_text_width(&shapes) + 2 <= room { format!("  {shapes}") } else { String::new() };
     let line = format!("{left}{head}");
-    writeln!(out, "{line}{}{count}", padding(&line, style.width - count.len()))?;
+    let gap =
+        if count.is_empty() { String::new() } else { padding(&line, style.width - count.len()) };
+    writeln!(out, "{line}{gap}{count}")?;
     if head.is_empty() {
         let whole = format!("{inner}{shapes}");
         match measure_text_width(&whole) <= style.width {
@@ -82,14 +81,41 @@ fn write_group(
     for line in text {
         writeln!(out, "{inner}{}", style.dim(&line))?;
     }
+    // The first of each kind, beside which there is nothing new to be said of others.
+    let mut told: Vec<&Module> = Vec::new();
     let mut rest = &first.modules[..];
     while !rest.is_empty() {
         let alike = rest.iter().take_while(|module| is_alike(&rest[0], module)).count();
         let (group, others) = rest.split_at(alike);
-        write_group(out, group, depth + 1, is_folded, style)?;
+        match told.iter().find(|before| is_alike(before, &group[0])) {
+            Some(before) if !before.modules.is_empty() => {
+                write_again(out, group, &before.name, depth + 1, style)?;
+            }
+            _ => write_group(out, group, depth + 1, is_folded, style)?,
+        }
+        told.push(&group[0]);
         rest = others;
     }
     Ok(())
+}
+
+/// Modules that are alike one further up.
+fn write_again(
+    out: &mut impl Write,
+    group: &[Module],
+    before: &str,
+    depth: usize,
+    style: Style,
+) -> io::Result<()> {
+    let total: usize = group.iter().map(|module| module.parameter_count).sum();
+    let (label, count) = (label(group), total.to_string());
+    let line = format!("{}{}  as {before}", " ".repeat(depth * INDENT), style.bold(&label));
+    writeln!(out, "{line}{}{count}", padding(&line, style.width - count.len()))
+}
+
+fn label(group: &[Module]) -> String {
+    let (first, last) = (&group[0].name, &group[group.len() - 1].name);
+    if group.len() == 1 { first.clone() } else { format!("{first} to {last}") }
 }
 
 /// What a module does, and its own parameters.
@@ -236,6 +262,9 @@ fn cells(
     row.trim_end().to_owned()
 }
 
+/// The quantiles that have room in a line.
+const SHOWN: [f64; 5] = [0.01, 0.25, 0.5, 0.75, 0.99];
+
 /// Of every parameter how its numbers are distributed.
 pub fn write_weights(
     out: &mut impl Write,
@@ -260,7 +289,8 @@ pub fn write_weights(
         let quantile = |it: &super::weights::Quantile| {
             format!("{}% {}", (100.0 * it.share).round(), short(it.value))
         };
-        let quantiles: Vec<String> = weight.quantiles.iter().map(quantile).collect();
+        let shown = weight.quantiles.iter().filter(|it| SHOWN.contains(&it.share));
+        let quantiles: Vec<String> = shown.map(quantile).collect();
         writeln!(out, "  {}", style.dim(&quantiles.join("  ")))?;
     }
     Ok(())

@@ -42,14 +42,13 @@ pub fn spectral_norm(matrix: &[f32], columns: usize) -> f64 {
         right = matrix.transposed_times(&left);
         lefts.push(left);
         orthogonalize(&mut right, &rights);
+        betas.push(normalize(&mut right));
         let before = norm;
         norm = bidiagonal_norm(&alphas, &betas);
-        let beta = normalize(&mut right);
-        // Nothing is left of the matrix that the space does not know.
-        if beta <= f64::EPSILON * norm || norm - before <= TOLERANCE * norm {
+        // More steps would tell nothing new: of a space that the matrix does not leave there are none.
+        if norm - before <= TOLERANCE * norm {
             break;
         }
-        betas.push(beta);
     }
     norm * f64::from(largest)
 }
@@ -115,15 +114,13 @@ fn orthogonalize(vector: &mut [f64], others: &[Vec<f64>]) {
 }
 
 /// The largest singular value: the root of the largest eigenvalue of the tridiagonal matrix that
-/// is its transpose times itself, by bisection.
+/// it is times its transpose, by bisection. There is one more column than rows, and so as many
+/// `betas` as `alphas`.
 fn bidiagonal_norm(alphas: &[f64], betas: &[f64]) -> f64 {
-    let square = |x: f64| x * x;
-    let beta = |place: usize| betas.get(place).copied().unwrap_or(0.0);
-    let before = |place: usize| if place == 0 { 0.0 } else { beta(place - 1) };
-    let of_place = |(place, alpha): (usize, &f64)| square(*alpha) + square(before(place));
-    let diagonal: Vec<f64> = alphas.iter().enumerate().map(of_place).collect();
+    let diagonal: Vec<f64> =
+        alphas.iter().zip(betas).map(|(alpha, beta)| alpha * alpha + beta * beta).collect();
     let beside: Vec<f64> =
-        (1..alphas.len()).map(|place| alphas[place - 1] * beta(place - 1)).collect();
+        alphas.iter().skip(1).zip(betas).map(|(alpha, beta)| alpha * beta).collect();
     // Gershgorin: no eigenvalue is beyond a row's sum.
     let reach = |place: usize| {
         let sides = [place.checked_sub(1), Some(place)].into_iter().flatten();

@@ -166,7 +166,9 @@ const BLACK: u8 = 16;
 const LISTED: usize = 10;
 /// Nats that fill a bar.
 const FULL: f64 = 8.0;
-const BAR: usize = 16;
+const BAR: usize = 10;
+/// Columns of a token's text.
+const TOKEN: usize = 14;
 
 /// The text with its surprises: in colours, and the greatest of them as a list; where there are no
 /// colours, all of them as a list.
@@ -240,8 +242,8 @@ fn write_row(
     token: &TokenSurprise,
     style: Style,
 ) -> io::Result<()> {
-    let text = clipped(&format!("{:?}", token.text), 18);
-    let gap = padding(&text, 18);
+    let text = clipped(&format!("{:?}", token.text), TOKEN - 1);
+    let gap = padding(&text, TOKEN);
     let line = match (token.surprise, token.rank) {
         (Some(surprise), Some(rank)) => {
             let expected: Vec<String> = token
@@ -250,10 +252,10 @@ fn write_row(
                 .map(|it| format!("{:?} {:.0}%", it.text, 100.0 * it.probability))
                 .collect();
             let bar = bar(surprise);
-            let gap = format!("{text}{gap}{surprise:>8.3} {bar}{}", padding(&bar, BAR));
-            format!("{place:>5} {gap} {rank:>6}  {}", expected.join(", "))
+            let gap = format!("{text}{gap}{surprise:>7.3} {bar}{}", padding(&bar, BAR));
+            format!("{place:>5} {gap}{rank:>6}  {}", expected.join(", "))
         }
-        _ => format!("{place:>5} {text}{gap}{:>8}", "-"),
+        _ => format!("{place:>5} {text}{gap}{:>7}", "-"),
     };
     writeln!(out, "{}", clipped(&line, style.width))
 }

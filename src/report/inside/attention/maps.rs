@@ -49,8 +49,9 @@ pub fn write_maps(
     if pooled > 1 {
         writeln!(out, "each cell is the largest of {pooled} by {pooled} weights")?;
     }
+    writeln!(out)?;
     for layer in layers {
-        writeln!(out, "\n{}", style.bold(&title(layer)))?;
+        writeln!(out, "{}", style.bold(&title(layer)))?;
         let heads = layer.heads.iter().enumerate();
         let heads: Vec<(usize, &HeadSteps)> =
             heads.filter(|(head, _)| selection.head.is_none_or(|only| only == *head)).collect();

@@ -48,7 +48,7 @@ const own = facts.tokens.map(shown);
 let colors = {};
 function readColors() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["card", "heat", "valid", "line", "ember"]) {
+  for (const name of ["card", "heat", "valid", "line", "ember", "soft"]) {
     const probe = make("canvas");
     probe.width = probe.height = 1;
     const context = probe.getContext("2d");
@@ -59,7 +59,7 @@ function readColors() {
 }
 const mixed = (from, to, share) => from.map((x, i) => x + (to[i] - x) * share);
 
-// A picture of a matrix, a pixel a number; what is not seen stays striped.
+// A picture of a matrix, a pixel a number; what is not seen is checkered.
 function picture(matrix, most, signed, hidden) {
   const image = new ImageData(matrix.columns, matrix.rows);
   for (let i = 0; i < matrix.values.length; i += 1) {
@@ -82,32 +82,59 @@ const largest = values => {
   return most || 1;
 };
 
+const LABEL = 11, GAP = 4;
+const clipped = text => (text.length > 8 ? text.slice(0, 7) + "\u2026" : text);
+
 function map(name, matrix, options) {
-  const { signed = true, hidden = null, columns = null, rows = own, queries = true } = options;
+  const { signed = true, hidden = null, columns = null, rows = own, queries = true, wide = 330 } = options;
   const figure = make("figure", "map");
   figure.append(make("figcaption", "", `${name}  [${matrix.rows}, ${matrix.columns}]`));
   const most = signed ? largest(matrix.values) : 1;
   const small = picture(matrix, most, signed, hidden);
+  const canvas = make("canvas"), context = canvas.getContext("2d"), font = `${LABEL}px ui-monospace, Menlo, Consolas, monospace`;
+  context.font = font;
+  const space = labels => Math.ceil(Math.max(...labels.map(text => context.measureText(clipped(text)).width))) + GAP;
+  // Tokens are named where there is room for their names.
+  const left = 11 * matrix.rows <= 480 ? space(rows) : 0;
+  const top = columns && left && 11 * matrix.columns <= wide - left ? space(columns) : 0;
   // Whole pixels a number, unless there are too many numbers.
-  const size = Math.max(1, Math.min(18, Math.floor((options.wide || 560) / matrix.columns), Math.floor(560 / matrix.rows)));
-  const canvas = make("canvas");
-  canvas.width = matrix.columns * size;
-  canvas.height = matrix.rows * size;
-  const context = canvas.getContext("2d");
+  const size = Math.max(1, Math.min(18, Math.floor((wide - left) / matrix.columns), Math.floor(480 / matrix.rows)));
+  const high = left ? Math.max(size, 11) : size;
+  const [width, height] = [matrix.columns * size, matrix.rows * high];
+  const sharp = Math.max(1, devicePixelRatio || 1);
+  canvas.width = Math.round((left + width) * sharp);
+  canvas.height = Math.round((top + height) * sharp);
+  canvas.style.width = left + width + "px";
+  context.scale(sharp, sharp);
   context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  context.drawImage(small, left, top, width, height);
+  context.font = font;
+  context.textBaseline = "middle";
+  const name_ = (text, place, chosen) => {
+    context.fillStyle = `rgb(${chosen ? colors.ember : colors.soft})`;
+    context.fillText(clipped(text), 0, place);
+  };
+  if (left) rows.forEach((text, row) => name_(text, top + (row + 0.5) * high, queries && row === at.place));
+  if (top) {
+    context.rotate(-Math.PI / 2);
+    columns.forEach((text, column) => {
+      context.fillStyle = `rgb(${colors.soft})`;
+      context.fillText(clipped(text), GAP - top, left + (column + 0.5) * size);
+    });
+    context.rotate(Math.PI / 2);
+  }
   if (queries) {
     context.strokeStyle = `rgb(${colors.ember})`;
-    context.lineWidth = Math.min(2, size);
+    context.lineWidth = Math.min(2, high);
     const inset = context.lineWidth / 2;
-    context.strokeRect(inset, at.place * size + inset, canvas.width - 2 * inset, Math.max(1, size - 2 * inset));
+    context.strokeRect(left + inset, top + at.place * high + inset, width - 2 * inset, Math.max(1, high - 2 * inset));
   }
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `${name}, ${matrix.rows} rows of ${matrix.columns} numbers`);
   const cell = event => {
-    const box = canvas.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - box.left) / box.width) * matrix.columns);
-    const row = Math.floor(((event.clientY - box.top) / box.height) * matrix.rows);
+    const box = canvas.getBoundingClientRect(), scale = (left + width) / box.width;
+    const column = Math.floor(((event.clientX - box.left) * scale - left) / size);
+    const row = Math.floor(((event.clientY - box.top) * scale - top) / high);
     const inside = row >= 0 && column >= 0 && row < matrix.rows && column < matrix.columns;
     return inside ? { row, column } : null;
   };
@@ -117,8 +144,8 @@ function map(name, matrix, options) {
     const { row, column } = found;
     const isHidden = hidden && hidden(row, column);
     const value = isHidden ? "not seen" : signed ? short(matrix.row(row)[column]) : percent(matrix.row(row)[column]);
-    const to = columns ? columns[column] : "number " + column;
-    tip(`${row} ${rows[row]} \u2192 ${columns ? column + " " : ""}${to}: ${value}`, event);
+    const to = columns ? `${column} ${columns[column]}` : "number " + column;
+    tip(`${row} ${rows[row]} \u2192 ${to}: ${value}`, event);
   });
   canvas.addEventListener("pointerleave", untip);
   if (queries) {
@@ -177,7 +204,8 @@ function showSteps() {
   const offset = layer.causal ? layer.keys - layer.queries : 0;
   const steps = [];
   const add = (title, text, formula, ...maps) => steps.push(step(steps.length + 1, title, text, formula, ...maps));
-  const narrow = { wide: 320 };
+  const widen = () => steps[steps.length - 1].classList.add("wide");
+  const narrow = { wide: 230 };
   const shares = layer.heads.length > layer.keyHeads
     ? ` Keys and values are those of key/value head ${layer.keyHead[at.head]}, which ${layer.heads.length / layer.keyHeads} heads share.` : "";
   add("Q, K, V", `Every token asks with a query, offers a key, and has a value to give, each of ${layer.headDim} numbers.` +
@@ -185,6 +213,7 @@ function showSteps() {
     map("Q", head.query, narrow),
     map("K", head.key, { ...narrow, rows: keys, queries: false }),
     map("V", head.value, { ...narrow, rows: keys, queries: false }));
+  widen();
   add("QK\u1d40", "How well each query fits each key: the sum of their products. Rows ask, columns are asked.",
     `Q[${name}] \u00b7 K[${to}] = ${short(product)}`, map("QK\u1d40", head.products, { columns: keys }));
   const scaled = derived(head.products, x => x * layer.scale);
@@ -206,21 +235,23 @@ function showSteps() {
   }
   const sight = layer.causal ? "No token sees what comes after it" : "Every token sees all others";
   const window = layer.window ? `, nor what is ${layer.window} or more away` : "";
-  add("Masked", `${sight}${window}: what is not seen is striped, and counts as \u2212\u221e.`, "",
+  add("Masked", `${sight}${window}: what is not seen is checkered, and counts as \u2212\u221e.`, "",
     map("masked", head.scores, { columns: keys, hidden }));
   add("Softmax", "Each row becomes shares that sum to one: e to the power of each score, over the sum of the row.",
     `${name} \u2192 ${to}: ${percent(head.weights.row(place)[best])}`,
     map("weights", head.weights, { columns: keys, hidden, signed: false }));
-  steps[steps.length - 1].append(table(layer, head, keys));
+  steps[steps.length - 1].querySelector(".maps").append(table(layer, head, keys));
+  widen();
   const difference = layer.differences[at.head];
   add("Times V", "The values of all tokens, each times its share, summed: what this head has found for each token." +
     ` The weights above times V give what the model itself computed, to within ${difference.toExponential(0)}.`,
-    `${name}: ${layer.headDim} numbers of norm ${short(norm(head.attended.row(place)))}`, map("weights \u00d7 V", head.attended, narrow));
+    `${name}: ${layer.headDim} numbers of norm ${short(norm(head.attended.row(place)))}`, map("weights \u00d7 V", head.attended, {}));
   const all = norm(layer.output.row(place));
   add("Projection", `The head's rows of the output matrix turn its ${layer.headDim} numbers into ${layer.width}: its part of what attention adds to the stream.` +
     " The parts of all heads, with the bias where there is one, are what the model goes on with.",
     `${name}: norm ${short(norm(head.contribution.row(place)))}, of ${short(all)} that all ${layer.heads.length} heads write together`,
-    map(`head ${at.head}`, head.contribution, {}), map("all heads", layer.output, {}));
+    map(`head ${at.head}`, head.contribution, { wide: 640 }), map("all heads", layer.output, { wide: 640 }));
+  widen();
   $("steps").replaceChildren(...steps);
 }
 
@@ -235,12 +266,13 @@ function table(layer, head, keys) {
   head_.append(top);
   const body = make("tbody"), place = at.place;
   const order = [...keys.keys()].sort((a, b) => head.weights.row(place)[b] - head.weights.row(place)[a]);
+  const most = head.weights.row(place)[order[0]];
   for (const key of order.slice(0, 12)) {
     const score = head.scores.row(place)[key], weight = head.weights.row(place)[key];
     if (score === -Infinity) continue;
     const row = make("tr"), first = make("td"), bar = make("td", "bar"), fill = make("i");
     first.append(`${key} `, make("code", "", keys[key]));
-    fill.style.setProperty("--share", weight);
+    fill.style.setProperty("--share", weight / most);
     bar.append(fill);
     row.append(first, make("td", "", short(head.products.row(place)[key])), make("td", "", short(score)), make("td", "", percent(weight)), bar);
     body.append(row);
