@@ -3,21 +3,23 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 use super::{AttentionLayer, HeadSteps};
-use crate::report::LOOK;
+use crate::report::page::page;
 
-const PAGE: &str = include_str!("page.html");
+const BODY: &str = include_str!("body.html");
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
 /// Numbers that a browser opens without complaint, in bytes.
 const MOST: usize = 48 << 20;
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub enum PageError {
     #[error(
         "a page of {layers} layers and {tokens} tokens would have {mib} MiB of numbers; shorten the text, or choose layers by --layer"
     )]
     TooLarge { layers: usize, tokens: usize, mib: usize },
+    #[error("the page cannot be written: {0}")]
+    Json(#[from] serde_json::Error),
 }
 
 /// A page on which a person follows a token through every step of every head. It holds all its
@@ -27,7 +29,7 @@ pub enum PageError {
 /// that is followed first.
 ///
 /// # Errors
-/// [`PageError::TooLarge`]
+/// [`PageError::TooLarge`], and numbers that JSON cannot have.
 pub fn attention_page(
     title: &str,
     layers: &[AttentionLayer],
@@ -56,36 +58,13 @@ pub fn attention_page(
             "differences": layer.heads.iter().map(|head| head.difference).collect::<Vec<_>>(),
         })
     };
-    let facts = json!({
+    let data = json!({
         "title": title, "tokens": tokens, "source": source, "place": place,
         "layers": layers.iter().map(about).collect::<Vec<_>>(),
+        "numbers": BASE64_STANDARD.encode(bytes),
     });
-    // No text may end the element that it stands in.
-    let facts = facts.to_string().replace('<', "\\u003c");
-    let escaped = title.replace('&', "&amp;").replace('<', "&lt;");
-    let parts = [
-        ("{TITLE}", &escaped[..]),
-        ("{LOOK}", LOOK),
-        ("{STYLE}", STYLE),
-        ("{SCRIPT}", SCRIPT),
-        ("{FACTS}", &facts),
-        ("{NUMBERS}", &BASE64_STANDARD.encode(bytes)),
-    ];
-    Ok(filled(PAGE, &parts))
-}
-
-/// The page with each mark replaced once, and nothing replaced in what replaces it.
-fn filled(page: &str, parts: &[(&str, &str)]) -> String {
-    let mut text = String::new();
-    let mut rest = page;
-    while let Some((at, (mark, part))) =
-        parts.iter().filter_map(|part| Some((rest.find(part.0)?, part))).min_by_key(|(at, _)| *at)
-    {
-        text.push_str(&rest[..at]);
-        text.push_str(part);
-        rest = &rest[at + mark.len()..];
-    }
-    text + rest
+    let title = format!("{title}: attention");
+    Ok(page(&title, &[STYLE], BODY, &data, &[SCRIPT])?)
 }
 
 /// All numbers of a layer, in the order in which the page reads them.
