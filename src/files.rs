@@ -169,6 +169,19 @@ pub fn remove_parts(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
+/// The bytes of all files in a folder and in those within it. What goes away meanwhile is not
+/// counted.
+pub fn folder_size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => folder_size(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
 /// An open file that no other program may lock while this lives.
 ///
 /// It is unlocked, not only closed: a child process that is being started by another thread holds a

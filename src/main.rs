@@ -19,7 +19,7 @@ const FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
     commands::end_on_panic();
-    match commands::run(Cli::parse().command) {
+    match commands::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -80,6 +80,12 @@ pub struct LossPoint {
     pub split: String,
     pub step: u64,
     pub loss: f64,
+    /// Learned from since the run began; of a step.
+    #[serde(default)]
+    pub tokens: Option<f64>,
+    /// Of a step.
+    #[serde(default)]
+    pub step_milliseconds: Option<f64>,
 }
 
 /// What is kept of how a run went: its metrics, the samples of its model, its summary.

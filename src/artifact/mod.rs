@@ -12,6 +12,6 @@ mod tensors;
 pub use checkpoints::{Checkpoints, Resumable};
 pub use error::ArtifactError;
 pub use history::{History, LossPoint, Summary, write_evaluation};
-pub use run::Run;
+pub use run::{Run, run_names};
 pub use segments::{Change, Segment};
 pub use tensors::{TensorError, TensorFile, read_tensors, stream_tensors, write_tensors};

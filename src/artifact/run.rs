@@ -283,6 +283,12 @@ impl Run {
         file.ok_or_else(|| ArtifactError::Busy { path: self.path.clone() })
     }
 
+    /// Whether a program trains this run now.
+    pub fn is_being_trained(&self) -> bool {
+        let file = File::open(self.path.join(LOCK)).ok();
+        file.is_some_and(|file| LockedFile::new(file).is_none())
+    }
+
     /// Goes on with other settings. They are written before anything is trained with them, and
     /// those before them stay where they are.
     ///
@@ -361,7 +367,7 @@ fn first_rows(data: TensorData, count: usize) -> TensorData {
 }
 
 /// The runs under a folder, by name; none where it cannot be read.
-fn run_names(root: &Path) -> Vec<String> {
+pub fn run_names(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root).map_err(read_error(root));
     let mut names: Vec<String> = entries
         .into_iter()

@@ -1,13 +1,14 @@
 use anyhow::{Context, bail};
 use std::io::Write;
 
+use super::progress;
 use crate::artifact::Run;
 use crate::cli::ExportArgs;
 use crate::interop::Export;
 use crate::interop::gguf::{self, DataType};
 
 pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
-    let run = Run::open(&args.artifacts, &args.run)?;
+    let run = Run::open(&args.runs.artifacts, &args.run)?;
     let what = || format!("the run {} cannot be exported", run.name());
     match (args.to.as_str(), &args.data_type) {
         ("gguf", data_type) => {
@@ -29,7 +30,12 @@ fn to_huggingface(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
     let export = Export::new(&run.config().model.without_adapters())?;
     let mut weights = run.model_tensors()?;
     let saved = run.tokenizer()?.saved();
-    let left_out = export.write(&args.path, &mut weights, &saved)?;
+    let bar = progress::items(0, "tensors");
+    let left_out = export.write(&args.path, &mut weights, &saved, &mut |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: exported as {}", run.name(), export.class())?;
     if let Some(reason) = left_out {
@@ -45,8 +51,13 @@ fn to_gguf(run: &Run, args: &ExportArgs, data_type: DataType) -> anyhow::Result<
     let mut weights = run.model_tensors()?;
     let saved = run.tokenizer()?.saved();
     let config = &run.config().model.without_adapters();
-    let read = |name: &str| weights.read(name);
+    let bar = progress::items(weights.names().count(), "tensors");
+    let read = |name: &str| {
+        bar.inc(1);
+        weights.read(name)
+    };
     let written = gguf::write(&args.path, run.name(), config, read, &saved, data_type)?;
+    bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: exported for llama.cpp's {}", run.name(), written.architecture)?;
     for note in &written.notes {

@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
 pub(super) fn run(args: FillMaskArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
     let config = run.config();
@@ -39,7 +39,7 @@ pub(super) fn run(args: FillMaskArgs) -> anyhow::Result<()> {
     }
     let job =
         FillMask { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), mask, tokens };
-    backend::dispatch(backend.on(args.common.device), job)?
+    backend::dispatch(backend.on(args.common.target.device), job)?
 }
 
 struct FillMask<'a> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::progress;
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::ImportArgs;
 use crate::config::{self, RunConfig};
@@ -18,7 +19,7 @@ const BATCH_SIZE: usize = 12;
 pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let name = run_name(&args);
-    let path = args.artifacts.join(&name);
+    let path = args.runs.artifacts.join(&name);
     if path.exists() {
         return Err(ArtifactError::Exists { path }.into());
     }
@@ -27,15 +28,20 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         .with_context(|| format!("{} cannot be imported", folder.display()))?;
     let config = run_config(&name, &model)?;
     let shapes = model.shapes().to_vec();
+    let bar = progress::items(shapes.len(), "tensors");
     let run = Run::create_with_model(
-        &args.artifacts,
+        &args.runs.artifacts,
         &config,
         model.tokenizer.clone(),
         &shapes,
-        |index| model.read(index).map(Cow::Owned),
+        |index| {
+            bar.inc(1);
+            model.read(index).map(Cow::Owned)
+        },
     )
     .map_err(|error: InteropError| error)
     .with_context(|| format!("{} cannot be imported", folder.display()))?;
+    bar.finish_and_clear();
 
     let architecture = &config.model;
     let vocab_size = architecture.vocab_size.unwrap_or_default();
@@ -50,9 +56,9 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         architecture.context_length,
     )?;
     writeln!(out, "run: {}", run.path().display())?;
-    let root = match args.artifacts.as_os_str() == "artifacts" {
+    let root = match args.runs.artifacts.as_os_str() == "artifacts" {
         true => String::new(),
-        false => format!(" --artifacts {}", args.artifacts.display()),
+        false => format!(" --artifacts {}", args.runs.artifacts.display()),
     };
     if matches!(model.tokenizer, SavedTokenizer::Ids { .. }) {
         writeln!(out, "there is no tokenizer.json beside it: text is token ids, as in <1><2>")?;
@@ -70,7 +76,7 @@ fn run_name(args: &ImportArgs) -> String {
     }
     let path = std::path::absolute(&args.model).unwrap_or_else(|_| PathBuf::from(&args.model));
     let name = path.file_name().map_or("imported".into(), |name| name.to_string_lossy());
-    Run::free_name(&args.artifacts, name.trim_start_matches('.'))
+    Run::free_name(&args.runs.artifacts, name.trim_start_matches('.'))
 }
 
 /// A folder that is there, or else one that is downloaded.

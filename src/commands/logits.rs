@@ -13,7 +13,7 @@ use crate::model::{Model, Positions};
 const LARGEST: usize = 5;
 
 pub(super) fn run(args: LogitsArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let model = &run.config().model;
     let tokens = token_ids(&args.tokens, model.vocab_size.unwrap_or_default())?;
@@ -26,7 +26,7 @@ pub(super) fn run(args: LogitsArgs) -> anyhow::Result<()> {
     }
     let weights = &args.weights;
     backend::dispatch(
-        backend.on(args.common.device),
+        backend.on(args.common.target.device),
         Logits { run: &run, tokens: &tokens, json: args.json, weights, backend },
     )?
 }

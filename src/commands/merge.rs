@@ -2,12 +2,13 @@ use anyhow::{Context, bail};
 use std::borrow::Cow;
 use std::io::Write;
 
+use super::progress;
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::MergeArgs;
 use crate::model;
 
 pub(super) fn run(args: MergeArgs) -> anyhow::Result<()> {
-    let run = Run::open(&args.artifacts, &args.run)?;
+    let run = Run::open(&args.runs.artifacts, &args.run)?;
     if run.config().model.lora.is_none() {
         bail!("the run {} has no adapters; there is nothing to merge", run.name());
     }
@@ -23,10 +24,14 @@ pub(super) fn run(args: MergeArgs) -> anyhow::Result<()> {
     let shapes = model::parameter_shapes(&config.model, vocab_size);
     let mut tensors = run.model_tensors()?;
     let tokenizer = run.tokenizer()?.saved();
-    let merged = Run::create_with_model(&args.artifacts, &config, tokenizer, &shapes, |index| {
-        Ok::<_, ArtifactError>(Cow::Owned(tensors.read(&shapes[index].0)?))
-    })
-    .with_context(|| format!("the run {} cannot be merged", run.name()))?;
+    let bar = progress::items(shapes.len(), "tensors");
+    let merged =
+        Run::create_with_model(&args.runs.artifacts, &config, tokenizer, &shapes, |index| {
+            bar.inc(1);
+            Ok::<_, ArtifactError>(Cow::Owned(tensors.read(&shapes[index].0)?))
+        })
+        .with_context(|| format!("the run {} cannot be merged", run.name()))?;
+    bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: {} with its adapters in its weights", merged.name(), run.name())?;
     writeln!(out, "run: {}", merged.path().display())?;

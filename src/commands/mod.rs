@@ -1,6 +1,8 @@
 //! One file a subcommand. They put the modules together, add context to errors, and print.
 
 mod bench;
+mod compare;
+mod completions;
 mod configs;
 mod datasets;
 mod doctor;
@@ -11,12 +13,15 @@ mod generate;
 mod import;
 mod inspect;
 mod logits;
+mod man;
 mod merge;
 mod panic;
 mod params;
 mod plan;
 mod predict;
 mod prepare;
+mod progress;
+mod runs;
 mod sample;
 mod schedule;
 mod serve;
@@ -28,14 +33,15 @@ mod weights;
 pub use doctor::{BackendReport, CheckReport, DeviceReport, Report, examine};
 pub use panic::end_on_panic;
 
-use crate::cli::Command;
+use crate::cli::{Cli, Command};
 
 /// Runs a subcommand.
 ///
 /// # Errors
 /// Whatever went wrong, with one line of context a level.
-pub fn run(command: Command) -> anyhow::Result<()> {
-    match command {
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    progress::settle(cli.quiet);
+    match cli.command {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Predict(args) => predict::run(args),
@@ -49,6 +55,10 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Runs(args) => runs::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Doctor(args) => doctor::run(args),

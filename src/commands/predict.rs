@@ -13,7 +13,7 @@ use crate::model::{Model, Positions};
 use crate::tokenizer::Tokenizer;
 
 pub(super) fn run(args: PredictArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
     let config = run.config();
@@ -41,7 +41,7 @@ pub(super) fn run(args: PredictArgs) -> anyhow::Result<()> {
         );
     }
     let job = Predict { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), tokens };
-    backend::dispatch(backend.on(args.common.device), job)?
+    backend::dispatch(backend.on(args.common.target.device), job)?
 }
 
 struct Predict<'a> {

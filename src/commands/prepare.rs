@@ -1,5 +1,5 @@
 use anyhow::{Context, bail};
-use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, ProgressBar};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::progress::{self, note};
 use super::tokenizer::open;
 use crate::cli::PrepareArgs;
 use crate::data::{
@@ -56,7 +57,7 @@ pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
         shard_tokens: args.shard_tokens,
     };
 
-    let bar = progress_bar()?;
+    let bar = progress::bytes(Some(0), "");
     // Where this run of the program began: what an earlier one did is not its speed.
     let mut begun = (0, Instant::now());
     let mut report = |progress: PrepareProgress| {
@@ -74,17 +75,20 @@ pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let mut out = io::stdout().lock();
     match done {
+        Prepare::Finished(meta) | Prepare::There(meta) if args.json => {
+            return Ok(writeln!(out, "{}", serde_json::to_string(&meta)?)?);
+        }
         Prepare::Finished(meta) => {
             let (before, started) = begun;
             say(&mut out, &folder, &meta, before, started.elapsed())?;
         }
         Prepare::Stopped => {
             if text.spooled.is_empty() {
-                writeln!(io::stderr(), "stopped; the same command goes on from here")?;
+                note(format_args!("stopped; the same command goes on from here"));
             } else {
                 discard(&folder)?;
                 drop(text);
-                writeln!(io::stderr(), "stopped; what can only be read once begins anew")?;
+                note(format_args!("stopped; what can only be read once begins anew"));
             }
             std::process::exit(STOPPED);
         }
@@ -169,7 +173,7 @@ impl Text {
         let (train, validation) = if manifest.is_generated() {
             generate(&folder)?
         } else {
-            let bar = progress_bar()?;
+            let bar = progress::bytes(Some(0), "");
             let mut last = String::new();
             let paths = fetch(&manifest, &args.datasets, args.from.as_deref(), &mut |progress| {
                 if stop.load(Ordering::Relaxed) {
@@ -435,13 +439,6 @@ fn say(
     Ok(())
 }
 
-/// On standard error, where that is a terminal.
-pub(super) fn progress_bar() -> anyhow::Result<ProgressBar> {
-    let style = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
-    let style = ProgressStyle::with_template(style)?;
-    Ok(ProgressBar::no_length().with_style(style.progress_chars("=> ")))
-}
-
 pub(super) fn show_download(bar: &ProgressBar, progress: Progress, last: &mut String) {
     let (file, done, total, doing) = match progress {
         Progress::Ready { .. } => return,
@@ -474,7 +471,7 @@ pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
         if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(STOPPED);
         }
-        eprintln!("stopping; once more to stop at once");
+        note(format_args!("stopping; once more to stop at once"));
     })
     .context("cannot listen for Ctrl-C")
 }

@@ -1,15 +1,12 @@
 use anyhow::{Context, bail};
 use console::Term;
-use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
-use ratatui::symbols::Marker;
-use ratatui::widgets::{Axis, Chart, Dataset, GraphType, Widget};
 use serde::Serialize;
 use std::io::{BufWriter, Write};
 
 use crate::cli::ScheduleArgs;
 use crate::config::{self, OptimizerConfig, RunConfig, Source, Span};
 use crate::data::{Corpus, LoaderPosition, TrainLoader};
+use crate::report::{Line, line_chart};
 use crate::train::{Schedule, total_steps};
 
 /// Columns of a plot where there is no terminal, and the fewest and the most in one.
@@ -25,7 +22,7 @@ const MOST_POINTS: usize = 1 << 16;
 
 /// As in a run's metrics.
 #[derive(Serialize)]
-struct Line {
+struct Rate {
     /// Counted from one.
     step: usize,
     learning_rate: f64,
@@ -38,7 +35,7 @@ pub(super) fn run(args: ScheduleArgs) -> anyhow::Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     if args.json {
         for step in 0..steps {
-            let line = Line { step: step + 1, learning_rate: schedule.learning_rate(step) };
+            let line = Rate { step: step + 1, learning_rate: schedule.learning_rate(step) };
             writeln!(out, "{}", serde_json::to_string(&line)?)?;
         }
         return Ok(out.flush()?);
@@ -134,36 +131,19 @@ fn plot(
     highest: f64,
     width: u16,
 ) -> Vec<String> {
-    // Both axes go from zero to one, so that no number is too large or too small for the canvas.
     let last = steps.saturating_sub(1).max(1) as f64;
-    let place = |step: usize| step as f64 / last;
-    let highest = highest.max(f64::MIN_POSITIVE);
-    let curve: Vec<(f64, f64)> =
-        points.iter().map(|(step, rate)| (place(*step), rate / highest)).collect();
-    let end_of_warmup = [(place(warmup_steps), 0.0), (place(warmup_steps), 1.0)];
-
-    let line =
-        |data, marker| Dataset::default().data(data).marker(marker).graph_type(GraphType::Line);
-    let mut lines = vec![line(&curve[..], Marker::Braille)];
+    let curve = points.iter().map(|(step, rate)| (*step as f64, *rate)).collect();
+    let mut lines = vec![Line { points: curve, character: None }];
     if (1..steps).contains(&warmup_steps) {
-        lines.push(line(&end_of_warmup, Marker::Custom('┊'))); // above the curve
+        let place = warmup_steps as f64;
+        // Above the curve.
+        lines.push(Line { points: vec![(place, 0.0), (place, highest)], character: Some('┊') });
     }
     let rates = (0..=LABELS).map(|quarter| match quarter {
         0 => "0".into(),
         quarter => format!("{:.2e}", highest * (f64::from(quarter) / f64::from(LABELS))),
     });
-    let numbers = ["step 1".into(), steps.div_ceil(2).to_string(), steps.to_string()];
-    let chart = Chart::new(lines)
-        .x_axis(Axis::default().bounds([0.0, 1.0]).labels(numbers))
-        .y_axis(Axis::default().bounds([0.0, 1.0]).labels(rates));
-
-    let area = Rect::new(0, 0, width, HEIGHT);
-    let mut buffer = Buffer::empty(area);
-    chart.render(area, &mut buffer);
-    area.rows()
-        .map(|row| {
-            let cells = row.columns().map(|cell| buffer[cell.as_position()].symbol());
-            cells.collect::<String>().trim_end().to_string()
-        })
-        .collect()
+    let numbers = vec!["step 1".into(), steps.div_ceil(2).to_string(), steps.to_string()];
+    let bounds = [[0.0, last], [0.0, highest]];
+    line_chart(&lines, bounds, [numbers, rates.collect()], [width, HEIGHT], false)
 }

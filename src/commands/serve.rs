@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::plan::bytes;
+use super::progress::note;
 use crate::artifact::Run;
 use crate::backend;
 use crate::cli::ServeArgs;
@@ -16,7 +17,7 @@ const INTERRUPTED: i32 = 130;
 const KEY: &str = "EMBERLM_API_KEY";
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let open = |name: &String| Run::open(&args.common.artifacts, name);
     let runs = args.runs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let api_key = args.api_key.or_else(|| std::env::var(KEY).ok().filter(|key| !key.is_empty()));
@@ -26,7 +27,7 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let max_body = bytes(&args.max_body).context("--max-body")?;
     let options = Options {
         address: SocketAddr::new(args.host, args.port),
-        target: backend.on(args.common.device),
+        target: backend.on(args.common.target.device),
         int8: args.weights.quantize.is_some(),
         api_key,
         cors_origins: args.cors_origin,
@@ -38,11 +39,10 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
         grace: Duration::from_secs(args.grace.into()),
     };
     if options.api_key.is_none() && !args.host.is_loopback() {
-        writeln!(
-            std::io::stderr(),
+        note(format_args!(
             "whoever reaches {} can use the models; {KEY} asks for a key",
             args.host
-        )?;
+        ));
     }
     let names: Vec<&str> = runs.iter().map(Run::name).collect();
     let names = names.join(", ");

@@ -7,3 +7,12 @@ pub(super) fn size(bytes: u64) -> String {
         _ => format!("{:.2} GiB", bytes as f64 / GIB as f64),
     }
 }
+
+/// A large number in words that are read at a glance.
+pub(super) fn count(number: u64) -> String {
+    let units = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M")];
+    match units.iter().find(|(unit, _)| number >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", number as f64 / *unit as f64),
+        None => number.to_string(),
+    }
+}

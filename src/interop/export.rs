@@ -104,6 +104,7 @@ impl Export {
     /// Writes a folder that `from_pretrained` reads: `config.json`, `generation_config.json`,
     /// `model.safetensors`, and `tokenizer.json` and `tokenizer_config.json` where the tokenizer
     /// can be said in their words. All or nothing. What was left out is returned, with the reason.
+    /// `watch` hears how many tensors have been written, and of how many.
     ///
     /// # Errors
     /// A folder that has something in it or cannot be written, or tensors that do not fit.
@@ -112,6 +113,7 @@ impl Export {
         folder: &Path,
         weights: &mut TensorFile,
         saved: &SavedTokenizer,
+        watch: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<TokenizerError>, InteropError> {
         let write_error = |source| InteropError::Write { path: folder.into(), source };
         let is_empty =
@@ -154,7 +156,7 @@ impl Export {
             }
             Err(reason) => Some(reason),
         };
-        self.write_weights(&part.path().join("model.safetensors"), weights)?;
+        self.write_weights(&part.path().join("model.safetensors"), weights, watch)?;
         if folder.exists() {
             fs::remove_dir(folder).map_err(write_error)?;
         }
@@ -163,7 +165,12 @@ impl Export {
         Ok(left_out)
     }
 
-    fn write_weights(&self, path: &Path, weights: &mut TensorFile) -> Result<(), InteropError> {
+    fn write_weights(
+        &self,
+        path: &Path,
+        weights: &mut TensorFile,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), InteropError> {
         let vocab_size = self.config.vocab_size.unwrap_or_default();
         let mut left: BTreeSet<String> = weights.names().map(String::from).collect();
         for (name, expected) in parameter_shapes(&self.own, vocab_size) {
@@ -208,6 +215,7 @@ impl Export {
             let columns = part.shape.last().copied().unwrap_or(1);
             let data = layout::take_apart(&values, columns, &part.sources, part.index);
             last = Some((part.parameter.clone(), values));
+            watch(index + 1, parts.len());
             Ok(Cow::Owned(data))
         })
     }

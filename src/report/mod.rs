@@ -1,8 +1,19 @@
-//! What models look like from inside, as trees, tables and pictures: in a terminal, and as pages
-//! that need nothing but themselves. Nothing here knows how it is asked for.
+//! What is shown of runs: curves, pictures, pages. Everything here is made of numbers that others
+//! have computed; a page is one file that asks nobody for anything.
+//!
+//! [`Curves`] are a run's losses over steps, tokens, operations and time; [`line_chart`] draws them
+//! in text, [`Picture`] as SVG and PNG, and a [`Comparison`] of several runs is a page with them.
+//! [`inside`] is what a model looks like from inside.
 
+mod chart;
+mod comparison;
+mod curves;
 pub mod inside;
+mod page;
+mod picture;
 pub mod terminal;
 
-/// How all pages of this program look: their colours in light and dark, their type, cards, buttons.
-pub const LOOK: &str = include_str!("look.css");
+pub use chart::{Line, colour, line_chart};
+pub use comparison::{Compared, Comparison, Difference, Written, differences};
+pub use curves::{Axis, CurvePoint, Curves};
+pub use picture::{Picture, PictureError};

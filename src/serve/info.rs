@@ -9,8 +9,8 @@ use tokio::task::spawn_blocking;
 use super::error::{ApiError, json_response};
 use super::metrics::MEDIA_TYPE;
 use super::site::{Served, Site};
-use crate::artifact::LossPoint;
 use crate::data::Task;
+use crate::report::{CurvePoint, Curves};
 
 /// Points of a curve; more are no wider on a screen.
 const POINTS: usize = 1000;
@@ -85,16 +85,9 @@ pub(super) async fn losses(
     let read = spawn_blocking(move || history.losses()).await;
     let points = read.map_err(|_| ApiError::stopped())?;
     let points = points.map_err(|error| ApiError::unreadable(error.to_string()))?;
-    let curve = |split: &str| {
-        let points: Vec<&LossPoint> = points.iter().filter(|it| it.split == split).collect();
-        let wide = points.len().div_ceil(POINTS).max(1);
-        points.chunks(wide).map(mean).collect::<Vec<_>>()
+    let curves = Curves::new(&points, None).thinned(POINTS);
+    let pairs = |curve: &[CurvePoint]| -> Vec<(u64, f64)> {
+        curve.iter().map(|point| (point.step, point.loss)).collect()
     };
-    Ok(json_response(&json!({ "train": curve("train"), "valid": curve("valid") })))
-}
-
-/// The mean loss of some steps, at the last of them.
-fn mean(points: &[&LossPoint]) -> (u64, f64) {
-    let sum: f64 = points.iter().map(|point| point.loss).sum();
-    (points.last().map_or(0, |last| last.step), sum / points.len().max(1) as f64)
+    Ok(json_response(&json!({ "train": pairs(&curves.train), "valid": pairs(&curves.valid) })))
 }

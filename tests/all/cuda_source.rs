@@ -305,6 +305,15 @@ fn kernels_become_cuda_source() {
     for (id, source) in sources.iter() {
         assert!(source.is_ok(), "{id}: {source:?}");
     }
+    // For tests/python/check_cuda_source.py, which has NVIDIA's compiler read them.
+    if let Some(folder) = std::env::var_os("EMBERLM_CUDA_SOURCE") {
+        let folder = std::path::PathBuf::from(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (number, (id, source)) in sources.iter().enumerate() {
+            let text = format!("// {id}\n{}", source.as_ref().unwrap());
+            std::fs::write(folder.join(format!("{number:03}.cu")), text).unwrap();
+        }
+    }
     let expected = kernels_of_ours();
     assert!(expected.len() >= 16, "{expected:?}");
     for kernel in expected {

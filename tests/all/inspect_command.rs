@@ -133,7 +133,7 @@ fn the_page_is_in_the_run_or_where_it_is_asked_for() {
     );
     assert!(text.contains("head 1: what token 3, \"a\", looks at"), "{text}");
     let html = fs::read_to_string(page).unwrap();
-    assert!(html.contains("<title>bytes, step 6: attention</title>"));
+    assert!(html.contains("<title>bytes, step 6 · emberlm</title>"));
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("deep/picture.html");
     inspect(&["bytes", "--attention", TEXT, "--checkpoint", "3", "--out", path.to_str().unwrap()]);
@@ -198,6 +198,7 @@ fn what_makes_no_sense_is_one_line() {
         &["bytes", "--attention", TEXT, "--place", "20"],
         "there is no token 20; the text has 0 to 19",
     );
+    refused(&["bytes", "--grads", "--target", "x"], "--target goes with a text");
     refused(&["bytes", "--grads", "--text", "a"], "--text has one token");
     refused(&["shakespeare-char", "--shapes"], "give it with --vocab-size N");
     let output = emberlm(RUNS.path(), &["inspect", "bytes", "--layer", "0"]);

@@ -9,6 +9,7 @@ mod benchmarks;
 mod bpe_training;
 mod byte_pairs;
 mod command_line;
+mod compare;
 mod configuration;
 #[cfg(feature = "cuda-source")]
 mod cuda_source;
@@ -34,6 +35,7 @@ mod kernels;
 mod loggers;
 mod lora;
 mod losses;
+mod manners;
 mod memory;
 mod mlflow;
 mod model;

@@ -21,13 +21,13 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const MEASURED: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: BenchDecodeArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.backend.as_deref())?;
+    let backend = backend::choose(args.target.backend.as_deref())?;
     let (config, _) = shapes::config_of(&args.shape, PathBuf::new())?;
     if config.model.architecture != Architecture::Decoder {
         bail!("`{}` is no decoder, which alone continues a sequence", args.shape);
     }
     let result = backend::dispatch(
-        backend.on(args.device),
+        backend.on(args.target.device),
         Bench { args: &args, backend, config: &config },
     )??;
     Ok(say(args.json, &result)?)

@@ -21,7 +21,7 @@ use crate::train::{
 };
 
 pub(super) fn run(args: BenchEngineArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.backend.as_deref())?;
+    let backend = backend::choose(args.target.backend.as_deref())?;
     let (mut config, corpus, _folder) = shapes::load(&args.shape)?;
     config.train.steps = Some(u64::from(args.steps));
     // One evaluation, at the end, of which the time is not taken.
@@ -30,7 +30,7 @@ pub(super) fn run(args: BenchEngineArgs) -> anyhow::Result<()> {
     config.train.accumulation = 1;
     config.train.batch_warmup = None;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
-    let result = backend::dispatch(backend.on(args.device), job)??;
+    let result = backend::dispatch(backend.on(args.target.device), job)??;
     Ok(say(args.json, &result)?)
 }
 

@@ -30,7 +30,7 @@ struct Point {
 }
 
 pub(super) fn run(args: BenchScalingArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.backend.as_deref())?;
+    let backend = backend::choose(args.target.backend.as_deref())?;
     let (mut config, _) = shapes::config_of(&args.shape, PathBuf::new())?;
     // Each step has the batch that it is said to have.
     config.train.accumulation = 1;
@@ -57,7 +57,7 @@ pub(super) fn run(args: BenchScalingArgs) -> anyhow::Result<()> {
             let value = first << doubling;
             let mut config = config.clone();
             set(&mut config, value);
-            let target = backend.on(args.device);
+            let target = backend.on(args.target.device);
             let point = measure(name, value, &config, target, args.steps, folder.path())
                 .with_context(|| format!("{name} {value}"))?;
             let row = point.row(before.as_ref());

@@ -19,10 +19,10 @@ const WARMUP_STEPS: u32 = 5;
 const READ_STEPS: u32 = 50;
 
 pub(super) fn run(args: BenchTrainArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.backend.as_deref())?;
+    let backend = backend::choose(args.target.backend.as_deref())?;
     let (config, corpus, _folder) = shapes::load(&args.shape)?;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
-    let result = backend::dispatch(backend.on(args.device), job)??;
+    let result = backend::dispatch(backend.on(args.target.device), job)??;
     Ok(say(args.json, &result)?)
 }
 

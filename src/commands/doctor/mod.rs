@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 
 pub use report::{BackendReport, CheckReport, DeviceReport, Report, examine};
 
+use super::progress::note;
 use crate::backend::{self, System};
 use crate::cli::DoctorArgs;
 use crate::train::goldens;
@@ -17,7 +18,7 @@ pub(super) fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let report = examine(chosen, &goldens(), &System::here(), |target| {
         if shows_progress {
             let device = target.device.unwrap_or_default();
-            let _ = writeln!(std::io::stderr(), "trying device {device} of {} ..", target.kind);
+            note(format_args!("trying device {device} of {} ..", target.kind));
         }
     });
     let mut out = std::io::stdout().lock();

@@ -4,13 +4,13 @@ mod tasks;
 mod text;
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::prepare::{STOPPED, stop_on_signal};
+use super::progress::{self, note};
 use super::weights::{check, stored};
 use crate::artifact::{Run, write_evaluation};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
@@ -25,7 +25,7 @@ use tasks::Questions;
 use text::Text;
 
 pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let config = run.config();
     let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
@@ -74,9 +74,9 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
         tokenizer: tokenizer.as_ref(),
         stop: &stop,
     };
-    match backend::dispatch(backend.on(args.common.device), job)? {
+    match backend::dispatch(backend.on(args.common.target.device), job)? {
         Err(error) if error.is::<Stopped>() => {
-            writeln!(std::io::stderr(), "stopped; nothing is kept")?;
+            note(format_args!("stopped; nothing is kept"));
             std::process::exit(STOPPED);
         }
         ended => ended,
@@ -169,11 +169,7 @@ impl Evaluate<'_> {
         what: &str,
         work: impl FnOnce(&mut dyn FnMut(usize) -> Result<(), Stopped>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta} {msg}")
-            .expect("the template is right");
-        let bar = ProgressBar::new(total as u64)
-            .with_style(style.progress_chars("=> "))
-            .with_message(what.to_owned());
+        let bar = progress::items(total, what);
         let done = work(&mut |done| {
             bar.inc(done as u64);
             match self.stop.load(Ordering::Relaxed) {
@@ -200,7 +196,7 @@ impl Evaluate<'_> {
         let folder = self.args.output.as_ref().unwrap_or(&own);
         let path = write_evaluation(folder, self.step, &file_name(&name), report, &report.csv())
             .context("the results cannot be kept; --output names another folder")?;
-        writeln!(std::io::stderr(), "kept in {}, and as .csv beside it", path.display())?;
+        note(format_args!("kept in {}, and as .csv beside it", path.display()));
         Ok(())
     }
 }

@@ -8,7 +8,8 @@ use super::Evaluate;
 use crate::artifact::Run;
 use crate::backend::GptBackend;
 use crate::cli::EvalArgs;
-use crate::commands::prepare::{STOPPED, progress_bar, show_download};
+use crate::commands::prepare::{STOPPED, show_download};
+use crate::commands::progress;
 use crate::data::{Manifest, fetch};
 use crate::eval::{
     Benchmark, ChoiceScore, Continuation, LastWordScore, Measure, Outcome, Question, Stopped,
@@ -121,7 +122,7 @@ fn downloaded(benchmark: Benchmark, root: &Path, stop: &AtomicBool) -> anyhow::R
             "it is not known where {name} can be downloaded; give its file with --task {name}=FILE"
         );
     };
-    let bar = progress_bar()?;
+    let bar = progress::bytes(Some(0), "");
     let mut last = String::new();
     let paths = fetch(&manifest, root, None, &mut |progress| {
         if stop.load(Ordering::Relaxed) {

@@ -6,6 +6,7 @@ mod texts;
 use anyhow::{Context, bail};
 use std::io::Write;
 
+use super::progress::note;
 use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
@@ -19,7 +20,7 @@ use crate::tokenizer::Tokenizer;
 use texts::Texts;
 
 pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     sampling(&args.sampling).validate()?;
     penalties(&args.sampling).validate()?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
@@ -32,7 +33,7 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let generate =
         Generate { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), task };
     let prompts = generate.prompts()?;
-    backend::dispatch(backend.on(args.common.device), Prompted { generate, prompts })?
+    backend::dispatch(backend.on(args.common.target.device), Prompted { generate, prompts })?
 }
 
 pub(super) fn sampling(args: &SamplingArgs) -> Sampling {
@@ -40,7 +41,7 @@ pub(super) fn sampling(args: &SamplingArgs) -> Sampling {
     Sampling { temperature, top_k, top_p, min_p }
 }
 
-fn penalties(args: &SamplingArgs) -> Penalties {
+pub(super) fn penalties(args: &SamplingArgs) -> Penalties {
     Penalties {
         repetition: args.repetition_penalty,
         frequency: args.frequency_penalty,
@@ -123,10 +124,9 @@ impl Generate<'_> {
             self.args.overflow != Some(OverflowPolicy::Stop) && self.args.beams.is_none();
         let length = tokens.len();
         match length > most {
-            true if may_slide => writeln!(
-                std::io::stderr(),
+            true if may_slide => note(format_args!(
                 "the prompt has {length} tokens, the run {name} sees at most {most}; what is before the last of them is not read"
-            )?,
+            )),
             true if self.args.beams.is_some() => bail!(
                 "the prompt has {length} tokens, the run {name} sees at most {most}; shorten it"
             ),

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::Plan;
-use crate::commands::size::size;
+use crate::commands::size::{count, size};
 use crate::train::TrainingMemory;
 
 /// Columns of what stands before a description.
@@ -34,13 +34,13 @@ pub(super) fn write(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     line(out, "tokens a step", &plan.tokens_per_step.to_string())?;
     let of_run = match (plan.steps, plan.tokens) {
         (Some(steps), Some(tokens)) => {
-            format!("{steps} steps, {} tokens{}", short(tokens), lasting(plan.seconds))
+            format!("{steps} steps, {} tokens{}", count(tokens), lasting(plan.seconds))
         }
         _ => "as long as its data or its time".into(),
     };
     line(out, "the run", &of_run)?;
     let best =
-        format!("{} tokens{}", short(plan.chinchilla_tokens), lasting(plan.chinchilla_seconds));
+        format!("{} tokens{}", count(plan.chinchilla_tokens), lasting(plan.chinchilla_seconds));
     line(out, "best for its size", &format!("{best} (Hoffmann et al. 2022)"))?;
     if let Some(rate) = plan.tokens_per_second {
         line(out, "measured", &format!("{rate:.0} tokens a second"))?;
@@ -97,14 +97,5 @@ fn lasting(seconds: Option<f64>) -> String {
             format!(", {}", humantime::format_duration(time))
         }
         None => String::new(),
-    }
-}
-
-/// A large number in words that are read at a glance.
-fn short(number: u64) -> String {
-    let units = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M")];
-    match units.iter().find(|(unit, _)| number >= *unit) {
-        Some((unit, name)) => format!("{:.1} {name}", number as f64 / *unit as f64),
-        None => number.to_string(),
     }
 }

@@ -1,4 +1,3 @@
-use indicatif::ProgressBar;
 use serde::Serialize;
 use std::io::Write;
 use std::time::Duration;
@@ -6,6 +5,7 @@ use std::time::Instant;
 
 use super::{open, sources};
 use crate::cli::StatsArgs;
+use crate::commands::progress;
 use crate::config::SplitPattern;
 use crate::tokenizer::{Splitter, Tokenizer};
 
@@ -69,7 +69,7 @@ pub(super) fn run(args: StatsArgs) -> anyhow::Result<()> {
     let mut reading = sources.read();
     // All see the same pieces of long documents; a cut before whitespace suits nearly any.
     let splitter = Splitter::new(&SplitPattern::Gpt4)?;
-    let bar = ProgressBar::new(sources.total_bytes().unwrap_or_default());
+    let bar = progress::bytes(sources.total_bytes(), "reading");
     let (mut bytes, mut characters, mut document, mut offset) = (0, 0, 1, 0);
     while let Some(piece) = reading.next(&|text| splitter.cut(text))? {
         for tally in &mut tallies {

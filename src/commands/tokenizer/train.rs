@@ -1,11 +1,11 @@
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::io::Write;
 use std::time::Instant;
 
 use super::{check_is_new, open, sources, write_folder};
 use crate::cli::TrainTokenizerArgs;
+use crate::commands::progress;
 use crate::config::{SPECIAL_TOKENS, SplitPattern};
 use crate::data::Sources;
 use crate::tokenizer::{Trainer, to_hugging_face};
@@ -35,8 +35,7 @@ pub(super) fn run(args: TrainTokenizerArgs) -> anyhow::Result<()> {
     let start_size = trainer.start_size();
     let (documents, bytes) = count_words(&mut trainer, &sources)?;
 
-    let style = "{msg} {wide_bar} {pos}/{len} {eta}";
-    let bar = progress_bar(Some(args.vocab_size as u64), style, "merging")?;
+    let bar = progress::items(args.vocab_size, "merging");
     let trained = trainer.train(args.vocab_size, |tokens| bar.set_position(tokens as u64))?;
     bar.finish_and_clear();
     write_folder(&args.out, &to_hugging_face(&trained.saved)?)?;
@@ -81,11 +80,7 @@ fn quoted(text: &str) -> String {
 
 /// Feeds all documents; the number of them and of their bytes.
 fn count_words(trainer: &mut Trainer, sources: &Sources) -> anyhow::Result<(u64, u64)> {
-    let style = match sources.total_bytes() {
-        Some(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        None => "{msg} {bytes} {bytes_per_sec}",
-    };
-    let bar = progress_bar(sources.total_bytes(), style, "reading")?;
+    let bar = progress::bytes(sources.total_bytes(), "reading");
     let splitter = trainer.splitter().clone();
     let mut reading = sources.read();
     let (mut documents, mut bytes) = (0, 0);
@@ -111,18 +106,4 @@ fn count_words(trainer: &mut Trainer, sources: &Sources) -> anyhow::Result<(u64,
             return Ok((documents, bytes));
         }
     }
-}
-
-/// On standard error, where that is a terminal.
-fn progress_bar(
-    length: Option<u64>,
-    style: &str,
-    message: &'static str,
-) -> anyhow::Result<ProgressBar> {
-    let bar = match length {
-        Some(length) => ProgressBar::new(length),
-        None => ProgressBar::no_length(),
-    };
-    let style = ProgressStyle::with_template(style)?;
-    Ok(bar.with_style(style.progress_chars("=> ")).with_message(message))
 }

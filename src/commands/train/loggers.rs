@@ -3,6 +3,7 @@ use std::io::Write;
 use super::say;
 use crate::artifact::{ArtifactError, Run};
 use crate::backend::{BackendKind, TrainBackend};
+use crate::cli::TrainArgs;
 use crate::config::RunConfig;
 use crate::train::{
     CsvLogger, Ended, JsonLinesLogger, MlflowTracking, Outcome, RowLogger, RunStatus,
@@ -37,13 +38,14 @@ pub(super) fn track(
     run: &Run,
     config: &RunConfig,
     backend: BackendKind,
+    args: &TrainArgs,
 ) -> Result<Option<MlflowTracking>, ArtifactError> {
     let Some(server) = &config.train.loggers.mlflow else { return Ok(None) };
     let history = run.history();
     let before = history.mlflow()?;
     let remember = move |run: &_| Ok(history.write_mlflow(run)?);
     let tracking = MlflowTracking::start(config, server, backend.name(), before, remember);
-    say(format_args!("{}", tracking.greeting()));
+    say(args, format_args!("{}", tracking.greeting()));
     Ok(Some(tracking))
 }
 

@@ -8,6 +8,7 @@ use burn_train::Interrupter;
 use std::io::Write;
 use std::time::Duration;
 
+use super::progress::{is_quiet, note};
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
@@ -15,19 +16,19 @@ use crate::config::Precision;
 use crate::config::RunConfig;
 use crate::data::{Corpus, EvaluationLoader, SplitTokens, Task};
 use crate::train::{
-    Average, Display, Ended, LanguageModel, Loggers, ModelOptimizer, Outcome, Training, evaluate,
-    train,
+    Average, Display, Ended, JsonLinesLogger, LanguageModel, Loggers, ModelOptimizer, Outcome,
+    Training, evaluate, train,
 };
 use keeper::Keeper;
 use plan::Plan;
 
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
-    let backend = backend::choose(args.common.backend.as_deref())?;
+    let backend = backend::choose(args.common.target.backend.as_deref())?;
     let plan = match &args.resume {
         Some(name) => Plan::resumed(&args, name, backend)?,
         None => Plan::new_run(&args)?,
     };
-    backend::dispatch(backend.on(args.common.device), Train { backend, plan, args: &args })?
+    backend::dispatch(backend.on(args.common.target.device), Train { backend, plan, args: &args })?
 }
 
 struct Train<'a> {
@@ -63,12 +64,15 @@ impl Job for Train<'_> {
         if let Some(format) = B::InnerBackend::coarse_products(&device)
             && config.train.precision == Precision::F32
         {
-            say(format_args!(
-                "matrix products: in f32, whose factors this device may round to {format}"
-            ));
+            say(
+                args,
+                format_args!(
+                    "matrix products: in f32, whose factors this device may round to {format}"
+                ),
+            );
         }
         if model.trained_params() < params {
-            say(format_args!("trained: {} of them", model.trained_params()));
+            say(args, format_args!("trained: {} of them", model.trained_params()));
         }
         if finetuning {
             report.announce_loss(&model.valid());
@@ -79,9 +83,12 @@ impl Job for Train<'_> {
         stop_on_signal(&interrupter, display)?;
         let keeper = Box::new(Keeper::new(&run, &config, &corpus)?);
         let mut loggers = loggers::open(&run, &config, taken)?;
-        let tracking = loggers::track(&run, &config, backend)?;
+        let tracking = loggers::track(&run, &config, backend, args)?;
         if let Some(tracking) = &tracking {
             loggers.push(Box::new(tracking.logger()));
+        }
+        if args.json {
+            loggers.push(Box::new(JsonLinesLogger::new(std::io::stdout())));
         }
         let loggers = Loggers::new(loggers);
         let written = loggers.written();
@@ -102,7 +109,7 @@ impl Job for Train<'_> {
             loggers::conclude(tracking, &outcome);
         }
         if let Some(trouble) = written.trouble() {
-            let _ = writeln!(std::io::stderr(), "metrics are not all there: {trouble}");
+            note(format_args!("metrics are not all there: {trouble}"));
         }
         let outcome =
             outcome.with_context(|| format!("the run {} stopped", run.path().display()))?;
@@ -114,7 +121,9 @@ impl Job for Train<'_> {
 fn display(args: &TrainArgs) -> Display {
     use std::io::IsTerminal;
 
-    if args.plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+    if args.json || is_quiet() {
+        Display::Silent
+    } else if args.plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         Display::Lines
     } else {
         Display::Dashboard
@@ -122,8 +131,8 @@ fn display(args: &TrainArgs) -> Display {
 }
 
 #[cfg(not(feature = "tui"))]
-fn display(_args: &TrainArgs) -> Display {
-    Display::Lines
+fn display(args: &TrainArgs) -> Display {
+    if args.json || is_quiet() { Display::Silent } else { Display::Lines }
 }
 
 /// What is said about a run before and after it.
@@ -139,30 +148,42 @@ struct Report<'a> {
 impl Report<'_> {
     fn announce(&self) {
         let Self { config, corpus, params, .. } = *self;
-        say(format_args!(
-            "{}: {params} parameters, {} layers, {} heads, width {}, context {}, on {}",
-            config.name,
-            config.model.n_layers,
-            config.model.n_heads,
-            config.model.d_model,
-            config.model.context_length,
-            self.backend,
-        ));
-        say(format_args!(
-            "data: {} training and {} validation tokens, {} different ones",
-            corpus.train.token_count(),
-            corpus.validation.token_count(),
-            corpus.tokenizer.vocab_size(),
-        ));
+        say(
+            self.args,
+            format_args!(
+                "{}: {params} parameters, {} layers, {} heads, width {}, context {}, on {}",
+                config.name,
+                config.model.n_layers,
+                config.model.n_heads,
+                config.model.d_model,
+                config.model.context_length,
+                self.backend,
+            ),
+        );
+        say(
+            self.args,
+            format_args!(
+                "data: {} training and {} validation tokens, {} different ones",
+                corpus.train.token_count(),
+                corpus.validation.token_count(),
+                corpus.tokenizer.vocab_size(),
+            ),
+        );
         match (corpus.task, &corpus.train.tokens) {
-            (Task::Translation { .. }, SplitTokens::Text(_)) => say(format_args!(
-                "task: to continue the first half of each window with its second; pairs to translate come from a .tsv or .jsonl file"
-            )),
+            (Task::Translation { .. }, SplitTokens::Text(_)) => say(
+                self.args,
+                format_args!(
+                    "task: to continue the first half of each window with its second; pairs to translate come from a .tsv or .jsonl file"
+                ),
+            ),
             (Task::Translation { .. }, SplitTokens::Pairs(_)) => {
-                say(format_args!("task: to translate each source into its target"));
+                say(self.args, format_args!("task: to translate each source into its target"));
             }
             (Task::MaskedTokens { .. }, _) => {
-                say(format_args!("task: to fill in the tokens that are masked, 15% of all"));
+                say(
+                    self.args,
+                    format_args!("task: to fill in the tokens that are masked, 15% of all"),
+                );
             }
             (Task::NextToken, _) => {}
         }
@@ -170,11 +191,14 @@ impl Report<'_> {
             (corpus.source_entropy, corpus.validation.bytes_per_target(corpus.task))
         {
             let bits = entropy / std::f64::consts::LN_2 / bytes;
-            say(format_args!(
-                "source entropy: {entropy:.4} nats a token, {bits:.4} bits a byte; no model can beat it"
-            ));
+            say(
+                self.args,
+                format_args!(
+                    "source entropy: {entropy:.4} nats a token, {bits:.4} bits a byte; no model can beat it"
+                ),
+            );
         }
-        say(format_args!("run: {}", self.run.path().display()));
+        say(self.args, format_args!("run: {}", self.run.path().display()));
     }
 
     /// What the model that is trained further knows already.
@@ -186,7 +210,10 @@ impl Report<'_> {
         let loader =
             EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
         let before = evaluate(model, loader.batches());
-        say(format_args!("validation loss before training: {:.4} nats a token", before.loss));
+        say(
+            self.args,
+            format_args!("validation loss before training: {:.4} nats a token", before.loss),
+        );
     }
 
     /// Tells how the run went, after an evaluation on the whole validation split where the run has
@@ -196,8 +223,11 @@ impl Report<'_> {
         let Outcome { model, state, ended } = outcome;
         let progress = state.progress;
         if progress.step == 0 {
-            say(format_args!("stopped before the first step; nothing was saved"));
-            say(format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()));
+            say(self.args, format_args!("stopped before the first step; nothing was saved"));
+            say(
+                self.args,
+                format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()),
+            );
             return Ok(());
         }
         let seconds = Duration::from_secs(progress.seconds.round() as u64);
@@ -221,19 +251,26 @@ impl Report<'_> {
             Ended::StoppedEarly => "no better evaluation for a while: stopped early after",
             Ended::Interrupted => "stopped after",
         };
-        say(format_args!(
-            "{how} {} steps, {} tokens in {}",
-            progress.step,
-            progress.tokens,
-            humantime::format_duration(seconds),
-        ));
+        say(
+            self.args,
+            format_args!(
+                "{how} {} steps, {} tokens in {}",
+                progress.step,
+                progress.tokens,
+                humantime::format_duration(seconds),
+            ),
+        );
         if state.guard.skipped > 0 {
-            say(format_args!("left out: {} steps", state.guard.skipped));
+            say(self.args, format_args!("left out: {} steps", state.guard.skipped));
         }
         if ended == Ended::Interrupted {
             run.history().write_summary(&summary)?;
-            say(format_args!("run: {}", run.path().display()));
-            say(format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()));
+            self.say_end(&summary)?;
+            say(self.args, format_args!("run: {}", run.path().display()));
+            say(
+                self.args,
+                format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()),
+            );
             return Ok(());
         }
         let Some(best) = state.best else {
@@ -243,7 +280,7 @@ impl Report<'_> {
                 progress.step
             );
         };
-        say(format_args!("evaluating the last model on the whole validation split"));
+        say(self.args, format_args!("evaluating the last model on the whole validation split"));
         let all = corpus.validation.all(config.model.context_length);
         let batch_size = config.train.batch_size;
         let loader = EvaluationLoader::new(corpus.validation.clone(), corpus.task, all, batch_size);
@@ -252,35 +289,56 @@ impl Report<'_> {
         summary.bits_per_byte =
             corpus.validation.bytes_per_target(corpus.task).map(|bytes| whole.bits_per_byte(bytes));
         run.history().write_summary(&summary)?;
-        say(format_args!(
-            "best validation loss: {:.4} nats a token, at step {}",
-            best.loss, best.step
-        ));
-        say(format_args!(
-            "last model, whole validation split: {:.4} nats a token, perplexity {:.3}{}",
-            whole.loss,
-            whole.perplexity(),
-            summary
-                .bits_per_byte
-                .map(|bits| format!(", {bits:.4} bits a byte"))
-                .unwrap_or_default(),
-        ));
+        self.say_end(&summary)?;
+        say(
+            self.args,
+            format_args!(
+                "best validation loss: {:.4} nats a token, at step {}",
+                best.loss, best.step
+            ),
+        );
+        say(
+            self.args,
+            format_args!(
+                "last model, whole validation split: {:.4} nats a token, perplexity {:.3}{}",
+                whole.loss,
+                whole.perplexity(),
+                summary
+                    .bits_per_byte
+                    .map(|bits| format!(", {bits:.4} bits a byte"))
+                    .unwrap_or_default(),
+            ),
+        );
         if let Some(entropy) = corpus.source_entropy {
-            say(format_args!(
-                "source entropy: {entropy:.4} nats a token; the model is {:.4} above it",
-                whole.loss - entropy
-            ));
+            say(
+                self.args,
+                format_args!(
+                    "source entropy: {entropy:.4} nats a token; the model is {:.4} above it",
+                    whole.loss - entropy
+                ),
+            );
         }
-        say(format_args!("run: {}", run.path().display()));
+        say(self.args, format_args!("run: {}", run.path().display()));
         let sample = run.history().sample_path(progress.step);
         let sample = std::fs::read(&sample).with_context(|| sample.display().to_string())?;
-        say(format_args!("\na sample:\n\n{}", String::from_utf8_lossy(&sample)));
+        say(self.args, format_args!("\na sample:\n\n{}", String::from_utf8_lossy(&sample)));
         let command = match corpus.task {
             Task::NextToken => format!("generate {}", run.name()),
             Task::Translation { .. } => format!("generate {} --prompt TEXT", run.name()),
             Task::MaskedTokens { .. } => format!("fill-mask {} TEXT", run.name()),
         };
-        say(format_args!("more: emberlm {command}{}", self.root()));
+        say(self.args, format_args!("more: emberlm {command}{}", self.root()));
+        Ok(())
+    }
+
+    /// What is left to say to a program: the summary, or where the run is.
+    fn say_end(&self, summary: &Summary) -> anyhow::Result<()> {
+        let line = match self.args.json {
+            true => serde_json::to_string(summary)?,
+            false if is_quiet() => self.run.path().display().to_string(),
+            false => return Ok(()),
+        };
+        let _ = writeln!(std::io::stdout(), "{line}");
         Ok(())
     }
 
@@ -294,9 +352,11 @@ impl Report<'_> {
     }
 }
 
-/// The run is worth more than its reader: a closed pipe does not stop it.
-fn say(line: std::fmt::Arguments) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// To a person. The run is worth more than its reader: a closed pipe does not stop it.
+fn say(args: &TrainArgs, line: std::fmt::Arguments) {
+    if !args.json && !is_quiet() {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
 }
 
 /// The first signal ends the run after its step, with a checkpoint; the second ends it at once.
@@ -311,7 +371,7 @@ fn stop_on_signal(interrupter: &Interrupter, display: Display) -> anyhow::Result
         stopping = true;
         // A line would stay on the dashboard, which shows the reason itself.
         if display == Display::Lines {
-            eprintln!("stopping after this step; once more to stop at once");
+            note(format_args!("stopping after this step; once more to stop at once"));
         }
         interrupter.stop(Some("stopped by a signal"));
     })

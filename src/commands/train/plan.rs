@@ -16,6 +16,7 @@ use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
 use crate::data::{Corpus, Task};
 use crate::files::{self, LockedFile};
 use crate::model::{Initializer, Model};
+use crate::report::{Difference, differences};
 use crate::train::RunState;
 
 /// A run before its next step.
@@ -112,7 +113,7 @@ impl Plan {
         config.tokenizer = run.config().tokenizer.clone();
         let corpus = Corpus::load(&config, Some(Arc::from(run.tokenizer()?)))?;
         let resumable = run.checkpoints().resume()?;
-        let mut state = describe(&run, resumable.as_ref());
+        let mut state = describe(&run, resumable.as_ref(), args);
         let identity = identity(&config, &corpus);
         if state.progress.step == 0 {
             state.data = identity;
@@ -130,12 +131,15 @@ impl Plan {
             state.progress.cursor = 0;
         }
         let after = serde_json::to_value(&config)?;
-        let mut changes = BTreeMap::new();
-        compare("", &before, &after, &mut changes);
-        if !changes.is_empty() {
-            for (path, change) in &changes {
-                say(format_args!("changed: {path} = {} (was {})", change.to, change.from));
-            }
+        let changes: BTreeMap<String, Change> = differences(&[before, after])
+            .into_iter()
+            .filter_map(|Difference { key, values }| {
+                let [from, to] = values.try_into().ok()?;
+                Some((key, Change { from, to }))
+            })
+            .collect();
+        for (path, change) in &changes {
+            say(args, format_args!("changed: {path} = {} (was {})", change.to, change.from));
         }
         let initial = match (&resumable, &config.init_from) {
             (None, Some(name)) => Some(open_initial(args, name)?),
@@ -203,16 +207,16 @@ fn open_initial(args: &TrainArgs, name: &str) -> anyhow::Result<Run> {
 }
 
 /// Says where a run goes on, and what was lost on the way.
-fn describe(run: &Run, resumable: Option<&Resumable>) -> RunState {
+fn describe(run: &Run, resumable: Option<&Resumable>, args: &TrainArgs) -> RunState {
     let name = run.name();
     let Some(Resumable { step, state, damaged }) = resumable else {
-        say(format_args!("{name} has no checkpoint yet: it begins anew"));
+        say(args, format_args!("{name} has no checkpoint yet: it begins anew"));
         return RunState::default();
     };
     for error in damaged {
-        say(format_args!("a checkpoint cannot be read and is set aside: {error}"));
+        say(args, format_args!("a checkpoint cannot be read and is set aside: {error}"));
     }
-    say(format_args!("{name} goes on after step {step}"));
+    say(args, format_args!("{name} goes on after step {step}"));
     state.clone()
 }
 
@@ -242,20 +246,4 @@ fn apply(args: &TrainArgs, value: &mut Value) -> anyhow::Result<()> {
         config::override_value(value, &format!("data={}", json!(text)))?;
     }
     Ok(config::override_values(value, &args.set)?)
-}
-
-/// The settings that differ, by their path.
-fn compare(path: &str, from: &Value, to: &Value, changes: &mut BTreeMap<String, Change>) {
-    if let (Value::Object(from), Value::Object(to)) = (from, to) {
-        let keys = from.keys().chain(to.keys().filter(|key| !from.contains_key(*key)));
-        for key in keys {
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            let value = |object: &serde_json::Map<String, Value>| {
-                object.get(key).cloned().unwrap_or_default()
-            };
-            compare(&path, &value(from), &value(to), changes);
-        }
-    } else if from != to {
-        changes.insert(path.into(), Change { from: from.clone(), to: to.clone() });
-    }
 }

@@ -3,21 +3,24 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 use super::{AttentionLayer, HeadSteps};
-use crate::report::LOOK;
+use crate::report::page::{escaped, page};
 
-const PAGE: &str = include_str!("page.html");
+const BODY: &str = include_str!("body.html");
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
 /// Numbers that a browser opens without complaint, in bytes.
 const MOST: usize = 48 << 20;
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
 pub enum PageError {
     #[error(
         "a page of {layers} layers and {tokens} tokens would have {mib} MiB of numbers; shorten the text, or choose layers by --layer"
     )]
     TooLarge { layers: usize, tokens: usize, mib: usize },
+    #[error("the page cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
 }
 
 /// A page on which a person follows a token through every step of every head. It holds all its
@@ -27,7 +30,7 @@ pub enum PageError {
 /// that is followed first.
 ///
 /// # Errors
-/// [`PageError::TooLarge`]
+/// [`PageError::TooLarge`], and numbers that JSON cannot have.
 pub fn attention_page(
     title: &str,
     layers: &[AttentionLayer],
@@ -60,32 +63,10 @@ pub fn attention_page(
         "title": title, "tokens": tokens, "source": source, "place": place,
         "layers": layers.iter().map(about).collect::<Vec<_>>(),
     });
-    // No text may end the element that it stands in.
-    let facts = facts.to_string().replace('<', "\\u003c");
-    let escaped = title.replace('&', "&amp;").replace('<', "&lt;");
-    let parts = [
-        ("{TITLE}", &escaped[..]),
-        ("{LOOK}", LOOK),
-        ("{STYLE}", STYLE),
-        ("{SCRIPT}", SCRIPT),
-        ("{FACTS}", &facts),
-        ("{NUMBERS}", &BASE64_STANDARD.encode(bytes)),
-    ];
-    Ok(filled(PAGE, &parts))
-}
-
-/// The page with each mark replaced once, and nothing replaced in what replaces it.
-fn filled(page: &str, parts: &[(&str, &str)]) -> String {
-    let mut text = String::new();
-    let mut rest = page;
-    while let Some((at, (mark, part))) =
-        parts.iter().filter_map(|part| Some((rest.find(part.0)?, part))).min_by_key(|(at, _)| *at)
-    {
-        text.push_str(&rest[..at]);
-        text.push_str(part);
-        rest = &rest[at + mark.len()..];
-    }
-    text + rest
+    // The title last, so that nothing in it is taken for a place of something else.
+    let body = BODY.replace("{NUMBERS}", &BASE64_STANDARD.encode(bytes));
+    let body = body.replace("{TITLE}", &escaped(title));
+    Ok(page(&format!("{title} · emberlm"), &[STYLE], &body, &facts, &[SCRIPT])?)
 }
 
 /// All numbers of a layer, in the order in which the page reads them.

@@ -1,6 +1,6 @@
 "use strict";
 const $ = id => document.getElementById(id);
-const facts = JSON.parse($("facts").textContent);
+const facts = JSON.parse($("data").textContent);
 const make = (name, cls, text) => {
   const element = document.createElement(name);
   if (cls) element.className = cls;

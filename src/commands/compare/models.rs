@@ -1,0 +1,158 @@
+use anyhow::Context;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::artifact::Run;
+use crate::backend::{GptBackend, Job, TrainBackend};
+use crate::cli::CompareArgs;
+use crate::commands::generate::{penalties, sampling};
+use crate::data::{Corpus, Split, Task};
+use crate::eval::{HeldOut, Measure, Outcome, Stopped};
+use crate::generate::{Batch, NextToken, Overflow, Request, Ticket, begun, opening};
+use crate::model::Model as AnyModel;
+use crate::tokenizer::Tokenizer;
+use crate::train::LanguageModel;
+
+/// The model of a run, and what it is asked for.
+pub(super) struct Model<'a> {
+    pub(super) args: &'a CompareArgs,
+    pub(super) run: &'a Run,
+    /// Prompts and seeds.
+    pub(super) asked: &'a [(&'a str, u64)],
+}
+
+/// What a model was found to be worth, and wrote.
+pub(super) struct Found {
+    pub(super) step: usize,
+    pub(super) measured: Outcome,
+    /// Of each prompt and seed; none of a model that continues nothing.
+    pub(super) texts: Vec<Option<String>>,
+}
+
+impl Job for Model<'_> {
+    type Output = anyhow::Result<Found>;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<Found> {
+        let config = self.run.config();
+        let tokenizer: Arc<dyn Tokenizer> = self.run.tokenizer()?.into();
+        let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
+        let step = self.run.best_step()?;
+        let model = self.run.load_checkpoint::<B::InnerBackend>(step, &device)?;
+        let model = LanguageModel::new(model, &config.model);
+        let measured = self.measure(&model, task, &tokenizer)?;
+        let texts = match &model.model {
+            AnyModel::Gpt(model) => self.texts(model, task, tokenizer.as_ref())?,
+            AnyModel::Seq2Seq(model) => self.texts(model, task, tokenizer.as_ref())?,
+            AnyModel::Encoder(_) => vec![None; self.asked.len()],
+        };
+        Ok(Found { step, measured, texts })
+    }
+}
+
+impl Model<'_> {
+    /// The text that all are measured on, or the run's own validation split.
+    fn measure<B: GptBackend>(
+        &self,
+        model: &LanguageModel<B>,
+        task: Task,
+        tokenizer: &Arc<dyn Tokenizer>,
+    ) -> anyhow::Result<Outcome> {
+        let config = self.run.config();
+        let (split, data) = match &self.args.text {
+            Some(path) => {
+                let split = Split::read(path, &config.data, tokenizer.as_ref(), &config.model)?;
+                (split, path.display().to_string())
+            }
+            None => {
+                let corpus = Corpus::load(config, Some(tokenizer.clone()))?;
+                (corpus.validation, "each run's own validation split".into())
+            }
+        };
+        let context_length = config.model.context_length;
+        let mut held_out = HeldOut::new(split, task, context_length, None)?;
+        let limit = self.args.limit as usize;
+        let mut bytes = held_out.bytes(tokenizer.as_ref());
+        let mut protocol =
+            "the loss of each token, all before it in its window being given".to_owned();
+        if limit < held_out.len() {
+            held_out.limit(limit);
+            protocol += &format!("; the first {limit} windows");
+            bytes = None;
+        }
+        let top_k: Vec<usize> = self.args.top_k.iter().map(|k| *k as usize).collect();
+        let mut watch = |_| Ok::<(), Stopped>(());
+        let score = held_out.score(model, config.train.batch_size, &top_k, &mut watch)?;
+        held_out.split().check()?;
+        let mut measures =
+            vec![Measure::new("loss", score.loss), Measure::new("perplexity", score.perplexity())];
+        measures.extend(bytes.map(|bytes| Measure::new("bits a byte", score.bits_per_byte(bytes))));
+        measures.extend(
+            score
+                .hits
+                .iter()
+                .map(|(k, hits)| Measure::share(&format!("top-{k} accuracy"), *hits, score.tokens)),
+        );
+        Ok(Outcome {
+            task: "text".into(),
+            data,
+            weights: "f32".into(),
+            protocol,
+            examples: score.tokens,
+            measures,
+        })
+    }
+
+    /// As `emberlm generate` would write each.
+    fn texts<B: GptBackend>(
+        &self,
+        model: &impl NextToken<B>,
+        task: Task,
+        tokenizer: &dyn Tokenizer,
+    ) -> anyhow::Result<Vec<Option<String>>> {
+        let (end, begin) = match task {
+            Task::Translation { begin, end } => (Some(end), Some(begin)),
+            _ => (tokenizer.end_of_text(), None),
+        };
+        let mut batch = Batch::new(model, tokenizer, end);
+        let mut tickets: HashMap<Ticket, usize> = HashMap::new();
+        let mut texts = vec![Some(String::new()); self.asked.len()];
+        for (number, (prompt, seed)) in self.asked.iter().enumerate() {
+            let request = self.request(prompt, *seed, begin, tokenizer)?;
+            tickets.insert(batch.enter(request)?, number);
+        }
+        while !batch.is_empty() {
+            for (ticket, progress) in batch.step() {
+                if let Some(text) = tickets.get(&ticket).and_then(|number| texts[*number].as_mut())
+                {
+                    *text += &progress.text;
+                }
+            }
+        }
+        Ok(texts)
+    }
+
+    fn request(
+        &self,
+        prompt: &str,
+        seed: u64,
+        begin: Option<u32>,
+        tokenizer: &dyn Tokenizer,
+    ) -> anyhow::Result<Request> {
+        let (sampling, most) = (sampling(&self.args.sampling), self.args.max_tokens);
+        let tokens = match self.args.prompt.is_empty() {
+            // It is the first run's, and another may not have its characters.
+            true => opening(tokenizer, prompt),
+            false => tokenizer
+                .encode(prompt)
+                .with_context(|| format!("the prompt {prompt:?} cannot be encoded"))?,
+        };
+        let request = match begin {
+            Some(begin) => Request::translation(tokens, begin, sampling, seed, most),
+            None => Request {
+                overflow: Overflow::slide(tokenizer),
+                ..Request::new(begun(tokenizer, tokens), sampling, seed, most)
+            },
+        };
+        Ok(Request { penalties: penalties(&self.args.sampling), ..request })
+    }
+}

@@ -1,0 +1,310 @@
+//! Runs side by side: curves, settings, pages, pictures, and `emberlm compare` from outside.
+
+use emberlm::artifact::LossPoint;
+use emberlm::report::{Axis, Compared, Comparison, Curves, Picture, Written, differences};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+use tempfile::TempDir;
+
+use crate::command_line::{emberlm, succeed, train};
+
+/// Two runs of a few steps that differ in width, and a translator.
+static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &["--run", "narrow"]));
+    succeed(&train(folder.path(), &["--run", "wide", "--set", "model.d_model=32"]));
+    let architecture = ["--set", "model.architecture=encoder-decoder"];
+    succeed(&train(folder.path(), &[&["--run", "translator"], &architecture[..]].concat()));
+    folder
+});
+
+fn compare(args: &[&str]) -> Value {
+    let text = succeed(&emberlm(RUNS.path(), &[&["compare", "--json"], args].concat()));
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn point(split: &str, step: u64, loss: f64, spent: Option<(f64, f64)>) -> LossPoint {
+    LossPoint {
+        split: split.into(),
+        step,
+        loss,
+        tokens: spent.map(|(tokens, _)| tokens),
+        step_milliseconds: spent.map(|(_, milliseconds)| milliseconds),
+    }
+}
+
+/// Three steps and two evaluations.
+fn curves() -> Curves {
+    let points = [
+        point("train", 1, 4.0, Some((100.0, 500.0))),
+        point("train", 2, 3.0, Some((200.0, 250.0))),
+        point("valid", 2, 3.5, None),
+        point("train", 3, 2.0, Some((250.0, 250.0))),
+        point("valid", 3, 2.5, None),
+    ];
+    Curves::new(&points, Some(7.0))
+}
+
+#[test]
+fn an_evaluation_has_had_the_tokens_and_the_time_of_the_steps_before_it() {
+    let curves = curves();
+    let on = |axis| curves.valid.iter().map(|it| it.on(axis).unwrap()).collect::<Vec<_>>();
+    assert_eq!(on(Axis::Steps), [2.0, 3.0]);
+    assert_eq!(on(Axis::Tokens), [200.0, 250.0]);
+    assert_eq!(on(Axis::Flops), [1400.0, 1750.0]);
+    assert_eq!(on(Axis::Time), [0.75, 1.0]);
+    let train: Vec<f64> = curves.train.iter().map(|point| point.seconds).collect();
+    assert_eq!(train, [0.5, 0.75, 1.0]);
+}
+
+#[test]
+fn a_thinned_curve_has_means_at_the_last_of_their_points() {
+    let points: Vec<LossPoint> =
+        (1..=7).map(|step| point("train", step, step as f64, Some((step as f64, 1.0)))).collect();
+    let thinned = Curves::new(&points, None).thinned(3);
+    let found: Vec<(u64, f64)> = thinned.train.iter().map(|it| (it.step, it.loss)).collect();
+    assert_eq!(found, [(3, 2.0), (6, 5.0), (7, 7.0)]);
+    assert_eq!(Curves::new(&points, None).thinned(7), Curves::new(&points, None));
+}
+
+#[test]
+fn settings_differ_by_their_leaves() {
+    let first = json!({"name": "a", "seed": 1, "model": {"d": 4, "lora": null, "same": [1, 2]}});
+    let second = json!({"name": "b", "seed": 1,
+        "model": {"d": 8, "lora": {"rank": 2}, "same": [1, 2]}, "extra": "x"});
+    let found = differences(&[first, second]);
+    let found: Vec<(&str, &[Value])> =
+        found.iter().map(|it| (it.key.as_str(), &it.values[..])).collect();
+    assert_eq!(
+        found,
+        [
+            ("extra", &[Value::Null, json!("x")][..]),
+            ("model.d", &[json!(4), json!(8)]),
+            ("model.lora.rank", &[Value::Null, json!(2)]),
+        ]
+    );
+}
+
+fn comparison() -> Comparison {
+    let run = |name: &str| Compared {
+        name: name.into(),
+        parameters: 10,
+        flops_per_token: Some(7.0),
+        summary: None,
+        step: None,
+        measured: None,
+        curves: curves(),
+    };
+    Comparison {
+        version: "1".into(),
+        date: "2026-01-01T00:00:00Z".into(),
+        axis: Axis::Steps,
+        runs: vec![run("a"), run("b & <i>c</i>")],
+        differences: Vec::new(),
+        texts: vec![Written {
+            prompt: "</script><script>alert(1)</script><!--".into(),
+            seed: 1,
+            texts: vec![Some("x".into()), None],
+        }],
+    }
+}
+
+/// What the page's own script reads.
+fn data_of(page: &str) -> Value {
+    let begin = "<script id=\"data\" type=\"application/json\">";
+    let data = page.split_once(begin).unwrap().1.split_once("</script>").unwrap().0;
+    serde_json::from_str(data).unwrap()
+}
+
+#[test]
+fn a_page_is_whole_whatever_a_text_says() {
+    let comparison = comparison();
+    let page = comparison.page().unwrap();
+    assert_eq!(data_of(&page), serde_json::to_value(&comparison).unwrap());
+    // Data, uPlot, and the page's own.
+    assert_eq!(page.matches("</script>").count(), 3);
+    assert_eq!(page.matches("<!--").count(), 0);
+    assert!(page.contains("<title>a, b &amp; &lt;i&gt;c&lt;/i&gt; · emberlm</title>"));
+    for outside in ["src=\"", "@import", "url(", "fetch(", "XMLHttpRequest"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
+
+#[test]
+fn pictures_have_a_dot_for_each_evaluation_and_the_names() {
+    let curves = curves();
+    let runs = [("first", &curves), ("second", &curves)];
+    let picture = Picture::new(runs, Axis::Time).unwrap();
+    let svg = picture.svg().unwrap();
+    assert_eq!(svg.matches("<circle").count(), 4);
+    for text in ["first", "second", "seconds of training", "loss, nats a token"] {
+        assert!(svg.contains(text), "{text} is not in {svg}");
+    }
+    let file = picture.png().unwrap();
+    let mut reader = png::Decoder::new(std::io::Cursor::new(&file)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!((info.width, info.height), (960, 600));
+    let has = |colour: [u8; 3]| pixels.chunks_exact(3).any(|pixel| pixel == colour);
+    assert!(has([0xff, 0xff, 0xff]) && has([0xd5, 0x5e, 0x00]) && has([0x00, 0x72, 0xb2]));
+    // Letters are drawn, too: without them the area left of the axis would be white.
+    let of_labels = |x: usize, y: usize| pixels[3 * (y * 960 + x)];
+    assert!((0..600).any(|y| (0..60).any(|x| of_labels(x, y) < 0x80)));
+
+    let nothing = Curves::new(&[point("train", 1, 1.0, None)], None);
+    let error = Picture::new([("a", &nothing)], Axis::Flops).unwrap_err();
+    assert_eq!(error.to_string(), "there is no loss to draw over floating-point operations");
+}
+
+#[test]
+fn what_is_compared_is_what_other_commands_say() {
+    let asked = ["--samples", "2", "--max-tokens", "20", "--prompt", "One day", "--seed", "3"];
+    let found = compare(&[&["narrow", "wide", "--limit", "10000"], &asked[..]].concat());
+    let keys: Vec<&str> = found["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(keys, ["model.d_model"]);
+    assert_eq!(found["differences"][0]["values"], json!([16, 32]));
+    for (number, name) in ["narrow", "wide"].into_iter().enumerate() {
+        let run = &found["runs"][number];
+        let folder = RUNS.path().join("artifacts").join(name);
+        let summary: Value =
+            serde_json::from_slice(&fs::read(folder.join("summary.json")).unwrap()).unwrap();
+        assert_eq!(run["summary"], summary);
+        assert_eq!(run["parameters"], summary["params"]);
+        assert_eq!(run["curves"]["train"].as_array().unwrap().len(), 6);
+        assert_eq!(run["curves"]["valid"].as_array().unwrap().len(), 2);
+        assert_eq!(run["curves"]["train"][5]["tokens"], json!(summary["tokens"].as_f64()));
+
+        let evaluated = ["eval", name, "--top-k", "1,5", "--json"];
+        let evaluated: Value =
+            serde_json::from_str(&succeed(&emberlm(RUNS.path(), &evaluated))).unwrap();
+        let value = |of: &Value, key: &str| {
+            let measures = of["measures"].as_array().unwrap().clone();
+            measures.into_iter().find(|it| it["name"] == key).unwrap()["value"].as_f64().unwrap()
+        };
+        let (measured, expected) = (&run["measured"], &evaluated["results"][0]);
+        for key in ["loss", "perplexity", "bits a byte", "top-1 accuracy", "top-5 accuracy"] {
+            assert_eq!(value(measured, key), value(expected, key), "{name}: {key}");
+        }
+
+        let generate = ["generate", name, "--json", "--max-tokens", "20", "--samples", "2"];
+        let generate = [&generate[..], &["--seed", "3", "--prompt", "One day"]].concat();
+        let lines = succeed(&emberlm(RUNS.path(), &generate));
+        for (sample, line) in lines.lines().enumerate() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(found["texts"][sample]["seed"], line["seed"]);
+            assert_eq!(found["texts"][sample]["texts"][number], line["text"], "{name} {sample}");
+        }
+        assert_eq!(lines.lines().count(), 2);
+    }
+}
+
+#[test]
+fn the_terminal_shows_curves_results_settings_and_texts_in_80_columns() {
+    let args = ["compare", "narrow", "wide", "translator", "--max-tokens", "30"];
+    let text = succeed(&emberlm(RUNS.path(), &args));
+    let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(widest <= 80, "{widest}: {text}");
+    for expected in [
+        "validation loss over steps",
+        "best validation loss",
+        "measured top-5 accuracy",
+        "model.d_model",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    // No colours where there is no terminal; then each run has its number.
+    assert!(
+        !text.contains('\u{1b}') && text.contains("1 narrow   2 wide   3 translator"),
+        "{text}"
+    );
+}
+
+#[test]
+fn files_are_written_and_quick_loads_no_model() {
+    let path = |name: &str| RUNS.path().join(name);
+    let args = ["compare", "narrow", "wide", "--quick", "--over", "tokens"];
+    let files = ["--html", "all.html", "--svg", "all.svg", "--png", "all.png"];
+    succeed(&emberlm(RUNS.path(), &[&args[..], &files].concat()));
+    let data = data_of(&fs::read_to_string(path("all.html")).unwrap());
+    assert_eq!(data["axis"], "tokens");
+    assert_eq!(data["runs"][0]["measured"], Value::Null);
+    assert!(fs::read_to_string(path("all.svg")).unwrap().contains("tokens"));
+    assert!(fs::read(path("all.png")).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn what_cannot_be_compared_is_one_line() {
+    let refused = |args: &[&str], expected: &str| {
+        let output = emberlm(RUNS.path(), &[&["compare"], args].concat());
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    };
+    refused(&["narrow", "nothing"], "there is no run `nothing`");
+    refused(&["narrow", "--html", "no/such.html"], "there is no folder no");
+    refused(&["narrow", "--svg", "artifacts"], "artifacts is a folder; name a file");
+    refused(&["narrow", "--text", "no.txt"], "no.txt");
+    refused(&["narrow", "--temperature", "-1"], "temperature");
+    refused(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
+}
+
+fn runs(root: &Path, extra: &[&str]) -> Vec<Value> {
+    let text = succeed(&emberlm(root, &[&["runs", "--json"], extra].concat()));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn runs_are_listed_with_what_has_become_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    assert!(runs(root, &[]).is_empty());
+    succeed(&train(root, &["--run", "whole"]));
+    succeed(&train(root, &["--run", "broken"]));
+    let artifacts = root.join("artifacts");
+    fs::write(artifacts.join("broken/config.json"), "{").unwrap();
+    succeed(&train(root, &["--run", "halfway"]));
+    fs::remove_file(artifacts.join("halfway/summary.json")).unwrap();
+    succeed(&train(root, &["--run", "busy"]));
+    let busy = emberlm::artifact::Run::open(&artifacts, "busy").unwrap();
+    let _lock = busy.lock().unwrap();
+
+    let found = runs(root, &["--sort", "name"]);
+    let of = |key: &str| found.iter().map(|row| row[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("name"), ["broken", "busy", "halfway", "whole"]);
+    assert_eq!(of("status"), ["damaged", "training", "stopped", "finished"]);
+    let summary: Value =
+        serde_json::from_slice(&fs::read(artifacts.join("whole/summary.json")).unwrap()).unwrap();
+    let whole = &found[3];
+    assert_eq!(whole["loss"], summary["best_val_loss"]);
+    assert_eq!(whole["parameters"], summary["params"]);
+    assert_eq!(whole["step"], 6);
+    // The same without a summary, from the metrics.
+    assert_eq!(found[2]["loss"], summary["best_val_loss"]);
+    let mut bytes = 0;
+    let mut folders = vec![artifacts.join("whole")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => bytes += fs::metadata(path).unwrap().len(),
+            }
+        }
+    }
+    assert_eq!(whole["bytes"], bytes);
+
+    let table = succeed(&emberlm(root, &["runs"]));
+    assert_eq!(table.lines().count(), 5);
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    let by_loss = runs(root, &["--sort", "loss"]);
+    assert_eq!(by_loss[3]["name"], "broken");
+}
