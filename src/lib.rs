@@ -6,8 +6,8 @@
 //!
 //! text -> [`tokenizer`] -> [`data`] (token windows, batches) -> [`model`] (logits) ->
 //! [`train`] (loss, optimizer, schedule, strategy) -> [`artifact`] (a run directory) ->
-//! [`generate`], with [`interop`] for the models of others -> [`eval`] -> [`report`] and [`serve`]
-//! -> [`commands`], which [`cli`] names.
+//! [`generate`], with [`interop`] for the models of others -> [`eval`] -> [`sweep`] (searches over
+//! configurations), [`report`] and [`serve`] -> [`commands`], which [`cli`] names.
 //!
 //! A model is generic over its backend:
 //!
@@ -55,6 +55,8 @@ pub mod interop;
 
 pub mod eval;
 
+pub mod sweep;
+
 pub mod report;
 
 pub mod serve;
@@ -62,3 +64,28 @@ pub mod serve;
 pub mod cli;
 
 pub mod commands;
+
+/// The chapters of `docs/tour`, whose code is run as that of these pages is. It computes on ndarray.
+#[cfg(all(doctest, feature = "ndarray"))]
+mod tour {
+    #[doc = include_str!("../docs/tour/01-attention.md")]
+    mod attention {}
+    #[doc = include_str!("../docs/tour/02-heads.md")]
+    mod heads {}
+    #[doc = include_str!("../docs/tour/03-norms.md")]
+    mod norms {}
+    #[doc = include_str!("../docs/tour/04-positions.md")]
+    mod positions {}
+    #[doc = include_str!("../docs/tour/05-block.md")]
+    mod block {}
+    #[doc = include_str!("../docs/tour/06-loss.md")]
+    mod loss {}
+    #[doc = include_str!("../docs/tour/07-optimizer.md")]
+    mod optimizer {}
+    #[doc = include_str!("../docs/tour/08-schedule.md")]
+    mod schedule {}
+    #[doc = include_str!("../docs/tour/09-generation.md")]
+    mod generation {}
+    #[doc = include_str!("../docs/tour/10-cost.md")]
+    mod cost {}
+}

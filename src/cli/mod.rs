@@ -9,6 +9,7 @@ mod inspect;
 mod runs;
 mod serve;
 mod shell;
+mod sweep;
 mod text;
 mod tokenizer;
 mod train;
@@ -27,6 +28,7 @@ pub use runs::{
 };
 pub use serve::ServeArgs;
 pub use shell::{CompletionsArgs, ManArgs};
+pub use sweep::SweepArgs;
 pub use text::{
     FillMaskArgs, GenerateArgs, LogitsArgs, OverflowPolicy, PredictArgs, Quantization,
     SamplingArgs, WeightArgs,
@@ -108,6 +110,8 @@ pub enum Command {
     Runs(ListRunsArgs),
     /// Put runs side by side: settings, loss curves, results, and what they write
     Compare(CompareArgs),
+    /// Train many variants of a configuration, and rank them
+    Sweep(SweepArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
     /// See what can be computed on here, whether it computes right, and what is missing

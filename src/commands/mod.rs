@@ -26,6 +26,7 @@ mod sample;
 mod schedule;
 mod serve;
 mod size;
+mod sweep;
 mod tokenizer;
 mod train;
 mod weights;
@@ -66,5 +67,6 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Params(args) => params::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Schedule(args) => schedule::run(args),
+        Command::Sweep(args) => sweep::run(args),
     }
 }

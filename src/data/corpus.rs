@@ -348,6 +348,11 @@ enum Raw {
 }
 
 impl SplitText {
+    /// Texts from anywhere.
+    pub fn new(train: String, validation: String) -> Self {
+        Self { train: Raw::Text(train), validation: Raw::Text(validation), entropy_per_byte: None }
+    }
+
     /// Reads or generates the text and splits it.
     ///
     /// # Errors

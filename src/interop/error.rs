@@ -69,11 +69,7 @@ pub enum InteropError {
 
 impl InteropError {
     /// An option whose value changes what the model computes, in a way that ours cannot follow.
-    pub(super) fn option(
-        option: &str,
-        value: impl std::fmt::Display,
-        reason: impl Into<String>,
-    ) -> Self {
+    pub fn option(option: &str, value: impl std::fmt::Display, reason: impl Into<String>) -> Self {
         Self::Option { option: option.into(), value: value.to_string(), reason: reason.into() }
     }
 }

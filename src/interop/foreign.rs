@@ -57,12 +57,7 @@ impl ForeignModel {
         let (settings, template) = (folder.join("config.json"), folder.join("model_config.json"));
         if settings.is_file() {
             let settings = read_json(&settings)?;
-            let family = Family::find(&settings)?;
-            let config = family.model_config(&settings)?;
-            let weights = Weights::safetensors(folder)?;
-            let tied = config.tied_head.then_some(family.head);
-            let model = Self::new(folder, family.class, config, weights)?;
-            model.matched(family.names, family.prefix, tied)
+            Self::of_family(folder, Family::find(&settings)?, &settings)
         } else if template.is_file() {
             let wrong = |error: serde_json::Error| InteropError::Syntax {
                 path: template.clone(),
@@ -77,6 +72,29 @@ impl ForeignModel {
         } else {
             Err(InteropError::NoModel { folder: folder.into() })
         }
+    }
+
+    /// Opens a folder with a model of a family that need not be among those of this crate.
+    ///
+    /// # Errors
+    /// As for [`ForeignModel::open`], and a `model_type` that is not the family's.
+    pub fn open_as(folder: &Path, family: &Family) -> Result<Self, InteropError> {
+        let settings = read_json(&folder.join("config.json"))?;
+        match settings["model_type"].as_str().unwrap_or("(missing)") {
+            found if found == family.model_type => Self::of_family(folder, family, &settings),
+            found => Err(InteropError::ModelType {
+                found: found.into(),
+                known: family.model_type.into(),
+            }),
+        }
+    }
+
+    fn of_family(folder: &Path, family: &Family, settings: &Value) -> Result<Self, InteropError> {
+        let config = family.model_config(settings)?;
+        let weights = Weights::safetensors(folder)?;
+        let tied = config.tied_head.then_some(family.head);
+        let model = Self::new(folder, family.class, config, weights)?;
+        model.matched(family.names, family.prefix, tied)
     }
 
     fn new(

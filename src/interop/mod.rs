@@ -26,29 +26,30 @@ pub use error::InteropError;
 pub use export::Export;
 pub use foreign::ForeignModel;
 pub use hub::{download, is_hub_name};
-pub use layout::Source;
+pub use layout::{Names, Source, Theirs, WEIGHT_AND_BIAS};
 
 use burn::tensor::TensorData;
 use serde_json::Value;
 
 use crate::config::ModelConfig;
-use layout::Names;
 
-/// Hugging Face's models of one `model_type`.
+/// Models of one `model_type`: Hugging Face's, or with [`ForeignModel::open_as`] anybody's that are
+/// kept in the same way.
 #[derive(Debug)]
 pub struct Family {
-    model_type: &'static str,
-    class: &'static str,
+    /// As `config.json` has it.
+    pub model_type: &'static str,
+    pub class: &'static str,
     /// What the names of all tensors but the head's begin with, unless the model was saved
     /// without its head.
-    prefix: &'static str,
+    pub prefix: &'static str,
     /// The head, which some files have even where it is the embedding.
-    head: &'static str,
-    names: &'static Names,
+    pub head: &'static str,
+    pub names: &'static Names,
     /// `config.json` in our words.
-    read: fn(&Value) -> Result<ModelConfig, InteropError>,
+    pub read: fn(&Value) -> Result<ModelConfig, InteropError>,
     /// Our configuration as `config.json`, as far as the class goes; none where there is no export.
-    write: Option<fn(&ModelConfig) -> Value>,
+    pub write: Option<fn(&ModelConfig) -> Value>,
 }
 
 const FAMILIES: [&Family; 9] = [

@@ -157,12 +157,7 @@ impl<B: GptBackend> SelfAttention<B> {
     ///
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub(super) fn forward(
-        &self,
-        input: Tensor<B, 3>,
-        layer: usize,
-        pass: &mut Pass<B>,
-    ) -> Tensor<B, 3> {
+    pub fn forward(&self, input: Tensor<B, 3>, layer: usize, pass: &mut Pass<B>) -> Tensor<B, 3> {
         let (h, g) = (self.heads.queries, self.heads.keys);
         let record = pass.record;
         let joined = record.part("qkv", input, |input| self.qkv.forward(input));

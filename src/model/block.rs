@@ -93,12 +93,7 @@ impl<B: Backend> Block<B> {
 impl<B: GptBackend> Block<B> {
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub(super) fn forward(
-        &self,
-        input: Tensor<B, 3>,
-        layer: usize,
-        pass: &mut Pass<B>,
-    ) -> Tensor<B, 3> {
+    pub fn forward(&self, input: Tensor<B, 3>, layer: usize, pass: &mut Pass<B>) -> Tensor<B, 3> {
         let record = pass.record;
         let feed_forward_norm = ("feed_forward_norm", &self.feed_forward_norm);
         let attention_output_norm = ("attention_output_norm", &self.attention_output_norm);

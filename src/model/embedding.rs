@@ -53,7 +53,7 @@ impl<B: Backend> Embedding<B> {
 impl<B: GptBackend> Embedding<B> {
     /// # Shapes
     /// - `tokens` `[B, T]` -> `[B, T, D]`
-    pub(super) fn forward(
+    pub fn forward(
         &self,
         tokens: Tensor<B, 2, Int>,
         places: &Places,

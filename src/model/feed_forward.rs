@@ -95,7 +95,7 @@ impl<B: Backend> Network<B> {
 impl<B: GptBackend> FeedForward<B> {
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
-    pub(super) fn forward(&self, input: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
+    pub fn forward(&self, input: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {
         match self {
             Self::Dense(network) => network.forward(input, pass.record),
             Self::Experts(experts) => experts.forward(input, pass),

@@ -44,7 +44,7 @@ pub use norm::Norm;
 pub use parameters::{
     ModelError, Parameter, component, load_parameters, parameters, tensor, tensors,
 };
-pub use pass::{Memory, Rows};
+pub use pass::{Memory, Pass, Rows};
 pub use position::{Places, frequencies};
 pub use record::{Heads, Observer, Output, Part, Record};
 pub use seq2seq::Seq2Seq;

@@ -26,7 +26,7 @@ pub struct Rows<'a, B: Backend> {
 }
 
 /// What one pass through the layers carries beside the residual stream.
-pub(super) struct Pass<'a, B: Backend> {
+pub struct Pass<'a, B: Backend> {
     /// Of the new positions, where the model has rotary ones.
     pub(super) rotation: Option<Rotation<B>>,
     /// Tokens in each row of the batch that are no padding; all where absent.
@@ -47,7 +47,7 @@ pub(super) struct Pass<'a, B: Backend> {
 
 impl<'a, B: Backend> Pass<'a, B> {
     /// Over some positions of sequences that nothing else belongs to.
-    pub(super) fn new(
+    pub fn new(
         config: &ModelConfig,
         rows: Rows<'a, B>,
         places: &Places,

@@ -1,6 +1,7 @@
 //! Text for terminals: widths, colours, and characters that cannot be seen.
 
 use console::{Term, measure_text_width};
+use std::borrow::Cow;
 use std::io::IsTerminal;
 
 /// How text may look where it is printed.
@@ -58,17 +59,8 @@ impl Style {
 
 /// Lines of whole words that are no wider, where no word is.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if measure_text_width(line) + 1 + measure_text_width(word) <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.into()),
-        }
-    }
-    lines
+    let options = textwrap::Options::new(width).break_words(false);
+    textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
 }
 
 /// As much of a text as fits, with `…` where something is missing.

@@ -91,6 +91,9 @@ pub enum TokenizerError {
     Split { reason: String },
     #[error("cannot read {path}: {reason}")]
     Unreadable { path: String, reason: String },
+    /// Of a tokenizer that is not of this crate.
+    #[error("{reason}")]
+    Custom { reason: String },
 }
 
 /// A reversible mapping between text and ids in `0..vocab_size`.

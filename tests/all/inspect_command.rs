@@ -133,7 +133,7 @@ fn the_page_is_in_the_run_or_where_it_is_asked_for() {
     );
     assert!(text.contains("head 1: what token 3, \"a\", looks at"), "{text}");
     let html = fs::read_to_string(page).unwrap();
-    assert!(html.contains("<title>bytes, step 6 · emberlm</title>"));
+    assert!(html.contains("<title>bytes, step 6: attention</title>"));
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("deep/picture.html");
     inspect(&["bytes", "--attention", TEXT, "--checkpoint", "3", "--out", path.to_str().unwrap()]);

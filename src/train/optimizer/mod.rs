@@ -6,7 +6,7 @@ mod muon;
 mod rule;
 mod sgd;
 
-use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::adaptor::GradAdaptor;
 use burn::optim::{GradientsParams, LearningRate, MultiGradientsParams, Optimizer};
 use burn::record::Record;
@@ -99,7 +99,18 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
     /// # Errors
     /// A parameter group that no parameter of the model is in.
     pub fn new(config: &OptimizerConfig, model: &LanguageModel<B>) -> Result<Self, OptimizerError> {
-        let parameters = crate::model::parameters(&model.model);
+        Self::of_module(config, &model.model)
+    }
+
+    /// The same for anything that has parameters.
+    ///
+    /// # Errors
+    /// A parameter group that no parameter is in.
+    pub fn of_module<M: Module<B>>(
+        config: &OptimizerConfig,
+        module: &M,
+    ) -> Result<Self, OptimizerError> {
+        let parameters = crate::model::parameters(module);
         let state = State { moments: HashMap::new(), gradient_factor: 1.0 };
         Ok(Self {
             rules: Arc::new(Rules::new(config, &parameters)?),

@@ -3,7 +3,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 use super::{AttentionLayer, HeadSteps};
-use crate::report::page::{escaped, page};
+use crate::report::page::page;
 
 const BODY: &str = include_str!("body.html");
 const STYLE: &str = include_str!("style.css");
@@ -12,14 +12,13 @@ const SCRIPT: &str = include_str!("script.js");
 /// Numbers that a browser opens without complaint, in bytes.
 const MOST: usize = 48 << 20;
 
-/// Why there is no page.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
     #[error(
         "a page of {layers} layers and {tokens} tokens would have {mib} MiB of numbers; shorten the text, or choose layers by --layer"
     )]
     TooLarge { layers: usize, tokens: usize, mib: usize },
-    #[error("the page cannot be written as JSON")]
+    #[error("the page cannot be written: {0}")]
     Json(#[from] serde_json::Error),
 }
 
@@ -59,14 +58,13 @@ pub fn attention_page(
             "differences": layer.heads.iter().map(|head| head.difference).collect::<Vec<_>>(),
         })
     };
-    let facts = json!({
+    let data = json!({
         "title": title, "tokens": tokens, "source": source, "place": place,
         "layers": layers.iter().map(about).collect::<Vec<_>>(),
+        "numbers": BASE64_STANDARD.encode(bytes),
     });
-    // The title last, so that nothing in it is taken for a place of something else.
-    let body = BODY.replace("{NUMBERS}", &BASE64_STANDARD.encode(bytes));
-    let body = body.replace("{TITLE}", &escaped(title));
-    Ok(page(&format!("{title} · emberlm"), &[STYLE], &body, &facts, &[SCRIPT])?)
+    let title = format!("{title}: attention");
+    Ok(page(&title, &[STYLE], BODY, &data, &[SCRIPT])?)
 }
 
 /// All numbers of a layer, in the order in which the page reads them.

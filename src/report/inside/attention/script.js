@@ -1,6 +1,7 @@
 "use strict";
 const $ = id => document.getElementById(id);
 const facts = JSON.parse($("data").textContent);
+$("title").textContent = facts.title;
 const make = (name, cls, text) => {
   const element = document.createElement(name);
   if (cls) element.className = cls;
@@ -20,7 +21,7 @@ const norm = row => Math.sqrt(row.reduce((sum, x) => sum + x * x, 0));
 
 // The numbers of all layers, in the order in which they were written.
 const layers = (() => {
-  const text = atob($("numbers").textContent);
+  const text = atob(facts.numbers);
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
   const numbers = new Float32Array(bytes.buffer);
