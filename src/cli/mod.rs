@@ -57,7 +57,8 @@ Examples:
   emberlm generate mine --prompt 'It was'
   emberlm serve mine
 
-Exit codes: 0 where it was done, 2 where something has to be put right, 130 after Ctrl-C.";
+Exit codes: 0 where it was done, 2 where something has to be put right, 130 where Ctrl-C has left something
+undone. A training that is stopped keeps a checkpoint, and ends with 0.";
 
 /// Train, evaluate and sample GPT-family language models.
 #[derive(Parser, Debug)]
