@@ -6,8 +6,8 @@
 //!
 //! text -> [`tokenizer`] -> [`data`] (token windows, batches) -> [`model`] (logits) ->
 //! [`train`] (loss, optimizer, schedule, strategy) -> [`artifact`] (a run directory) ->
-//! [`generate`], with [`interop`] for the models of others -> [`eval`] -> [`report`] and [`serve`]
-//! -> [`commands`], which [`cli`] names.
+//! [`generate`], with [`interop`] for the models of others -> [`eval`] -> [`sweep`] (searches over
+//! configurations), [`report`] and [`serve`] -> [`commands`], which [`cli`] names.
 //!
 //! A model is generic over its backend:
 //!
@@ -54,6 +54,8 @@ pub mod generate;
 pub mod interop;
 
 pub mod eval;
+
+pub mod sweep;
 
 pub mod report;
 

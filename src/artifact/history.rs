@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,8 @@ const MLFLOW: &str = "mlflow.json";
 const SAMPLES: &str = "samples";
 const SUMMARY: &str = "summary.json";
 const EVALUATIONS: &str = "evaluations";
+/// Bytes at the end of the metrics that have a whole line in them.
+const TAIL: u64 = 1 << 16;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +128,22 @@ impl History {
             points.extend(serde_json::from_str(&line.map_err(read_error(&path))?).ok());
         }
         Ok(points)
+    }
+
+    /// The last step whose metrics are there, while others may be written; none before the first.
+    pub fn last_step(&self) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Line {
+            step: u64,
+        }
+        let mut file = File::open(self.run.join(LINES)).ok()?;
+        let length = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail).ok()?;
+        let lines = tail.split(|byte| *byte == b'\n').rev();
+        let mut steps = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+        steps.next().map(|line| line.step)
     }
 
     /// Where the metrics go as a table, and the columns that it has already.

@@ -5,9 +5,11 @@ mod data;
 mod device;
 mod doctor;
 mod eval;
+mod inspect;
 mod runs;
 mod serve;
 mod shell;
+mod sweep;
 mod text;
 mod tokenizer;
 mod train;
@@ -20,11 +22,13 @@ pub use data::{DatasetsArgs, PrepareArgs, SHARD_TOKENS, SPLIT_SEED, SourceArgs};
 pub use device::{CommonArgs, TargetArgs};
 pub use doctor::DoctorArgs;
 pub use eval::{EvalArgs, EvalSplit};
+pub use inspect::InspectArgs;
 pub use runs::{
     CompareArgs, CurveAxis, ExportArgs, ImportArgs, ListRunsArgs, MergeArgs, RunOrder, RunsArgs,
 };
 pub use serve::ServeArgs;
 pub use shell::{CompletionsArgs, ManArgs};
+pub use sweep::SweepArgs;
 pub use text::{
     FillMaskArgs, GenerateArgs, LogitsArgs, OverflowPolicy, PredictArgs, Quantization,
     SamplingArgs, WeightArgs,
@@ -96,6 +100,8 @@ pub enum Command {
     Configs,
     /// Count the parameters of a configuration by component
     Params(ParamsArgs),
+    /// Look into a model: shapes, gradients, attention, weights, surprise at each token
+    Inspect(InspectArgs),
     /// Foretell what training takes: memory, time, operations, disk
     Plan(PlanArgs),
     /// Plot the learning rate of a configuration over its steps
@@ -104,6 +110,8 @@ pub enum Command {
     Runs(ListRunsArgs),
     /// Put runs side by side: settings, loss curves, results, and what they write
     Compare(CompareArgs),
+    /// Train many variants of a configuration, and rank them
+    Sweep(SweepArgs),
     /// List the named data sets
     Datasets(DatasetsArgs),
     /// See what can be computed on here, whether it computes right, and what is missing

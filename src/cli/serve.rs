@@ -2,6 +2,7 @@ use clap::Args;
 use std::net::IpAddr;
 
 use super::{CommonArgs, WeightArgs};
+use crate::serve::Key;
 
 const SERVE_HELP: &str = "\
 Examples:
@@ -28,7 +29,7 @@ pub struct ServeArgs {
     /// Key that clients must have, as Authorization: Bearer KEY [default: EMBERLM_API_KEY of the
     /// environment, where others cannot see it]
     #[arg(long, value_name = "KEY")]
-    pub api_key: Option<String>,
+    pub api_key: Option<Key>,
     /// Let pages of this origin ask, as `https://example.org`, or `*` for any; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Vec<String>,

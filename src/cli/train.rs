@@ -43,6 +43,9 @@ pub struct TrainArgs {
     /// last
     #[arg(long, conflicts_with = "plain")]
     pub json: bool,
+    /// Stop, with a checkpoint, when standard input ends: for programs that start this one
+    #[arg(long)]
+    pub stop_at_eof: bool,
     #[command(flatten)]
     pub common: CommonArgs,
 }

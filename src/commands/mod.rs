@@ -11,6 +11,7 @@ mod export;
 mod fill_mask;
 mod generate;
 mod import;
+mod inspect;
 mod logits;
 mod man;
 mod merge;
@@ -25,6 +26,7 @@ mod sample;
 mod schedule;
 mod serve;
 mod size;
+mod sweep;
 mod tokenizer;
 mod train;
 mod weights;
@@ -61,8 +63,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Configs => configs::run(),
         Command::Datasets(args) => datasets::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Params(args) => params::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Schedule(args) => schedule::run(args),
+        Command::Sweep(args) => sweep::run(args),
     }
 }

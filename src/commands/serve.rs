@@ -20,10 +20,9 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.target.backend.as_deref())?;
     let open = |name: &String| Run::open(&args.common.artifacts, name);
     let runs = args.runs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let api_key = args.api_key.or_else(|| std::env::var(KEY).ok().filter(|key| !key.is_empty()));
-    if api_key.as_ref().is_some_and(String::is_empty) {
-        bail!("--api-key is empty; give a key, or leave it out");
-    }
+    // An empty variable is as good as none.
+    let of_environment = || std::env::var(KEY).ok().and_then(|key| key.parse().ok());
+    let api_key = args.api_key.or_else(of_environment);
     let max_body = bytes(&args.max_body).context("--max-body")?;
     let options = Options {
         address: SocketAddr::new(args.host, args.port),

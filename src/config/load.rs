@@ -1,3 +1,4 @@
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -249,15 +250,23 @@ pub fn resolve(mut value: Value) -> Result<RunConfig, ConfigError> {
     if let (Some(run), None) = (value["init_from"].as_str(), value.pointer("/model/d_model")) {
         return Err(ConfigError::Inherited { run: run.into() });
     }
-    let config: RunConfig = serde_path_to_error::deserialize(value).map_err(|error| {
+    let config: RunConfig = deserialize(value)?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// Reads a document of any schema, whose errors are those of a configuration.
+///
+/// # Errors
+/// An unknown key or variant (with the nearest right one), or a value of the wrong type.
+pub fn deserialize<T: DeserializeOwned>(value: Value) -> Result<T, ConfigError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = match error.path().to_string().as_str() {
             "." => "configuration".to_string(),
             path => path.to_string(),
         };
         describe(&path, &error.into_inner().to_string())
-    })?;
-    config.validate()?;
-    Ok(config)
+    })
 }
 
 /// serde says what it found and, in backticks, what it would have taken.

@@ -14,7 +14,7 @@ const FILE: &str = "manifest.json";
 const GENERATED: &str = "stories";
 
 /// The manifests that are compiled in, so that the program works outside its repository.
-const BUILTIN: [(&str, &str); 8] = [
+const BUILTIN: [(&str, &str); 11] = [
     ("stories", include_str!("../../datasets/stories/manifest.json")),
     ("shakespeare", include_str!("../../datasets/shakespeare/manifest.json")),
     ("tinystories", include_str!("../../datasets/tinystories/manifest.json")),
@@ -23,6 +23,9 @@ const BUILTIN: [(&str, &str); 8] = [
     ("imdb", include_str!("../../datasets/imdb/manifest.json")),
     ("hellaswag", include_str!("../../datasets/hellaswag/manifest.json")),
     ("lambada", include_str!("../../datasets/lambada/manifest.json")),
+    ("arc-easy", include_str!("../../datasets/arc-easy/manifest.json")),
+    ("arc-challenge", include_str!("../../datasets/arc-challenge/manifest.json")),
+    ("piqa", include_str!("../../datasets/piqa/manifest.json")),
 ];
 
 /// A data set: where its files come from and how they are read. `datasets/README.md` says what

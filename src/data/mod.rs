@@ -35,6 +35,7 @@ pub use prepare::{Preparation, Prepare, PrepareProgress, ValidationSplit, discar
 pub use prepared::{Meta, Prepared, ShardMeta, SplitMeta, SplitRule, TokenizerMeta};
 pub use source::{
     Compression, Documents, Piece, SourceFile, SourceFormat, SourceOptions, SourceRecord, Sources,
+    read_rows,
 };
 pub use stories::Stories;
 pub use story_verdict::{StoryScore, StoryVerdict};

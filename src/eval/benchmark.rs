@@ -1,9 +1,10 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::data::{DataError, read_text};
+use crate::data::{DataError, read_rows, read_text};
 
 /// Questions whose answers are known, as lm-evaluation-harness puts them, without examples before
 /// them.
@@ -89,33 +90,41 @@ impl Benchmark {
         }
     }
 
-    /// The questions of a file, JSON lines as its authors or the Hugging Face Hub have them; of
-    /// PIQA's authors with the labels in `NAME-labels.lst` beside `NAME.jsonl`, of LAMBADA's also
-    /// plain text, a passage a line.
+    /// The questions of a file, JSON lines as its authors or the Hugging Face Hub have them, or
+    /// the Hub's parquet; of PIQA with the labels in `NAME-labels.lst` beside `NAME.jsonl`, where
+    /// they are not inside; of LAMBADA also plain text, a passage a line.
     ///
     /// # Errors
     /// A file that cannot be read, or the first line that is something else.
     pub fn read(self, path: &Path) -> Result<Vec<Question>, BenchmarkError> {
-        let text = read_text(path)?;
         let labels = match self {
             Self::Piqa => Labels::beside(path)?,
             _ => None,
         };
-        let is_json = path.extension().is_none_or(|extension| extension != "txt");
+        let ends_in = |ending| path.extension().is_some_and(|extension| extension == ending);
+        let text;
+        let records: Vec<(usize, Record)> = if ends_in("parquet") {
+            (1..).zip(read_rows(path)?.into_iter().map(Record::Row)).collect()
+        } else {
+            text = read_text(path)?;
+            let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+            lines.map(|(line, content)| (line, Record::Line(content))).collect()
+        };
         let mut questions = Vec::new();
-        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-        for (line, content) in lines {
+        for (line, record) in records {
             let number = questions.len();
-            let read = match self {
-                Self::Hellaswag => parse(content).and_then(Hellaswag::question),
-                Self::ArcEasy | Self::ArcChallenge => parse(content).and_then(Arc::question),
-                Self::Piqa => parse(content).and_then(|piqa: Piqa| {
+            let read = match (self, record) {
+                (Self::Lambada, Record::Line(text)) if ends_in("txt") => last_word(text),
+                (Self::Hellaswag, record) => record.parse().and_then(Hellaswag::question),
+                (Self::ArcEasy | Self::ArcChallenge, record) => {
+                    record.parse().and_then(Arc::question)
+                }
+                (Self::Piqa, record) => record.parse().and_then(|piqa: Piqa| {
                     piqa.question(labels.as_ref().and_then(|labels| labels.list.get(number)))
                 }),
-                Self::Lambada if is_json => {
-                    parse(content).and_then(|Lambada { text }| last_word(&text))
+                (Self::Lambada, record) => {
+                    record.parse().and_then(|Lambada { text }| last_word(&text))
                 }
-                Self::Lambada => last_word(content),
             };
             let (context, choices, answer) =
                 read.map_err(|reason| BenchmarkError::Line { path: path.into(), line, reason })?;
@@ -142,8 +151,21 @@ impl fmt::Display for Benchmark {
 /// A context, choices, and which of them is right.
 type Parts = (String, Vec<String>, usize);
 
-fn parse<T: DeserializeOwned>(line: &str) -> Result<T, String> {
-    serde_json::from_str(line).map_err(|error| error.to_string())
+/// What a question is made of.
+enum Record<'a> {
+    Line(&'a str),
+    /// Of a table.
+    Row(Value),
+}
+
+impl Record<'_> {
+    fn parse<T: DeserializeOwned>(self) -> Result<T, String> {
+        let parsed = match self {
+            Self::Line(line) => serde_json::from_str(line),
+            Self::Row(row) => serde_json::from_value(row),
+        };
+        parsed.map_err(|error| error.to_string())
+    }
 }
 
 /// A label as a number or as digits, which the Hub has.

@@ -163,7 +163,8 @@ impl<'a, B: GptBackend, M: NextToken<B>> Batch<'a, B, M> {
         self.texts.remove(&ticket).is_some()
     }
 
-    /// Writes a token of every text. Those that finish leave.
+    /// Writes a token of every text whose prompt has been read, and reads on in the others'. Those
+    /// that finish leave.
     pub fn step(&mut self) -> Vec<(Ticket, Progress)> {
         let mut all = Vec::new();
         let asks_nothing = |(ticket, text): (&Ticket, &Text)| (text.left == 0).then_some(*ticket);

@@ -1,6 +1,6 @@
 use super::decode::batch;
 use super::probabilities::{likeliest, log_sum_exp};
-use super::slots::{check, read};
+use super::slots::{check, read, read_prompt};
 use super::{NextToken, SequenceError};
 use crate::backend::GptBackend;
 
@@ -37,6 +37,7 @@ struct Beam {
 
 /// The best continuations of a prompt that the search has found, at most as many as it has beams,
 /// best first. Ids at and above `vocab_size` are in none. They end with the context, at the latest.
+/// The search ends early where `goes_on` says so, which is asked before each pass of the model.
 ///
 /// # Errors
 /// A prompt or a source that the model cannot read.
@@ -46,6 +47,7 @@ pub fn beam_search<B: GptBackend>(
     source: &[u32],
     prompt: &[u32],
     search: &BeamSearch,
+    goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Hypothesis>, SequenceError> {
     check(model, source, prompt)?;
     let (device, vocab_size) = (model.device(), vocab_size.min(model.vocab_size()));
@@ -61,7 +63,9 @@ pub fn beam_search<B: GptBackend>(
         return Ok(whole);
     }
     let mut cache = model.new_cache(source);
-    let mut logits = read(model, batch(&[prompt], &device), &mut cache);
+    let Some(mut logits) = read_prompt(model, prompt, &mut cache, goes_on) else {
+        return Ok(whole);
+    };
     for length in 1..=longest {
         let of_length =
             |log_probability: f64| log_probability / (length as f64).powf(search.length_penalty);
@@ -87,6 +91,9 @@ pub fn beam_search<B: GptBackend>(
         let Some((_, best)) = next.first() else { break };
         let worst = whole.get(search.beams - 1).map_or(f64::NEG_INFINITY, |worst| worst.score);
         if whole.len() == search.beams && of_length(best.log_probability) <= worst {
+            break;
+        }
+        if !goes_on() {
             break;
         }
         let parents: Vec<usize> = next.iter().map(|(parent, _)| *parent).collect();

@@ -131,10 +131,15 @@ pub fn tokens<'a, B: GptBackend + 'a, M: NextToken<B>>(
     let entered = slots.enter(sequence);
     std::iter::from_fn(move || {
         entered.as_ref().ok()?;
-        match slots.step().pop() {
-            Some((_, Next::Token(choice))) => Some(choice.token),
-            _ => None,
+        // A long prompt is read in several steps.
+        while !slots.is_empty() {
+            match slots.step().pop() {
+                Some((_, Next::Token(choice))) => return Some(choice.token),
+                Some((_, Next::Full)) => return None,
+                None => {}
+            }
         }
+        None
     })
 }
 

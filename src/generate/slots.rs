@@ -1,5 +1,6 @@
 use burn::tensor::Int;
 use burn::tensor::Tensor;
+use std::collections::VecDeque;
 
 use super::decode::batch;
 use super::{LogProbabilities, NextToken, Sampler};
@@ -97,11 +98,20 @@ pub enum Next {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
+/// Tokens of a prompt that go through the model at once, the last ones up to twice as many: what
+/// others have to wait for in a step. Whole blocks of attention, and more rows than are multiplied
+/// one by one: without a window, the processor's kernels compute a piece as in the whole.
+const PIECE: usize = 128;
+
 /// Continues any number of sequences together, a token each a step. They enter and leave between
 /// any two steps, and what becomes of one does not depend on the others: a prompt is read by
-/// itself, in one pass, and no more rows go through the model together than the backend computes
-/// as it would compute each alone ([`GptBackend::equal_rows`]). On a backend that promises that for
-/// no number all go together, and their logits may differ in the last digits.
+/// itself, in pieces that follow from its length alone, and no more rows go through the model
+/// together than the backend computes as it would compute each alone
+/// ([`GptBackend::equal_rows`]). On a backend that promises that for no number all go together, and
+/// their logits may differ in the last digits.
+///
+/// A step reads a piece of a prompt, or of several short ones, so that a long prompt delays the
+/// others by no more than that; who is not read yet gets no token in that step.
 #[derive(Debug)]
 pub struct Slots<'a, B: GptBackend, M: NextToken<B>> {
     model: &'a M,
@@ -109,8 +119,8 @@ pub struct Slots<'a, B: GptBackend, M: NextToken<B>> {
     /// Ids at and above this are padding of the vocabulary and never chosen.
     vocab_size: usize,
     groups: Vec<Group<B>>,
-    /// Sequences that are to be read before they join a group.
-    unread: Vec<Member>,
+    /// Sequences that are to be read before they join a group, first come, first served.
+    unread: VecDeque<Unread<B>>,
     entered: u64,
 }
 
@@ -120,6 +130,13 @@ struct Group<B: GptBackend> {
     cache: Cache<B>,
     /// In the order of the cache's rows.
     members: Vec<Member>,
+}
+
+/// A sequence of which some has been read, or nothing.
+#[derive(Debug)]
+struct Unread<B: GptBackend> {
+    member: Member,
+    cache: Option<Cache<B>>,
 }
 
 #[derive(Debug)]
@@ -140,6 +157,18 @@ impl Member {
         self.seen.append(&mut self.new);
         self.new.push(token);
         Choice { token, log_probabilities }
+    }
+
+    /// The next tokens to be read of a text, and whether it ends with them; until then they count
+    /// as seen from now on.
+    fn piece(&mut self) -> (Vec<u32>, bool) {
+        let length = piece_length(self.new.len());
+        if length == self.new.len() {
+            return (self.new.clone(), true);
+        }
+        let piece: Vec<u32> = self.new.drain(..length).collect();
+        self.seen.extend_from_slice(&piece);
+        (piece, false)
     }
 
     /// What is left of a text of `length` tokens or more.
@@ -167,7 +196,7 @@ impl<'a, B: GptBackend, M: NextToken<B>> Slots<'a, B, M> {
             device: model.device(),
             vocab_size: vocab_size.min(model.vocab_size()),
             groups: Vec::new(),
-            unread: Vec::new(),
+            unread: VecDeque::new(),
             entered: 0,
         }
     }
@@ -200,13 +229,14 @@ impl<'a, B: GptBackend, M: NextToken<B>> Slots<'a, B, M> {
         };
         let ticket = Ticket(self.entered);
         self.entered += 1;
-        self.unread.push(Member { ticket, sequence, seen: Vec::new(), new });
+        let member = Member { ticket, sequence, seen: Vec::new(), new };
+        self.unread.push_back(Unread { member, cache: None });
         Ok(ticket)
     }
 
     /// Ends a sequence; whether it was there.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
-        if let Some(place) = self.unread.iter().position(|member| member.ticket == ticket) {
+        if let Some(place) = self.unread.iter().position(|it| it.member.ticket == ticket) {
             self.unread.remove(place);
             return true;
         }
@@ -215,7 +245,8 @@ impl<'a, B: GptBackend, M: NextToken<B>> Slots<'a, B, M> {
         is_there
     }
 
-    /// A token for every sequence, in the order in which they have entered.
+    /// A token for every sequence that has been read, in the order in which they have entered; and
+    /// some more of the others is read.
     pub fn step(&mut self) -> Vec<(Ticket, Next)> {
         let mut all = Vec::with_capacity(self.len());
         self.make_room(&mut all);
@@ -228,12 +259,22 @@ impl<'a, B: GptBackend, M: NextToken<B>> Slots<'a, B, M> {
                 all.push((member.ticket, Next::Token(choice)));
             }
         }
-        for mut member in std::mem::take(&mut self.unread) {
-            let mut cache = self.model.new_cache(&member.sequence.source);
-            let logits = read(self.model, batch(&[&member.new], &self.device), &mut cache);
-            let choice = member.choose(&logits[..self.vocab_size]);
-            all.push((member.ticket, Next::Token(choice)));
-            self.join(member, cache);
+        let mut count = 0;
+        while count < PIECE
+            && let Some(Unread { mut member, cache }) = self.unread.pop_front()
+        {
+            let source = &member.sequence.source;
+            let mut cache = cache.unwrap_or_else(|| self.model.new_cache(source));
+            let (piece, is_last) = member.piece();
+            count += piece.len();
+            let logits = read(self.model, batch(&[&piece], &self.device), &mut cache);
+            if is_last {
+                let choice = member.choose(&logits[..self.vocab_size]);
+                all.push((member.ticket, Next::Token(choice)));
+                self.join(member, cache);
+            } else {
+                self.unread.push_front(Unread { member, cache: Some(cache) });
+            }
         }
         all.sort_by_key(|(ticket, _)| *ticket);
         all
@@ -253,7 +294,8 @@ impl<'a, B: GptBackend, M: NextToken<B>> Slots<'a, B, M> {
                 Overflow::Stop => all.push((*ticket, Next::Full)),
                 Overflow::Slide { kept } => {
                     member.slide(kept, (context_length / 2).max(1));
-                    self.unread.push(member);
+                    // Before those who have got nothing yet: it is in the middle of a text.
+                    self.unread.push_front(Unread { member, cache: None });
                 }
             }
         }
@@ -325,6 +367,32 @@ pub(super) fn check<B: GptBackend>(
         return Err(SequenceError::Source { length: source.len(), most: *fits.end() });
     }
     Ok(())
+}
+
+/// The logits that follow a prompt, which is read in pieces. None where `goes_on` says so before
+/// one of them.
+pub(super) fn read_prompt<B: GptBackend>(
+    model: &impl NextToken<B>,
+    prompt: &[u32],
+    cache: &mut Cache<B>,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Option<Vec<f32>> {
+    let mut rest = prompt;
+    let device = model.device();
+    while goes_on() {
+        let (piece, others) = rest.split_at(piece_length(rest.len()));
+        let logits = read(model, batch(&[piece], &device), cache);
+        if others.is_empty() {
+            return Some(logits);
+        }
+        rest = others;
+    }
+    None
+}
+
+/// How many of so many tokens go through the model first.
+fn piece_length(tokens: usize) -> usize {
+    if tokens < 2 * PIECE { tokens } else { PIECE }
 }
 
 /// The logits that follow, `B` times the vocabulary.

@@ -95,49 +95,29 @@ impl<B: GptBackend> Block<B> {
     /// - `input` `[B, T, D]` -> `[B, T, D]`
     pub fn forward(&self, input: Tensor<B, 3>, layer: usize, pass: &mut Pass<B>) -> Tensor<B, 3> {
         let record = pass.record;
+        let feed_forward_norm = ("feed_forward_norm", &self.feed_forward_norm);
+        let attention_output_norm = ("attention_output_norm", &self.attention_output_norm);
+        let feed_forward_output_norm = ("feed_forward_output_norm", &self.feed_forward_output_norm);
         let normed = apply(record, ("attention_norm", &self.attention_norm), input.clone());
         let attended = record.part("attention", normed.clone(), |normed| {
             self.attention.forward(normed, layer, pass)
         });
         match self.residual {
             Residual::Sequential => {
-                let stream = self.add(
-                    record,
-                    input,
-                    attended,
-                    ("attention_output_norm", &self.attention_output_norm),
-                );
+                let stream = self.add(record, input, attended, attention_output_norm);
                 let stream = self.cross(stream, layer, pass);
-                let normed =
-                    apply(record, ("feed_forward_norm", &self.feed_forward_norm), stream.clone());
+                let normed = apply(record, feed_forward_norm, stream.clone());
                 let processed = self.process(normed, pass);
-                self.add(
-                    record,
-                    stream,
-                    processed,
-                    ("feed_forward_output_norm", &self.feed_forward_output_norm),
-                )
+                self.add(record, stream, processed, feed_forward_output_norm)
             }
             Residual::Parallel | Residual::ParallelSharedNorm => {
                 let normed = match self.residual {
                     Residual::ParallelSharedNorm => normed,
-                    _ => {
-                        apply(record, ("feed_forward_norm", &self.feed_forward_norm), input.clone())
-                    }
+                    _ => apply(record, feed_forward_norm, input.clone()),
                 };
                 let processed = self.process(normed, pass);
-                let stream = self.add(
-                    record,
-                    input,
-                    attended,
-                    ("attention_output_norm", &self.attention_output_norm),
-                );
-                self.add(
-                    record,
-                    stream,
-                    processed,
-                    ("feed_forward_output_norm", &self.feed_forward_output_norm),
-                )
+                let stream = self.add(record, input, attended, attention_output_norm);
+                self.add(record, stream, processed, feed_forward_output_norm)
             }
         }
     }

@@ -1,7 +1,8 @@
 use serde::Serialize;
 
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Ccircle cx='8' cy='8' r='6' fill='%23d9622b'/%3E%3C/svg%3E";
-const LOOK: &str = include_str!("page.css");
+/// How all pages of this program look: their colours in light and dark, their type, cards, buttons.
+pub const LOOK: &str = include_str!("look.css");
 
 /// One file of HTML that asks nobody for anything: `data` lies in it as JSON, in the element
 /// `data`, for the scripts to read.

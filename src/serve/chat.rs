@@ -8,8 +8,12 @@ pub(super) struct Template {
     pub(super) name: &'static str,
     /// Special tokens by which a tokenizer is known to be for it; the last ends a message.
     marks: &'static [&'static str],
-    /// Names of system, user and assistant.
-    roles: [&'static str; 3],
+    /// Names of user and assistant, and of system. Where that has none, its text stands before the
+    /// user's next, with an empty line between them.
+    roles: [&'static str; 2],
+    system: Option<&'static str>,
+    /// Whether white space around a message is left out.
+    trims: bool,
     before_role: &'static str,
     after_role: &'static str,
     after_message: &'static str,
@@ -19,14 +23,18 @@ pub(super) struct Template {
     stops: &'static [&'static str],
 }
 
-const ROLES: [&str; 3] = ["system", "user", "assistant"];
+const ROLES: [&str; 2] = ["user", "assistant"];
 
-/// Those that are told by special tokens, and last the plain one, which needs none.
+/// Those that are told by special tokens, as the models' makers publish them (ChatML of OpenAI and
+/// Qwen; Llama 3; Gemma 3), and last the plain one, which needs none. The token that a text begins
+/// with is not theirs to add.
 const TEMPLATES: [Template; 4] = [
     Template {
         name: "chatml",
         marks: &["<|im_start|>", "<|im_end|>"],
         roles: ROLES,
+        system: Some("system"),
+        trims: false,
         before_role: "<|im_start|>",
         after_role: "\n",
         after_message: "<|im_end|>\n",
@@ -37,6 +45,8 @@ const TEMPLATES: [Template; 4] = [
         name: "llama-3",
         marks: &["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
         roles: ROLES,
+        system: Some("system"),
+        trims: true,
         before_role: "<|start_header_id|>",
         after_role: "<|end_header_id|>\n\n",
         after_message: "<|eot_id|>",
@@ -46,7 +56,9 @@ const TEMPLATES: [Template; 4] = [
     Template {
         name: "gemma",
         marks: &["<start_of_turn>", "<end_of_turn>"],
-        roles: ["user", "user", "model"],
+        roles: ["user", "model"],
+        system: None,
+        trims: true,
         before_role: "<start_of_turn>",
         after_role: "\n",
         after_message: "<end_of_turn>\n",
@@ -59,7 +71,9 @@ const TEMPLATES: [Template; 4] = [
 const PLAIN: Template = Template {
     name: "plain",
     marks: &[],
-    roles: ["System", "User", "Assistant"],
+    roles: ["User", "Assistant"],
+    system: Some("System"),
+    trims: false,
     before_role: "",
     after_role: ": ",
     after_message: "\n",
@@ -88,7 +102,8 @@ impl Template {
         if messages.is_empty() {
             return Err(ApiError::bad("there are no messages").of("messages"));
         }
-        let mut text = String::new();
+        let (mut text, mut instructions) = (String::new(), String::new());
+        let [user, assistant] = self.roles;
         for (number, message) in messages.iter().enumerate() {
             let param = format!("messages[{number}].content");
             let content = message.content.as_ref().map(|content| content.text());
@@ -98,20 +113,25 @@ impl Template {
                 let message = format!("a message cannot have the special token {mark}");
                 return Err(ApiError::bad(message).of(param));
             }
-            let role = self.role(message.role);
-            for part in [self.before_role, role, self.after_role, &content, self.after_message] {
-                text += part;
+            match (message.role, self.system) {
+                (Role::System, Some(system)) => self.add(&mut text, system, "", &content),
+                (Role::System, None) => instructions += &(content + "\n\n"),
+                (Role::User, _) => {
+                    self.add(&mut text, user, &std::mem::take(&mut instructions), &content);
+                }
+                (Role::Assistant, _) => self.add(&mut text, assistant, "", &content),
             }
         }
-        Ok(text + self.before_role + self.role(Role::Assistant) + self.opening)
+        if !instructions.is_empty() {
+            self.add(&mut text, user, "", &instructions);
+        }
+        Ok(text + self.before_role + assistant + self.opening)
     }
 
-    fn role(&self, role: Role) -> &'static str {
-        let [system, user, assistant] = self.roles;
-        match role {
-            Role::System => system,
-            Role::User => user,
-            Role::Assistant => assistant,
+    fn add(&self, text: &mut String, role: &str, before: &str, content: &str) {
+        let content = if self.trims { content.trim() } else { content };
+        for part in [self.before_role, role, self.after_role, before, content, self.after_message] {
+            *text += part;
         }
     }
 

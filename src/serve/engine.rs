@@ -88,6 +88,11 @@ impl Engine {
         Ok((Self { orders, places, metrics }, params, thread))
     }
 
+    /// Whether nothing will be written any more: its thread has ended, as by a panic.
+    pub(super) fn has_ended(&self) -> bool {
+        self.orders.is_closed()
+    }
+
     /// Asks for texts; what comes of them, until each has finished. Dropping that forgets them.
     ///
     /// # Errors

@@ -83,7 +83,8 @@ impl ApiError {
     }
 
     pub(super) fn stopped() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the model has stopped")
+        let message = "the model has stopped; the server must be restarted";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
     pub(super) fn timeout(seconds: f64) -> Self {

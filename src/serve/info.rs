@@ -16,9 +16,11 @@ use crate::report::{CurvePoint, Curves};
 const POINTS: usize = 1000;
 
 pub(super) async fn health(State(site): State<Arc<Site>>) -> Response {
-    let (status, word) = match site.is_stopping() {
-        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        false => (StatusCode::OK, "ok"),
+    let has_failed = site.served.iter().any(|served| served.engine.has_ended());
+    let (status, word) = match (site.is_stopping(), has_failed) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+        _ => (StatusCode::OK, "ok"),
     };
     let key_required = site.key.is_some();
     (status, json_response(&json!({ "status": word, "key_required": key_required })))

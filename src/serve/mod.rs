@@ -22,4 +22,5 @@ mod routes;
 mod server;
 mod site;
 
+pub use gate::{EmptyKey, Key};
 pub use server::{Options, ServeError, Server, Stopper};

@@ -2,6 +2,8 @@ use axum::http::HeaderName;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use axum::response::{IntoResponse, Response};
 
+use crate::report::LOOK;
+
 const PAGE: &str = include_str!("playground/page.html");
 const STYLE: &str = include_str!("playground/style.css");
 const SCRIPT: &str = include_str!("playground/script.js");
@@ -19,6 +21,7 @@ pub(super) async fn playground() -> Response {
         (CACHE_CONTROL, "no-store".into()),
     ];
     // The nonce first, and so nowhere but where the page has it.
-    let page = PAGE.replace("NONCE", &nonce).replace("STYLE", STYLE).replace("SCRIPT", SCRIPT);
+    let style = format!("{LOOK}{STYLE}");
+    let page = PAGE.replace("NONCE", &nonce).replace("STYLE", &style).replace("SCRIPT", SCRIPT);
     (headers, page).into_response()
 }

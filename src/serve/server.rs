@@ -28,7 +28,7 @@ pub struct Options {
     /// Whether weights of projections are stored in a byte each.
     pub int8: bool,
     /// What clients must have as a bearer token.
-    pub api_key: Option<String>,
+    pub api_key: Option<Key>,
     /// Origins whose pages may ask, as `https://example.org`; `*` for any.
     pub cors_origins: Vec<String>,
     /// Texts of a run that are written together.
@@ -92,6 +92,19 @@ impl Server {
     /// # Errors
     /// An address that is taken, options that make no sense, or a run that cannot be served.
     pub fn start(runs: Vec<Run>, options: &Options) -> Result<Self, ServeError> {
+        let with_own = |run: Run| run.tokenizer().map(|own| (run, Arc::from(own)));
+        Self::start_with(runs.into_iter().map(with_own).collect::<Result<_, _>>()?, options)
+    }
+
+    /// [`Server::start`] of runs that have tokenizers of the caller's instead of their own, as a
+    /// program has that trained them with one that no file holds.
+    ///
+    /// # Errors
+    /// As for [`Server::start`].
+    pub fn start_with(
+        runs: Vec<(Run, Arc<dyn Tokenizer>)>,
+        options: &Options,
+    ) -> Result<Self, ServeError> {
         let origins = origins(&options.cors_origins)?;
         // First, since it is quick and the models are not.
         let refused = |source| ServeError::Listen { address: options.address, source };
@@ -100,18 +113,18 @@ impl Server {
         listener.set_nonblocking(true).map_err(refused)?;
         let metrics = Metrics::new();
         let (mut served, mut threads): (Vec<Arc<Served>>, _) = (Vec::new(), Vec::new());
-        for run in runs {
+        for (run, tokenizer) in runs {
             if served.iter().any(|other| other.run.name() == run.name()) {
                 return Err(ServeError::Twice { run: run.name().into() });
             }
-            let (run, thread) = start(run, options, &metrics)?;
+            let (run, thread) = start(run, tokenizer, options, &metrics)?;
             served.push(Arc::new(run));
             threads.push(thread);
         }
         let site = Arc::new(Site {
             served,
             metrics,
-            key: options.api_key.as_deref().map(Key::new),
+            key: options.api_key,
             timeout: options.timeout,
             max_body: options.max_body,
             stopping: AtomicBool::new(false),
@@ -171,10 +184,10 @@ fn origins(names: &[String]) -> Result<Vec<HeaderValue>, ServeError> {
 /// Loads a run.
 fn start(
     run: Run,
+    tokenizer: Arc<dyn Tokenizer>,
     options: &Options,
     metrics: &Metrics,
 ) -> Result<(Served, JoinHandle<()>), ServeError> {
-    let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
     let config = run.config();
     let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
     if let Task::MaskedTokens { .. } = task {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The path of the data, as lib.rs has it.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "config",
     "files",
     "backend",
@@ -17,6 +17,7 @@ const ORDER: [&str; 15] = [
     "generate",
     "interop",
     "eval",
+    "sweep",
     "report",
     "serve",
     "cli",

@@ -4,8 +4,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use emberlm::backend::GptBackend;
 use emberlm::config::{self, Architecture, ModelConfig, Source};
 use emberlm::generate::{
-    Choice, Next, NextToken, Overflow, Penalties, Sampler, Sampling, Sequence, SequenceError,
-    Slots, Ticket,
+    Choice, LogProbabilities, Next, NextToken, Overflow, Penalties, Sampler, Sampling, Sequence,
+    SequenceError, Slots, Ticket,
 };
 use emberlm::model::{Gpt, Initializer, Model, ModelError, load_parameters, parameter_shapes};
 use serde_json::{Value, json};
@@ -88,7 +88,7 @@ fn together<B: GptBackend>(model: &impl NextToken<B>, visits: &[Visit]) -> Vec<V
             there.insert(slots.enter(visit.sequence(vocab_size)).unwrap(), number);
         }
         let nexts = slots.step();
-        assert!(nexts.iter().map(|(ticket, _)| ticket).eq(there.keys()), "all, in their order");
+        assert!(nexts.is_sorted_by_key(|(ticket, _)| *ticket), "in their order");
         for (ticket, next) in nexts {
             let number = there[&ticket];
             match next {
@@ -361,6 +361,73 @@ fn sequences_that_cannot_be_read_are_refused() {
         for source in [&[][..], &[1; 7]] {
             let error = slots.enter(Sequence::translation(source, 0, sampler())).unwrap_err();
             assert_eq!(error, SequenceError::Source { length: source.len(), most: 6 });
+        }
+    });
+}
+
+/// Prompts that are read in several pieces, beside sequences that go on meanwhile.
+#[test]
+fn long_prompts_are_read_in_pieces_as_they_are_read_whole() {
+    on_each_backend!(|device: B| {
+        let base = json!({ "d_model": 32, "n_layers": 2, "n_heads": 2, "context_length": 620 });
+        for (name, options) in [
+            ("learned", json!({})),
+            (
+                "rotary, window",
+                json!({ "position": { "kind": "rotary" }, "n_kv_heads": 1, "attention": { "window": 100 } }),
+            ),
+            (
+                "alibi, window",
+                json!({ "position": { "kind": "alibi" }, "attention": { "window": 300 } }),
+            ),
+        ] {
+            let mut model = base.clone();
+            model.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+            let model: Gpt<Inner<B>> =
+                Gpt::new("long", &resolve(model), 97, Initializer::seeded(5), &device);
+            let ids = |length: usize| -> Vec<u32> {
+                (0..length as u32).map(|at| (at * at / 3 + 7 * at) % 97).collect()
+            };
+            let sequence = |length: usize| Sequence {
+                overflow: Overflow::Stop,
+                alternatives: Some(97),
+                ..Sequence::new(&ids(length), Sampler::new(GREEDY, 0).unwrap())
+            };
+            let mut slots = Slots::new(&model, 97);
+            let running = slots.enter(sequence(3)).unwrap();
+            slots.step();
+            for (length, pieces) in [(255, 1), (256, 2), (383, 2), (384, 3), (600, 4)] {
+                let long = slots.enter(sequence(length)).unwrap();
+                // Another one that has to wait, and is left before its turn.
+                let waiting = slots.enter(sequence(500)).unwrap();
+                let mut first = None;
+                for step in 1..=pieces {
+                    let nexts = slots.step();
+                    assert_eq!(nexts[0].0, running, "it is not held up");
+                    let found = nexts.into_iter().find(|(ticket, _)| *ticket == long);
+                    assert_eq!(found.is_some(), step == pieces, "{length}: step {step}");
+                    first = found.map(|(_, next)| next);
+                }
+                assert!(slots.leave(waiting) && slots.leave(long) && slots.len() == 1);
+                let Some(Next::Token(first)) = first else { panic!("{length}") };
+                let whole: Vec<i32> = ids(length).into_iter().map(|id| id as i32).collect();
+                let whole = Tensor::from_data(TensorData::new(whole, [1, length]), &device);
+                let logits = model.decode(whole, &mut model.new_cache()).unwrap();
+                let logits = floats(logits.into_data());
+                let expected = LogProbabilities::new(&logits, first.token, 97);
+                let found = first.log_probabilities.unwrap();
+                // A window keeps other keys beside those of a piece than of the whole.
+                if name == "learned" && <Inner<B> as GptBackend>::equal_rows().is_some() {
+                    assert_eq!(found, expected, "{name}, {length} tokens");
+                }
+                let by_id = |mut top: Vec<(u32, f64)>| {
+                    top.sort_by_key(|(id, _)| *id);
+                    top.into_iter().map(|(_, log_probability)| log_probability)
+                };
+                let difference = by_id(found.top).zip(by_id(expected.top));
+                let difference = difference.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(difference < 1e-4, "{name}, {length} tokens: {difference}");
+            }
         }
     });
 }

@@ -28,7 +28,8 @@ fn beams_are_those_of_transformers() {
                 max_tokens: case["max_tokens"].as_u64().unwrap() as usize,
                 stop_tokens: ids(&case["stop_tokens"]),
             };
-            let found = beam_search(&model, 97, &[], &ids(&case["prompt"]), &search).unwrap();
+            let found =
+                beam_search(&model, 97, &[], &ids(&case["prompt"]), &search, &mut || true).unwrap();
             let expected = case["found"].as_array().unwrap();
             assert_eq!(found.len(), expected.len(), "{case}");
             for (found, expected) in found.iter().zip(expected) {
@@ -121,9 +122,11 @@ fn enough_beams_find_the_likeliest_of_all_texts() {
                     stop_tokens: vec![stop],
                 };
                 let found = match &model {
-                    Model::Gpt(model) => beam_search(model, vocab_size, &[], &prompt, &search),
+                    Model::Gpt(model) => {
+                        beam_search(model, vocab_size, &[], &prompt, &search, &mut || true)
+                    }
                     Model::Seq2Seq(model) => {
-                        beam_search(model, vocab_size, &source, &prompt, &search)
+                        beam_search(model, vocab_size, &source, &prompt, &search, &mut || true)
                     }
                     Model::Encoder(_) => panic!(),
                 };
@@ -152,7 +155,8 @@ fn beams_end_with_the_context_and_with_what_is_asked_for() {
             max_tokens,
             stop_tokens: Vec::new(),
         };
-        let find = |prompt: &[u32], search| beam_search(&model, 5, &[], prompt, &search);
+        let find =
+            |prompt: &[u32], search| beam_search(&model, 5, &[], prompt, &search, &mut || true);
         let found = find(&[1, 2, 3, 4], search(3, 50)).unwrap();
         // The last token need not be read.
         assert!(found.len() == 3 && found.iter().all(|found| found.tokens.len() == 3));
@@ -162,5 +166,42 @@ fn beams_end_with_the_context_and_with_what_is_asked_for() {
         assert_eq!(find(&[], search(3, 3)).unwrap_err(), SequenceError::EmptyPrompt);
         let long = SequenceError::LongPrompt { length: 7, context_length: 6 };
         assert_eq!(find(&[1; 7], search(3, 3)).unwrap_err(), long);
+    });
+}
+
+/// It is asked before each pass whether to go on, and what is whole by then is what comes of it.
+#[test]
+fn a_search_ends_when_it_is_told_to() {
+    on_each_backend!(|device: B| {
+        let model = json!({ "d_model": 8, "n_layers": 1, "n_heads": 2, "context_length": 620,
+            "vocab_size": 5 });
+        let config = config::resolve(json!({ "name": "beams", "model": model })).unwrap().model;
+        let model: Gpt<Inner<B>> = Gpt::new("a", &config, 5, Initializer::seeded(1), &device);
+        let all: Vec<u32> = (0..5).collect();
+        let search = BeamSearch { beams: 3, length_penalty: 9.0, max_tokens: 9, stop_tokens: all };
+        let prompt: Vec<u32> = (0..600).map(|at| at * at % 5).collect();
+        let after = |passes: usize| {
+            let mut asked = 0;
+            let found = beam_search(&model, 5, &[], &prompt, &search, &mut || {
+                asked += 1;
+                asked <= passes
+            });
+            (found.unwrap(), asked)
+        };
+        // The prompt takes four passes.
+        for passes in 0..4 {
+            assert_eq!(after(passes), (Vec::new(), passes + 1));
+        }
+        // Every token ends a text, so that nothing is left to go on with.
+        let (found, asked) = after(4);
+        assert_eq!((found.len(), asked), (3, 4));
+        let stops = BeamSearch { stop_tokens: vec![4], beams: 2, ..search.clone() };
+        let mut asked = 0;
+        let found = beam_search(&model, 5, &[], &prompt, &stops, &mut || {
+            asked += 1;
+            asked <= 6
+        });
+        assert!(found.unwrap().iter().all(|found| found.tokens.len() <= 3), "two passes more");
+        assert_eq!(asked, 7);
     });
 }

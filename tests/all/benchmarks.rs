@@ -5,6 +5,8 @@ use std::fs;
 
 use emberlm::eval::{Benchmark, Question};
 
+use crate::support::golden;
+
 fn read(benchmark: Benchmark, name: &str, text: &str) -> Result<Vec<Question>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -72,6 +74,33 @@ fn arc_is_read_in_both_forms() {
     ] {
         let message = read(Benchmark::ArcEasy, "arc.jsonl", text).unwrap_err();
         assert!(message.contains(expected) && !message.contains('\n'), "{message}");
+    }
+}
+
+/// A file of pyarrow's, which writes those of the Hub, beside the same questions as lines.
+#[test]
+fn arc_is_read_from_parquet() {
+    let lines = Benchmark::ArcEasy.read(&golden("arc.jsonl")).unwrap();
+    assert_eq!(lines.len(), 5);
+    let fern = ["a rock", "a cat", "a fern", "a cloud", "a lamp"];
+    assert_eq!(lines[2], question(3, "Question: Which of these is a plant?\nAnswer:", &fern, 2));
+    assert_eq!(Benchmark::ArcEasy.read(&golden("arc.parquet")).unwrap(), lines);
+    let message = Benchmark::Lambada.read(&golden("arc.parquet")).unwrap_err().to_string();
+    assert!(message.contains("arc.parquet, line 1: missing field `text`"), "{message}");
+
+    let whole = fs::read(golden("arc.parquet")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("arc.parquet");
+    for at in 0..whole.len() {
+        for byte in [0xFF, whole[at] ^ 1, whole[at] ^ 0x20] {
+            let mut damaged = whole.clone();
+            damaged[at] = byte;
+            fs::write(&path, &damaged).unwrap();
+            // Read or refused, in one line.
+            if let Err(error) = Benchmark::ArcEasy.read(&path) {
+                assert!(!error.to_string().contains('\n'), "{error}");
+            }
+        }
     }
 }
 

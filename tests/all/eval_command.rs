@@ -1,11 +1,12 @@
 //! `emberlm eval` from outside.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::thread::JoinHandle;
 use tempfile::TempDir;
 
 use crate::command_line::{SHORT, TINY, emberlm, succeed, train};
@@ -32,8 +33,9 @@ fn refused(args: &[&str], expected: &str) {
     let output = emberlm(RUNS.path(), &[&["eval"], args].concat());
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains(expected), "{message}");
-    assert_eq!(message.lines().count(), 1, "{message}");
+    // Drivers of devices that are looked for may say something, too.
+    let own: Vec<&str> = message.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(own.len() == 1 && own[0].contains(expected), "{message}");
 }
 
 fn json(args: &[&str]) -> Value {
@@ -163,7 +165,6 @@ fn questions_and_stories_are_shown_in_a_table() {
         &["stories", "--task", "trivia"],
         "there is no benchmark `trivia`; there are hellaswag",
     );
-    refused(&["stories", "--task", "piqa"], "it is not known where piqa can be downloaded");
     refused(
         &["characters", "--task", tasks[0]],
         "piqa.jsonl, line 1: the tokenizer has never seen",
@@ -181,36 +182,76 @@ fn questions_and_stories_are_shown_in_a_table() {
     }
 }
 
-#[test]
-fn a_benchmark_is_downloaded_once() {
+/// By name.
+type Files<'a> = &'a [(&'a str, Vec<u8>)];
+
+/// A folder of data sets whose `benchmark` has files at a server, which gives each of them once.
+fn on_a_server(benchmark: &str, files: Files) -> (TempDir, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let body = "{\"text\": \"They ran to the river\"}\n";
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let _ = stream.read(&mut [0; 4096]).unwrap();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", body.len());
-        write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
-    });
     let folder = tempfile::tempdir_in(RUNS.path()).unwrap();
-    let lambada = folder.path().join("lambada");
-    fs::create_dir(&lambada).unwrap();
-    let manifest = serde_json::json!({
-        "name": "lambada", "description": "", "licence": "", "benchmark": "lambada",
-        "files": [{ "name": "test.jsonl", "url": format!("http://{address}/test.jsonl") }],
+    let listed: Vec<Value> = files
+        .iter()
+        .map(|(name, _)| json!({ "name": name, "url": format!("http://{address}/some/{name}") }))
+        .collect();
+    let manifest = json!({
+        "name": benchmark, "description": "", "licence": "", "benchmark": benchmark, "files": listed,
     });
-    fs::write(lambada.join("manifest.json"), manifest.to_string()).unwrap();
-    let root = folder.path().to_str().unwrap();
-    for _ in 0..2 {
-        let report = json(&["--task", "lambada", "--datasets", root, "--name", "downloaded"]);
-        assert_eq!(report["results"][0]["examples"], 1);
+    fs::create_dir(folder.path().join(benchmark)).unwrap();
+    let path = folder.path().join(benchmark).join("manifest.json");
+    fs::write(path, manifest.to_string()).unwrap();
+    let files: Vec<(String, Vec<u8>)> =
+        files.iter().map(|(name, body)| (format!("GET /some/{name} "), body.clone())).collect();
+    let server = std::thread::spawn(move || {
+        for (request, body) in files {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).unwrap();
+            assert!(head[..read].starts_with(request.as_bytes()), "{request}");
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", body.len());
+            write!(stream, "{head}Connection: close\r\n\r\n").unwrap();
+            stream.write_all(&body).unwrap();
+        }
+    });
+    (folder, server)
+}
+
+#[test]
+fn every_benchmark_is_downloaded_once() {
+    let hellaswag = r#"{"activity_label": "Chess", "ctx_a": "Two play.", "ctx_b": "", "endings": ["a", "b"], "label": 1}"#;
+    let arc = fs::read(crate::support::golden("arc.parquet")).unwrap();
+    let piqa = concat!(
+        r#"{"goal": "Wake up", "sol1": "sing", "sol2": "sleep"}"#,
+        "\n",
+        r#"{"goal": "Sit", "sol1": "run", "sol2": "rest"}"#
+    );
+    let arc = [("test-00000-of-00001.parquet", arc)];
+    let cases: [(&str, Files, u64); 5] = [
+        ("lambada", &[("test.jsonl", b"{\"text\": \"They ran to the river\"}\n".into())], 1),
+        ("hellaswag", &[("val.jsonl", hellaswag.into())], 1),
+        ("arc-easy", &arc, 5),
+        ("arc-challenge", &arc, 5),
+        ("piqa", &[("valid.jsonl", piqa.into()), ("valid-labels.lst", b"0\n1\n".into())], 2),
+    ];
+    for (benchmark, files, questions) in cases {
+        let (folder, server) = on_a_server(benchmark, files);
+        let root = folder.path().to_str().unwrap();
+        // The second time there is no server.
+        for _ in 0..2 {
+            // More context than these runs have is cut off.
+            let report = json(&["--task", benchmark, "--datasets", root, "--name", "downloaded"]);
+            assert_eq!(report["results"][0]["examples"], questions, "{benchmark}");
+        }
+        server.join().unwrap();
+        for (name, body) in files {
+            assert_eq!(fs::read(folder.path().join(benchmark).join(name)).unwrap(), *body);
+        }
+        let output = emberlm(RUNS.path(), &["prepare", benchmark, "--datasets", root]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        let expected = format!("{benchmark} has questions, and no text to train on");
+        assert!(message.contains(&expected), "{message}");
     }
-    server.join().unwrap();
-    assert_eq!(fs::read_to_string(lambada.join("test.jsonl")).unwrap(), body);
-    let output = emberlm(RUNS.path(), &["prepare", "lambada", "--datasets", root]);
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("lambada has questions, and no text to train on"), "{message}");
 }
 
 fn rows(folder: &Path, run: &str) -> Vec<Value> {

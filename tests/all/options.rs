@@ -30,14 +30,14 @@ use crate::on_each_backend;
 use crate::reference::{self, Parameters};
 use crate::support::{Inner, assert_close, floats, numbers};
 
-const VOCAB_SIZE: usize = 13;
+pub const VOCAB_SIZE: usize = 13;
 const CONTEXT_LENGTH: usize = 12;
 
 /// Logits reach about ten here, and f32 keeps seven digits of the sums that they come from.
 const TOLERANCE: f64 = 5e-5;
 
 /// A small model with one thing changed.
-fn with(change: Value) -> ModelConfig {
+pub fn with(change: Value) -> ModelConfig {
     resolve(change).unwrap()
 }
 
@@ -67,7 +67,7 @@ fn values(config: &ModelConfig) -> Vec<(String, TensorData)> {
     parameter_shapes(config, VOCAB_SIZE).into_iter().enumerate().map(value).collect()
 }
 
-fn model<B: Backend>(config: &ModelConfig, device: &B::Device) -> Model<B> {
+pub fn model<B: Backend>(config: &ModelConfig, device: &B::Device) -> Model<B> {
     let blank = Model::new("options", config, VOCAB_SIZE, Initializer::Zeros, device);
     let values = values(config);
     let find = |name: &str| {
@@ -76,13 +76,13 @@ fn model<B: Backend>(config: &ModelConfig, device: &B::Device) -> Model<B> {
     load_parameters(blank, find).unwrap()
 }
 
-fn ids(rows: &[&[u32]]) -> TensorData {
+pub fn ids(rows: &[&[u32]]) -> TensorData {
     let ids: Vec<i32> = rows.iter().flat_map(|row| row.iter().map(|id| *id as i32)).collect();
     TensorData::new(ids, [rows.len(), rows[0].len()])
 }
 
-const SEQUENCES: [[u32; 9]; 2] = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [11, 0, 12, 7, 7, 8, 2, 10, 4]];
-const SOURCES: [[u32; 7]; 2] = [[2, 7, 1, 8, 2, 8, 1], [12, 3, 3, 9, 0, 5, 6]];
+pub const SEQUENCES: [[u32; 9]; 2] = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [11, 0, 12, 7, 7, 8, 2, 10, 4]];
+pub const SOURCES: [[u32; 7]; 2] = [[2, 7, 1, 8, 2, 8, 1], [12, 3, 3, 9, 0, 5, 6]];
 
 fn flat(rows: Vec<Vec<f64>>) -> Vec<f64> {
     rows.into_iter().flatten().collect()
@@ -102,7 +102,7 @@ fn expected(config: &ModelConfig, parameters: &Parameters) -> Vec<f64> {
     rows.flatten().collect()
 }
 
-fn logits<B: GptBackend>(model: &Model<B>, device: &B::Device) -> Vec<f32> {
+pub fn logits<B: GptBackend>(model: &Model<B>, device: &B::Device) -> Vec<f32> {
     let rows: Vec<&[u32]> = SEQUENCES.iter().map(|row| &row[..]).collect();
     let sources: Vec<&[u32]> = SOURCES.iter().map(|row| &row[..]).collect();
     let tokens = Tensor::<B, 2, Int>::from_data(ids(&rows), device);
@@ -298,7 +298,7 @@ fn check_files<B: GptBackend>(config: &ModelConfig, device: &B::Device) -> bool 
 
 /// Each option by itself, and whether it changes the model's answer; `false` where it says what
 /// is the default anyway.
-fn single_options() -> Vec<(Value, bool)> {
+pub fn single_options() -> Vec<(Value, bool)> {
     let rotary = |more: Value| {
         let mut position = json!({ "kind": "rotary" });
         for (key, value) in more.as_object().unwrap() {

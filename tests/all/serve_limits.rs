@@ -1,12 +1,17 @@
 //! What a server refuses, how it ends, and what it makes of clients that misbehave.
 
+use clap::Parser;
 use emberlm::artifact::Run;
 use emberlm::backend;
+use emberlm::cli::Cli;
 use emberlm::serve::{Options, Server};
+use emberlm::tokenizer::{ByteTokenizer, SavedTokenizer, Tokenizer, TokenizerError};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use ureq::Agent;
@@ -243,7 +248,15 @@ fn what_takes_too_long_is_given_up() {
 #[test]
 fn a_key_is_asked_for_and_other_sites_only_let_in_by_name() {
     let origins = vec!["https://example.org".to_string()];
-    let keyed = Options { api_key: Some("secret".into()), cors_origins: origins, ..options() };
+    let api_key = Some("secret".parse().unwrap());
+    let keyed = Options { api_key, cors_origins: origins, ..options() };
+    let told = format!("{keyed:?}");
+    assert!(told.contains("api_key: Some(Key(..))") && !told.contains("secret"), "{told}");
+    let args = ["emberlm", "serve", "stories", "--api-key"];
+    let typed = Cli::try_parse_from(args.into_iter().chain(["secret"])).unwrap();
+    assert!(!format!("{typed:?}").contains("secret"), "{typed:?}");
+    let empty = Cli::try_parse_from(args.into_iter().chain([""])).unwrap_err().to_string();
+    assert!(empty.contains("the key is empty"), "{empty}");
     let served = Served::new(&keyed);
     let agent = agent();
     let get = |path: &str, header: Option<&str>| {
@@ -281,6 +294,71 @@ fn a_key_is_asked_for_and_other_sites_only_let_in_by_name() {
     assert_eq!(allowed(&Served::new(&options()), "https://example.org"), None);
     let any = Options { cors_origins: vec!["*".into()], ..options() };
     assert_eq!(allowed(&Served::new(&any), "https://example.com").as_deref(), Some("*"));
+}
+
+/// Bytes, of which none can be written once it is broken.
+#[derive(Debug, Default)]
+struct Breaking {
+    is_broken: AtomicBool,
+}
+
+impl Tokenizer for Breaking {
+    fn vocab_size(&self) -> usize {
+        ByteTokenizer.vocab_size()
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        ByteTokenizer.encode(text)
+    }
+
+    fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        assert!(!self.is_broken.load(Ordering::SeqCst), "this is how the model of this test stops");
+        ByteTokenizer.token_bytes(id)
+    }
+
+    fn end_of_text(&self) -> Option<u32> {
+        None
+    }
+
+    fn saved(&self) -> SavedTokenizer {
+        ByteTokenizer.saved()
+    }
+}
+
+/// What a bug of ours would do, where no hook ends the whole program.
+#[test]
+fn a_model_that_has_stopped_is_told_to_all() {
+    let tokenizer = Arc::new(Breaking::default());
+    let mut served = Served::new(&options());
+    let run = Run::open(&RUN.path().join("artifacts"), "stories").unwrap();
+    let server = Server::start_with(vec![(run, tokenizer.clone())], &options()).unwrap();
+    served.url = format!("http://{}", server.address());
+    assert_eq!(document(served.get("/health")).1["status"], "ok");
+    let clients = [true, false].map(|it| connect(&served, "/v1/completions", &endless(it)));
+    active(&served, 2.0);
+    tokenizer.is_broken.store(true, Ordering::SeqCst);
+    let answers = clients.map(|mut client| {
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let (mut answer, mut some) = (String::new(), [0; 4096]);
+        // Until it says so: what is kept open ends by itself only when the server does.
+        while !answer.contains("the model has stopped") {
+            let read = client.read(&mut some).unwrap();
+            assert!(read > 0, "{answer}");
+            answer += &String::from_utf8_lossy(&some[..read]);
+        }
+        answer
+    });
+    assert!(answers[0].starts_with("HTTP/1.1 200 OK\r\n"), "it had begun to stream");
+    assert!(answers[1].starts_with("HTTP/1.1 500 "), "{}", answers[1]);
+    let (status, health) = document(served.get("/health"));
+    assert_eq!((status, &health["status"]), (503, &json!("failed")));
+    for stream in [true, false] {
+        let (status, error) = document(served.post("/v1/completions", &endless(stream)));
+        assert_eq!((status, &error["error"]["type"]), (500, &json!("server_error")), "{error}");
+    }
+    served.becomes_idle();
+    server.stopper().stop();
+    assert!(!server.wait(), "a thread has panicked");
 }
 
 #[test]
@@ -428,7 +506,7 @@ fn the_official_client_works() {
         println!("skipped: EMBERLM_PYTHON names no Python with the package openai");
         return;
     };
-    let served = Served::new(&Options { api_key: Some("secret".into()), ..options() });
+    let served = Served::new(&Options { api_key: Some("secret".parse().unwrap()), ..options() });
     let script = crate::support::repository().join("tests/python/check_openai.py");
     let output = Command::new(python).arg(script).args([&served.url, "secret"]).output().unwrap();
     let (told, wrong) =

@@ -1,6 +1,6 @@
 use emberlm::data::{
     Compression, DataError, Documents, Piece, SourceFile, SourceFormat, SourceOptions,
-    SourceRecord, Sources,
+    SourceRecord, Sources, read_rows,
 };
 use flate2::write::GzEncoder;
 use parquet::basic::{Compression as Codec, Encoding, GzipLevel};
@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::Write;
@@ -437,6 +438,92 @@ fn damaged_compression_is_one_line() {
                 Err(error) => assert!(!error.to_string().contains('\n')),
             }
         }
+    }
+}
+
+#[test]
+fn rows_of_parquet_come_back_with_their_lists() {
+    let schema =
+        "message m { optional group a { required binary b (STRING); optional group c (LIST) {
+        repeated group list { optional binary element (STRING); } } } required int64 n; }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    // No `a`, an `a` without `c`, and lists of several lengths, some with a null.
+    type List = Vec<Option<String>>;
+    let rows: Vec<Option<(String, Option<List>)>> = (0..500)
+        .map(|row| {
+            let element = |at: usize| (at % 4 != 3).then(|| long_text(at % 9, row as u64));
+            let list =
+                (row % 5 != 1).then(|| (0..row * 7 % 6).map(|at| element(at + row)).collect());
+            (row % 11 != 4).then(|| (format!("text {}", row % 3), list))
+        })
+        .collect();
+    let expected: Vec<Value> = rows
+        .iter()
+        .map(|row| match row {
+            None => json!({ "a": { "b": null, "c": [] } }),
+            Some((b, list)) => {
+                let texts: Vec<&String> = list.iter().flatten().flatten().collect();
+                json!({ "a": { "b": b, "c": texts } })
+            }
+        })
+        .collect();
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("rows.parquet");
+    for (version, dictionary) in [
+        (WriterVersion::PARQUET_1_0, true),
+        (WriterVersion::PARQUET_1_0, false),
+        (WriterVersion::PARQUET_2_0, true),
+        (WriterVersion::PARQUET_2_0, false),
+    ] {
+        let properties = WriterProperties::builder()
+            .set_writer_version(version)
+            .set_compression(Codec::SNAPPY)
+            .set_dictionary_enabled(dictionary)
+            .set_data_page_row_count_limit(70)
+            .set_write_batch_size(10);
+        let mut writer =
+            SerializedFileWriter::new(vec![], schema.clone(), Arc::new(properties.build()))
+                .unwrap();
+        for rows in rows.chunks(300) {
+            let mut group = writer.next_row_group().unwrap();
+            let mut put =
+                |values: Vec<ByteArray>, definitions: &[i16], repetitions: Option<&[i16]>| {
+                    let mut column = group.next_column().unwrap().unwrap();
+                    let typed = column.typed::<ByteArrayType>();
+                    typed.write_batch(&values, Some(definitions), repetitions).unwrap();
+                    column.close().unwrap();
+                };
+            let b = rows.iter().flatten().map(|(b, _)| b.as_str().into()).collect();
+            let is_there: Vec<i16> = rows.iter().map(|row| row.is_some().into()).collect();
+            put(b, &is_there, None);
+            let (mut values, mut definitions, mut repetitions) =
+                (Vec::new(), Vec::new(), Vec::new());
+            for row in rows {
+                let list = row.as_ref().map(|(_, list)| list.as_ref());
+                let empty = match list {
+                    None => Some(0),
+                    Some(None) => Some(1),
+                    Some(Some(list)) => list.is_empty().then_some(2),
+                };
+                if let Some(level) = empty {
+                    definitions.push(level);
+                    repetitions.push(0);
+                }
+                for (place, element) in list.flatten().into_iter().flatten().enumerate() {
+                    definitions.push(if element.is_some() { 4 } else { 3 });
+                    repetitions.push(i16::from(place > 0));
+                    values.extend(element.as_ref().map(|text| ByteArray::from(text.as_str())));
+                }
+            }
+            put(values, &definitions, Some(&repetitions));
+            let mut column = group.next_column().unwrap().unwrap();
+            let numbers = vec![7; rows.len()];
+            column.typed::<Int64Type>().write_batch(&numbers, None, None).unwrap();
+            column.close().unwrap();
+            group.close().unwrap();
+        }
+        fs::write(&path, writer.into_inner().unwrap()).unwrap();
+        assert_eq!(read_rows(&path).unwrap(), expected, "{version:?}, {dictionary}");
     }
 }
 

@@ -1,4 +1,5 @@
 use std::io::{self, Write};
+use textwrap::Options;
 
 use crate::eval::{Measure, Outcome};
 
@@ -39,7 +40,9 @@ pub(super) fn lines(results: &[Outcome], out: &mut impl Write) -> io::Result<()>
     }
     for found in others {
         writeln!(out)?;
-        wrapped(&format!("{}: {}", found.task, found.protocol), out)?;
+        let protocol = format!("{}: {}", found.task, found.protocol);
+        let lines = textwrap::fill(&protocol, Options::new(WIDTH).subsequent_indent("  "));
+        writeln!(out, "{lines}")?;
     }
     Ok(())
 }
@@ -73,19 +76,4 @@ fn change(before: &Outcome, found: &Outcome, out: &mut impl Write) -> io::Result
         "{weights} perplexity {found_perplexity:.3}, {percent:+.3}% against {}",
         before.weights
     )
-}
-
-/// Words in lines.
-fn wrapped(text: &str, out: &mut impl Write) -> io::Result<()> {
-    let mut line = String::new();
-    for word in text.split(' ') {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            writeln!(out, "{line}")?;
-            line = "  ".into();
-        } else if !line.is_empty() {
-            line.push(' ');
-        }
-        line += word;
-    }
-    writeln!(out, "{line}")
 }

@@ -30,7 +30,8 @@ pub(super) fn answer<B: GptBackend, M: NextToken<B>, W: Write>(
         let mut stderr = io::stderr();
         writeln!(stderr, "Ctrl-C stops an answer, Ctrl-D ends. {}", generate.run.name())?;
     }
-    let answering = Arc::new(AtomicBool::new(false));
+    let answering = texts.going();
+    answering.store(false, Ordering::SeqCst);
     stop_on_interrupt(answering.clone())?;
     let mut answers = 0;
     loop {
@@ -58,9 +59,7 @@ pub(super) fn answer<B: GptBackend, M: NextToken<B>, W: Write>(
         };
         answering.store(true, Ordering::SeqCst);
         texts.write(&prompt, answers)?;
-        while !texts.is_finished() && answering.load(Ordering::SeqCst) {
-            texts.step()?;
-        }
+        texts.finish()?;
         if !texts.is_finished() {
             texts.stop()?;
         }

@@ -1,10 +1,12 @@
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Generate, Prompt};
 use crate::backend::GptBackend;
-use crate::generate::{Batch, Choice, Finish, NextToken, Progress, Ticket, beam_search};
+use crate::generate::{Batch, Choice, Finish, NextToken, Progress, Request, Ticket, beam_search};
 
 /// Texts on their way to the terminal or to lines of JSON, in the order in which they were asked
 /// for. The first that is not whole is written as it comes, and what others have meanwhile waits.
@@ -15,6 +17,8 @@ pub(super) struct Texts<'a, B: GptBackend, M: NextToken<B>, W> {
     waiting: VecDeque<Text>,
     /// Texts that have been written.
     written: usize,
+    /// Cleared where what is being written is to be left as it is.
+    going: Arc<AtomicBool>,
     out: W,
 }
 
@@ -35,7 +39,17 @@ struct Text {
 impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
     pub(super) fn new(generate: &'a Generate<'a>, model: &'a M, out: W) -> Self {
         let batch = Batch::new(model, generate.tokenizer, generate.end());
-        Self { generate, model, batch, waiting: VecDeque::new(), written: 0, out }
+        let going = Arc::new(AtomicBool::new(true));
+        Self { generate, model, batch, waiting: VecDeque::new(), written: 0, going, out }
+    }
+
+    /// Whether texts are to be written on; who clears it calls [`Texts::stop`] then.
+    pub(super) fn going(&self) -> Arc<AtomicBool> {
+        self.going.clone()
+    }
+
+    fn goes_on(&self) -> bool {
+        self.going.load(Ordering::SeqCst)
     }
 
     pub(super) fn into_out(self) -> W {
@@ -61,7 +75,7 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
             match args.beams {
                 Some(beams) => self.search(prompt, beams as usize, &mut text)?,
                 None => {
-                    while self.batch.len() >= args.batch as usize {
+                    while self.batch.len() >= args.batch as usize && self.goes_on() {
                         self.step()?;
                     }
                     text.ticket = Some(self.batch.enter(self.generate.request(prompt, seed))?);
@@ -69,6 +83,9 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
             }
             self.waiting.push_back(text);
             self.flush()?;
+            if !self.goes_on() {
+                break;
+            }
         }
         Ok(())
     }
@@ -80,7 +97,12 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
         let tokenizer = self.generate.tokenizer;
         let most = self.generate.end().map_or(0, |end| end as usize + 1);
         let vocab_size = most.max(tokenizer.vocab_size());
-        let found = beam_search(self.model, vocab_size, &request.source, &request.prompt, &search)?;
+        let Request { source, prompt, .. } = &request;
+        let goes_on = &mut || self.goes_on();
+        let found = beam_search(self.model, vocab_size, source, prompt, &search, goes_on)?;
+        if !self.goes_on() {
+            return Ok(());
+        }
         let Some(best) = found.into_iter().next() else {
             text.finish = Some(Finish::MaxTokens);
             return Ok(());
@@ -117,7 +139,7 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
     }
 
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        while !self.is_finished() {
+        while !self.is_finished() && self.goes_on() {
             self.step()?;
         }
         Ok(())

@@ -159,7 +159,10 @@ fn part_of(parameter: &str) -> &'static str {
 }
 
 /// What a device has free; none where it does not tell, or where the backend is not here.
-fn free_memory(backend: BackendKind, device: Option<usize>) -> anyhow::Result<Option<u64>> {
+pub(super) fn free_memory(
+    backend: BackendKind,
+    device: Option<usize>,
+) -> anyhow::Result<Option<u64>> {
     let Ok(devices) = backend::devices(backend) else { return Ok(None) };
     let index = device.unwrap_or_default();
     let Some(device) = devices.into_iter().nth(index) else {

@@ -2,6 +2,7 @@ use std::io::{BufWriter, IsTerminal, Write};
 
 use super::{open, text_or_stdin};
 use crate::cli::ShowArgs;
+use crate::report::terminal::visible;
 use crate::tokenizer::Tokenizer;
 
 /// Light backgrounds of the 256 colours, for black text: blue, orange, green, pink.
@@ -65,33 +66,6 @@ fn write_tokens(
         }
     }
     if at_line_start { Ok(()) } else { writeln!(out) }
-}
-
-/// A token's bytes as they can be read: `↵` before a line break, `→` for a tab, and the numbers of
-/// bytes that are not UTF-8 or cannot be seen.
-fn visible(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\n' => text.push_str("↵\n"),
-                '\t' => text.push('→'),
-                control if control.is_control() => {
-                    let mut buffer = [0; 4];
-                    push_bytes(&mut text, control.encode_utf8(&mut buffer).as_bytes());
-                }
-                other => text.push(other),
-            }
-        }
-        push_bytes(&mut text, chunk.invalid());
-    }
-    text
-}
-
-fn push_bytes(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        text.push_str(&format!("<0x{byte:02X}>"));
-    }
 }
 
 fn write_ids(out: &mut impl Write, ids: &[u32], color: bool) -> std::io::Result<()> {

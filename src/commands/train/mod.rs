@@ -5,7 +5,7 @@ mod plan;
 use anyhow::{Context, bail};
 use burn::module::{AutodiffModule, Module};
 use burn_train::Interrupter;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use super::progress::{is_quiet, note};
@@ -21,6 +21,7 @@ use crate::train::{
 };
 use keeper::Keeper;
 use plan::Plan;
+pub(super) use plan::apply_data;
 
 pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.target.backend.as_deref())?;
@@ -81,6 +82,9 @@ impl Job for Train<'_> {
         let interrupter = Interrupter::new();
         let display = display(args);
         stop_on_signal(&interrupter, display)?;
+        if args.stop_at_eof {
+            stop_at_eof(&interrupter);
+        }
         let keeper = Box::new(Keeper::new(&run, &config, &corpus)?);
         let mut loggers = loggers::open(&run, &config, taken)?;
         let tracking = loggers::track(&run, &config, backend, args)?;
@@ -376,4 +380,15 @@ fn stop_on_signal(interrupter: &Interrupter, display: Display) -> anyhow::Result
         interrupter.stop(Some("stopped by a signal"));
     })
     .context("cannot listen for Ctrl-C")
+}
+
+/// Whoever has started this program and holds its standard input may go away in any way: then the
+/// run ends after its step, with a checkpoint.
+fn stop_at_eof(interrupter: &Interrupter) {
+    let interrupter = interrupter.clone();
+    std::thread::spawn(move || {
+        // An input that cannot be read is no better than one that has ended.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        interrupter.stop(Some("standard input has ended"));
+    });
 }

@@ -5,6 +5,7 @@ use burn::tensor::backend::Backend;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -222,8 +223,18 @@ fn describe(run: &Run, resumable: Option<&Resumable>, args: &TrainArgs) -> RunSt
 
 /// Lays what the command line says on a configuration.
 fn apply(args: &TrainArgs, value: &mut Value) -> anyhow::Result<()> {
+    apply_data(value, args.data.as_ref(), args.eval_data.as_ref())?;
+    Ok(config::override_values(value, &args.set)?)
+}
+
+/// Gives a configuration other data.
+pub(in crate::commands) fn apply_data(
+    value: &mut Value,
+    data: Option<&PathBuf>,
+    eval_data: Option<&PathBuf>,
+) -> anyhow::Result<()> {
     let mut text = serde_json::Map::new();
-    for (key, path) in [("path", &args.data), ("validation_path", &args.eval_data)] {
+    for (key, path) in [("path", data), ("validation_path", eval_data)] {
         if let Some(path) = path {
             // Absolute, so that the run can be evaluated from anywhere.
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -234,16 +245,16 @@ fn apply(args: &TrainArgs, value: &mut Value) -> anyhow::Result<()> {
         let architecture = value.pointer("/model/architecture").cloned().unwrap_or_default();
         // A mistake in it is for `resolve` to report.
         let architecture = serde_json::from_value(architecture).unwrap_or_default();
-        let kind = match (&args.data, value["data"]["kind"].as_str()) {
+        let kind = match (data, value["data"]["kind"].as_str()) {
             (None, Some(configured)) => configured,
             (None, None) => "text",
             (Some(path), _) => DataConfig::kind_of(path, architecture),
         };
-        if kind == "tokens" && args.eval_data.is_some() {
+        if kind == "tokens" && eval_data.is_some() {
             bail!("prepared data has its own validation split; leave out --eval-data");
         }
         text.insert("kind".into(), kind.into());
         config::override_value(value, &format!("data={}", json!(text)))?;
     }
-    Ok(config::override_values(value, &args.set)?)
+    Ok(())
 }

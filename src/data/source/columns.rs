@@ -31,13 +31,7 @@ pub(super) struct Parquet {
 
 impl Parquet {
     pub(super) fn open(path: &Path, field: &str) -> Result<Self, DataError> {
-        let unreadable = |error: std::io::Error| DataError::Unreadable {
-            path: path.into(),
-            reason: error.to_string(),
-        };
-        let opened = File::open(path).map_err(unreadable)?;
-        let chunks = Arc::new(opened.try_clone().map_err(unreadable)?);
-        let file = SerializedFileReader::new(opened).map_err(|error| damaged(path, &error))?;
+        let (file, chunks) = open(path)?;
         let schema = file.metadata().file_metadata().schema_descr();
         let columns = schema.columns();
         let column = columns.iter().position(|column| column.path().string() == field);
@@ -102,16 +96,8 @@ impl Parquet {
     }
 
     fn begin_group(&mut self) -> Result<(), ParquetError> {
-        let group = self.file.metadata().row_group(self.groups);
-        let places = |message: &str| ParquetError::General(message.into());
-        let chunk =
-            group.columns().get(self.column).ok_or_else(|| places("a column is missing"))?;
-        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
-        if start < 0 || chunk.compressed_size() < 0 {
-            return Err(places("a column has no place"));
-        }
-        let rows = usize::try_from(group.num_rows())?;
-        self.pages = Some(SerializedPageReader::new(Arc::clone(&self.chunks), chunk, rows, None)?);
+        let (pages, rows) = chunk_pages(&self.file, &self.chunks, self.groups, self.column)?;
+        self.pages = Some(pages);
         self.rows_left = rows as u64;
         self.dictionary = None;
         self.groups += 1;
@@ -119,7 +105,37 @@ impl Parquet {
     }
 }
 
-enum Failure {
+/// A file's structure, and the file.
+pub(super) fn open(path: &Path) -> Result<(SerializedFileReader<File>, Arc<File>), DataError> {
+    let unreadable = |error: std::io::Error| DataError::Unreadable {
+        path: path.into(),
+        reason: error.to_string(),
+    };
+    let opened = File::open(path).map_err(unreadable)?;
+    let chunks = Arc::new(opened.try_clone().map_err(unreadable)?);
+    let file = SerializedFileReader::new(opened).map_err(|error| damaged(path, &error))?;
+    Ok((file, chunks))
+}
+
+/// The pages of a column in a row group, and the group's rows.
+pub(super) fn chunk_pages(
+    file: &SerializedFileReader<File>,
+    chunks: &Arc<File>,
+    group: usize,
+    column: usize,
+) -> Result<(SerializedPageReader<File>, usize), ParquetError> {
+    let group = file.metadata().row_group(group);
+    let places = |message: &str| ParquetError::General(message.into());
+    let chunk = group.columns().get(column).ok_or_else(|| places("a column is missing"))?;
+    let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+    if start < 0 || chunk.compressed_size() < 0 {
+        return Err(places("a column has no place"));
+    }
+    let rows = usize::try_from(group.num_rows())?;
+    Ok((SerializedPageReader::new(Arc::clone(chunks), chunk, rows, None)?, rows))
+}
+
+pub(super) enum Failure {
     NotUtf8,
     Parquet(ParquetError),
 }
@@ -130,11 +146,11 @@ impl From<ParquetError> for Failure {
     }
 }
 
-fn rows_differ() -> ParquetError {
+pub(super) fn rows_differ() -> ParquetError {
     ParquetError::General("the pages of a row group do not have its rows".into())
 }
 
-fn damaged(path: &Path, error: &ParquetError) -> DataError {
+pub(super) fn damaged(path: &Path, error: &ParquetError) -> DataError {
     let reason = error.to_string().replace('\n', " ");
     DataError::Damaged { path: path.into(), reason }
 }

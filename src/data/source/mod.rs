@@ -12,10 +12,12 @@ mod find;
 mod lines;
 mod pages;
 mod plain;
+mod rows;
 mod table;
 
 pub use documents::{Documents, Piece, SourceRecord};
 pub use find::{Compression, SourceFile, SourceFormat, Sources};
+pub use rows::read_rows;
 
 /// How documents are found in files.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,9 @@ use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 use std::ops::Range;
 
+/// Places of a page that may be in memory at once: a few bytes of a damaged one can claim any number.
+const PLACES: u32 = 1 << 26;
+
 /// Texts that pages of a column refer to by number.
 pub(super) struct Dictionary {
     data: ByteArray,
@@ -54,7 +57,7 @@ impl TextPage {
     pub(super) fn new(page: &Page, max_level: i16) -> Result<Self, ParquetError> {
         let data = ByteArray::from(page.buffer().clone());
         let bytes = data.data();
-        let (mut at, left) = match page {
+        let (at, left) = match page {
             Page::DataPageV2 {
                 num_values,
                 num_nulls,
@@ -73,6 +76,58 @@ impl TextPage {
             }
             _ => (0, u64::from(page.num_values())),
         };
+        Self::of_values(page, data, at, left)
+    }
+
+    /// The texts of a page of a column that may repeat, and how each place of it stands: its
+    /// repetition level, which is 0 where a row begins, and whether there is a text.
+    pub(super) fn nested(
+        page: &Page,
+        max_repetition: i16,
+        max_level: i16,
+    ) -> Result<(Self, Vec<(u32, bool)>), ParquetError> {
+        let data = ByteArray::from(page.buffer().clone());
+        let (mut at, bytes, count) = (0, data.data(), page.num_values());
+        let [repetitions, definitions] = match page {
+            Page::DataPageV2 { def_levels_byte_len, rep_levels_byte_len, .. } => {
+                [rep_levels_byte_len, def_levels_byte_len]
+                    .map(|length| take(&mut at, *length as usize).unwrap_or(0..0))
+            }
+            Page::DataPage { def_level_encoding, rep_level_encoding, .. } => {
+                let mut part = |encoding: &Encoding, most: i16| match (encoding, most) {
+                    (_, 0) => Ok(0..0),
+                    (Encoding::RLE, _) => plain(bytes, &mut at).ok_or_else(cut_off),
+                    _ => Err(ParquetError::NYI(format!("levels in {encoding}"))),
+                };
+                [part(rep_level_encoding, max_repetition)?, part(def_level_encoding, max_level)?]
+            }
+            Page::DictionaryPage { .. } => return Err(cut_off()),
+        };
+        if count > PLACES {
+            return Err(ParquetError::NYI(format!("a page of {count} places")));
+        }
+        let levels = |part, most| {
+            let levels = bytes.get::<Range<usize>>(part).and_then(|it| levels(it, count, most));
+            levels.ok_or_else(cut_off)
+        };
+        let both = levels(repetitions, max_repetition)?.zip(levels(definitions, max_level)?);
+        let place = |(repetition, definition): (Option<u32>, Option<u32>)| {
+            Some((repetition?, definition? == max_level as u32))
+        };
+        let places: Vec<(u32, bool)> =
+            both.map(place).collect::<Option<_>>().ok_or_else(cut_off)?;
+        let left = places.iter().filter(|(_, is_there)| *is_there).count();
+        Ok((Self::of_values(page, data, at, left as u64)?, places))
+    }
+
+    /// Of values that start at a byte of the page.
+    fn of_values(
+        page: &Page,
+        data: ByteArray,
+        mut at: usize,
+        left: u64,
+    ) -> Result<Self, ParquetError> {
+        let bytes = data.data();
         let values = match page.encoding() {
             Encoding::PLAIN => Some(Values::Plain),
             // A page without a value may be without its width.
@@ -151,15 +206,24 @@ fn plain(bytes: &[u8], at: &mut usize) -> Option<Range<usize>> {
 /// Where the values start in a page of the first version, and how many are not null.
 fn defined(bytes: &[u8], count: u32, max_level: i16) -> Option<(usize, u64)> {
     let mut at = 0;
-    let levels = plain(bytes, &mut at)?;
-    let width = 16 - max_level.leading_zeros();
-    let mut hybrid = Hybrid::new(0, width as u8)?;
+    let part = plain(bytes, &mut at)?;
     let mut values = 0;
-    for _ in 0..count {
-        let level = hybrid.next(&bytes[levels.clone()])?;
-        values += u64::from(level == max_level as u32);
+    for level in levels(bytes.get(part)?, count, max_level)? {
+        values += u64::from(level? == max_level as u32);
     }
     Some((at, values))
+}
+
+/// So many levels, from 0 to the highest; none from where the bytes end.
+fn levels(
+    bytes: &[u8],
+    count: u32,
+    highest: i16,
+) -> Option<impl Iterator<Item = Option<u32>> + '_> {
+    let width = 16 - highest.leading_zeros();
+    let mut hybrid = Hybrid::new(0, width as u8)?;
+    // Where there is but one level, nothing is written.
+    Some((0..count).map(move |_| if highest == 0 { Some(0) } else { hybrid.next(bytes) }))
 }
 
 /// Up to 64 bits, the lowest first.
