@@ -72,8 +72,8 @@ impl Job for Example {
             "name": "sums",
             "model": {"d_model": 48, "n_layers": 2, "n_heads": 4, "context_length": 16},
             "train": {
-                "steps": 400, "batch_size": 24,
-                "schedule": {"kind": "constant", "learning_rate": 5e-3, "warmup_steps": 10}
+                "steps": 1000, "batch_size": 24,
+                "schedule": {"kind": "constant", "learning_rate": 3e-3, "warmup_steps": 10}
             }
         }))?;
         // Whatever can be put into strings can be trained on: windows, batches and their order are

@@ -1,7 +1,8 @@
 //! Text for terminals: widths, colours, and characters that cannot be seen.
 
-use console::measure_text_width;
+use console::{Term, measure_text_width};
 use std::borrow::Cow;
+use std::io::IsTerminal;
 
 /// How text may look where it is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,10 +15,24 @@ pub struct Style {
 
 /// Columns, where nobody says how many there are.
 pub const WIDTH: usize = 80;
+/// Narrower trees and tables cannot be drawn, and wider ones are harder to read.
+const NARROWEST: usize = 40;
+const WIDEST: usize = 120;
 
 impl Style {
     /// Without colours, for files and pipes.
     pub const PLAIN: Self = Self { color: false, width: WIDTH };
+
+    /// As it is fit for standard output: colours on a terminal whose owner wants them, and no wider
+    /// lines than can be read.
+    pub fn of_stdout() -> Self {
+        let is_terminal = std::io::stdout().is_terminal();
+        let columns = Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
+        let width = columns.filter(|_| is_terminal).unwrap_or(WIDTH);
+        // https://no-color.org
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { color: is_terminal && !no_color, width: width.clamp(NARROWEST, WIDEST) }
+    }
 
     /// What stands out.
     pub fn bold(&self, text: &str) -> String {

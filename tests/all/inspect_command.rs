@@ -198,6 +198,7 @@ fn what_makes_no_sense_is_one_line() {
         &["bytes", "--attention", TEXT, "--place", "20"],
         "there is no token 20; the text has 0 to 19",
     );
+    refused(&["bytes", "--grads", "--target", "x"], "--target goes with a text");
     refused(&["bytes", "--grads", "--text", "a"], "--text has one token");
     refused(&["shakespeare-char", "--shapes"], "give it with --vocab-size N");
     let output = emberlm(RUNS.path(), &["inspect", "bytes", "--layer", "0"]);

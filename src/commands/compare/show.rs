@@ -163,7 +163,7 @@ fn table(
     width: usize,
 ) -> io::Result<()> {
     let labels = rows.iter().map(|(label, _)| display_width(label)).max().unwrap_or(0);
-    let label = labels.max(LABEL).min(width / 2);
+    let label = (labels + 1).max(LABEL).min(width / 2);
     let side = ((width - label) / COLUMN).clamp(1, names.len().max(1));
     let column = (width - label) / side;
     for first in (0..names.len()).step_by(side) {

@@ -7,16 +7,13 @@ use crate::data::{
 };
 use crate::report::inside::Passage;
 
-/// What the gradients are those of: a text, or the first batch of the training data that is as far
-/// apart as can be.
+/// What the gradients are those of, and its name: a text, or examples that are spread evenly over
+/// the training data.
 pub(super) fn batch(subject: &Subject, args: &InspectArgs) -> anyhow::Result<(TokenBatch, String)> {
     let task = subject.task()?;
     if let Some(text) = &args.text {
         let passage = subject.passage(text, args.target.as_deref(), "--text")?;
         return Ok((of_passage(passage, task)?, "--text".into()));
-    }
-    if args.target.is_some() && args.attention.is_none() && args.tokens.is_none() {
-        bail!("--target goes with a text; give one with --text TEXT");
     }
     let corpus = subject.corpus()?;
     let rows = args.batch.map_or(subject.config.train.batch_size, |rows| rows as usize);

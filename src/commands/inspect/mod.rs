@@ -5,7 +5,7 @@ mod subject;
 use anyhow::bail;
 use burn::tensor::backend::Backend;
 use serde::Serialize;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 
 use crate::backend::{self, BackendKind, Job, TrainBackend, check_precision};
 use crate::cli::InspectArgs;
@@ -13,7 +13,7 @@ use crate::config::Architecture;
 use crate::data::TokenBatch;
 use crate::model::{Model, tensors};
 use crate::report::inside::{self, GradientReport, Module, Passage, Reading, Sizes, WeightSummary};
-use crate::report::terminal::{Style, WIDTH};
+use crate::report::terminal::Style;
 use crate::train::LanguageModel;
 use attention::{Asked, Seen};
 use batch::batch;
@@ -22,12 +22,15 @@ use subject::Subject;
 /// Rows and columns of the pass whose shapes are shown.
 const ROWS: usize = 2;
 const COLUMNS: usize = 64;
-/// Wider lines than this are harder to read than longer trees.
-const WIDEST: usize = 120;
 
 pub(super) fn run(args: InspectArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.target.backend.as_deref())?;
     let reads = args.grads || args.tokens.is_some() || args.attention.is_some();
+    if args.target.is_some()
+        && [&args.text, &args.tokens, &args.attention].iter().all(|it| it.is_none())
+    {
+        bail!("--target goes with a text; give one with --tokens, --attention or --text");
+    }
     let subject = Subject::find(&args, reads)?;
     let config = &subject.config;
     let rows = args.batch.map_or(ROWS, |rows| rows as usize);
@@ -141,7 +144,7 @@ impl Inspect<'_> {
     }
 
     fn write(&self, document: &Document, out: &mut impl Write) -> anyhow::Result<()> {
-        let style = style();
+        let style = Style::of_stdout();
         let kind = match self.subject.config.model.architecture {
             Architecture::Decoder => "a decoder",
             Architecture::Encoder => "an encoder",
@@ -178,14 +181,4 @@ fn summaries<B: Backend>(model: &Model<B>) -> Vec<WeightSummary> {
         inside::summarize(&name, &data.shape, &values)
     };
     tensors(model).into_iter().map(summary).collect()
-}
-
-/// How standard output can be written to.
-fn style() -> Style {
-    let is_terminal = std::io::stdout().is_terminal();
-    // https://no-color.org
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let columns = console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
-    let width = columns.filter(|_| is_terminal).unwrap_or(WIDTH);
-    Style { color: is_terminal && !no_color, width: width.clamp(40, WIDEST) }
 }

@@ -1,8 +1,8 @@
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 
 use super::{open, text_or_stdin};
 use crate::cli::ShowArgs;
-use crate::report::terminal::visible;
+use crate::report::terminal::{Style, visible};
 use crate::tokenizer::Tokenizer;
 
 /// Light backgrounds of the 256 colours, for black text: blue, orange, green, pink.
@@ -16,9 +16,7 @@ pub(super) fn run(args: ShowArgs) -> anyhow::Result<()> {
     let text = text_or_stdin(args.text)?;
     let ids = tokenizer.encode(&text)?;
     let stdout = std::io::stdout();
-    // https://no-color.org
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let color = stdout.is_terminal() && !no_color;
+    let color = Style::of_stdout().color;
     let mut out = BufWriter::new(stdout.lock());
     write_tokens(&mut out, tokenizer.as_ref(), &ids, color)?;
     write_ids(&mut out, &ids, color)?;
