@@ -6,6 +6,7 @@ use crate::artifact::Run;
 use crate::backend::{GptBackend, Job, TrainBackend};
 use crate::cli::CompareArgs;
 use crate::commands::generate::{penalties, sampling};
+use crate::commands::progress;
 use crate::data::{Corpus, Split, Task};
 use crate::eval::{HeldOut, Measure, Outcome, Stopped};
 use crate::generate::{Batch, NextToken, Overflow, Request, Ticket, begun, opening};
@@ -80,8 +81,13 @@ impl Model<'_> {
             bytes = None;
         }
         let top_k: Vec<usize> = self.args.top_k.iter().map(|k| *k as usize).collect();
-        let mut watch = |_| Ok::<(), Stopped>(());
+        let bar = progress::items(held_out.len(), self.run.name());
+        let mut watch = |done: usize| {
+            bar.inc(done as u64);
+            Ok::<(), Stopped>(())
+        };
         let score = held_out.score(model, config.train.batch_size, &top_k, &mut watch)?;
+        bar.finish_and_clear();
         held_out.split().check()?;
         let mut measures =
             vec![Measure::new("loss", score.loss), Measure::new("perplexity", score.perplexity())];
