@@ -218,6 +218,17 @@ impl History {
         Ok(files::read_json(&self.run.join(SUMMARY))?)
     }
 
+    /// The summary, if there is one yet.
+    ///
+    /// # Errors
+    /// A summary that is damaged.
+    pub fn summary_so_far(&self) -> Result<Option<Summary>, ArtifactError> {
+        match self.run.join(SUMMARY).exists() {
+            true => self.summary().map(Some),
+            false => Ok(None),
+        }
+    }
+
     pub(super) fn forget_after(&self, step: usize) -> Result<(), ArtifactError> {
         for folder in [SAMPLES, EVALUATIONS].map(|folder| self.run.join(folder)) {
             files::remove_parts(&folder)?;

@@ -123,8 +123,7 @@ fn known(run: &Run, row: Row) -> Row {
     let found = || -> Result<(Option<usize>, Option<f64>, Status), ArtifactError> {
         let step = run.checkpoints().steps()?.last().copied();
         let history = run.history();
-        // A run that has not finished has none.
-        let summary = history.summary().ok();
+        let summary = history.summary_so_far()?;
         let points = history.losses()?;
         let of_summary = summary.as_ref().and_then(|summary| summary.best_val_loss);
         let valid = points.iter().filter(|point| point.split == "valid").map(|point| point.loss);

@@ -103,8 +103,7 @@ fn known(run: &Run) -> anyhow::Result<Compared> {
         name: run.name().into(),
         parameters: model::parameter_count(model, vocab_size),
         flops_per_token,
-        // There is none of a run that has not ended.
-        summary: history.summary().ok(),
+        summary: history.summary_so_far()?,
         step: None,
         measured: None,
         curves: Curves::new(&history.losses()?, flops_per_token),
