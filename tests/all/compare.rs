@@ -307,4 +307,12 @@ fn runs_are_listed_with_what_has_become_of_them() {
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let by_loss = runs(root, &["--sort", "loss"]);
     assert_eq!(by_loss[3]["name"], "broken");
+
+    // A summary that cannot be read is not one that was never written.
+    fs::write(artifacts.join("whole/summary.json"), "{").unwrap();
+    assert_eq!(runs(root, &["--sort", "name"])[3]["status"], "damaged");
+    let output = emberlm(root, &["compare", "halfway", "whole", "--quick"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("whole/summary.json"), "{message}");
 }
