@@ -75,7 +75,7 @@ impl<B: GptBackend> Embedding<B> {
             None => None,
         };
         let embedded = match (positions, places) {
-            (Some(positions), Places::Columns(_)) => embedded + positions.unsqueeze(),
+            (Some(positions), Places::Columns(_)) => add_to_each(embedded, positions),
             (Some(positions), Places::Rows(_)) => embedded + positions.unsqueeze_dim(1),
             (None, _) => embedded,
         };
@@ -85,6 +85,14 @@ impl<B: GptBackend> Embedding<B> {
         };
         B::dropout(embedded, self.dropout)
     }
+}
+
+/// Adds `[T, D]` to each entry of `[B, T, D]`, as a row to the rows of a matrix, for which backends
+/// have a loop of its own.
+fn add_to_each<B: Backend>(embedded: Tensor<B, 3>, positions: Tensor<B, 2>) -> Tensor<B, 3> {
+    let [b, t, d] = embedded.dims();
+    let sum = embedded.reshape([b, t * d]) + positions.reshape([1, t * d]);
+    sum.reshape([b, t, d])
 }
 
 /// Those rows of a table.
