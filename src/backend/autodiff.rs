@@ -75,13 +75,13 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         })
     }
 
-    fn rotate(input: Tensor<Self, 4>, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
+    fn rotate(input: Tensor<Self, 4>, heads: usize, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
         let Some(kernels) = B::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) else {
-            return default_rotate(input, rotation);
+            return default_rotate(input, heads, rotation);
         };
         let input = to_float(input);
         let angles = rotation.angles().map(|table| table.primitive);
-        let turn = Turn { pairing: rotation.pairing, back: false };
+        let turn = Turn { heads, pairing: rotation.pairing, back: false };
         let output = kernels.rotate(input.primitive.clone(), angles.clone(), turn);
         record::<B, C, 1, _>([&input], output, move |gradient, _| {
             [Some(kernels.rotate(gradient, angles.clone(), Turn { back: true, ..turn }))]

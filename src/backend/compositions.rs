@@ -105,9 +105,15 @@ pub(super) fn scaling(kind: NormKind, epsilon: f64) -> Option<Scaling> {
 /// [`GptBackend::rotate`] by burn's own operations.
 pub(super) fn default_rotate<B: Backend>(
     input: Tensor<B, 4>,
+    heads: usize,
     rotation: &Rotation<B>,
 ) -> Tensor<B, 4> {
     let [b, h, t, k] = input.dims();
+    if heads < h {
+        let others = input.clone().narrow(1, heads, h - heads);
+        let turned = default_rotate(input.narrow(1, 0, heads), heads, rotation);
+        return Tensor::cat(vec![turned, others], 1);
+    }
     let half = rotation.cosines.dims()[1];
     let turned = 2 * half;
     // As rows of T R/2 numbers, the one broadcast that every backend is fast at.

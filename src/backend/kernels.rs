@@ -34,9 +34,11 @@ impl Sight {
     }
 }
 
-/// Which numbers of a head are turned together, and which way.
+/// Which heads are turned, which of their numbers together, and which way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Turn {
+    /// The first so many; others stay as they are.
+    pub heads: usize,
     pub pairing: RotaryPairing,
     /// By the negative angles, as gradients are.
     pub back: bool,

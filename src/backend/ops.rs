@@ -144,18 +144,19 @@ pub trait GptBackend: Backend {
         burn::tensor::module::embedding(weight, tokens)
     }
 
-    /// Turns queries or keys by the angles of their positions (Su et al. 2021); what is beyond
-    /// the width of the rotation stays as it is.
+    /// Turns the first so many heads, which are queries and keys, by the angles of their positions
+    /// (Su et al. 2021); other heads, and what is beyond the width of the rotation, stay as they
+    /// are.
     ///
     /// # Shapes
     /// - `input` `[B, H, T, K]`, `rotation` over `T` positions -> `[B, H, T, K]`
-    fn rotate(input: Tensor<Self, 4>, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
+    fn rotate(input: Tensor<Self, 4>, heads: usize, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
         match Self::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) {
             Some(kernels) => {
-                let turn = Turn { pairing: rotation.pairing, back: false };
+                let turn = Turn { heads, pairing: rotation.pairing, back: false };
                 from_float(kernels.rotate(to_float(input), rotation.angles(), turn))
             }
-            None => default_rotate(input, rotation),
+            None => default_rotate(input, heads, rotation),
         }
     }
 

@@ -172,7 +172,13 @@ impl<B: GptBackend> SelfAttention<B> {
             ..self.heads.options()
         };
         let stays = self.query_norm.is_none() && self.key_norm.is_none();
-        if stays && pass.rotation.is_none() && pass.cache.is_none() {
+        if stays && pass.cache.is_none() {
+            let joined = match &pass.rotation {
+                Some(rotation) => {
+                    record.part("rotation", joined, |joined| B::rotate(joined, h + g, rotation))
+                }
+                None => joined,
+            };
             let seen = record.is_observed().then(|| B::separate(joined.clone(), [h, g]));
             let attend = |joined| B::attend_joined(joined, [h, g], &options);
             let attended = show(record, seen, &options, &self.output, joined, attend);
@@ -235,15 +241,16 @@ fn place<B: GptBackend>(
     norm: &Option<Norm<B>>,
     rotation: Option<(&Rotation<B>, bool)>,
 ) -> Tensor<B, 4> {
+    let count = heads.dims()[1];
     let heads = match norm {
         Some(norm) => record.part(norm_part, heads, |heads| norm.forward(heads)),
         None => heads,
     };
     match rotation {
         Some((rotation, false)) => {
-            record.part(rotation_part, heads, |heads| B::rotate(heads, rotation))
+            record.part(rotation_part, heads, |heads| B::rotate(heads, count, rotation))
         }
-        Some((rotation, true)) => B::rotate(heads.swap_dims(0, 2), rotation).swap_dims(0, 2),
+        Some((rotation, true)) => B::rotate(heads.swap_dims(0, 2), count, rotation).swap_dims(0, 2),
         None => heads,
     }
 }

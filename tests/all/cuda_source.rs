@@ -244,7 +244,7 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     for pairing in [RotaryPairing::Half, RotaryPairing::Interleaved] {
         let angles = leaf::<B, 2>([5, 4], device).detach();
         let rotation = Rotation { cosines: angles.clone(), sines: angles, pairing };
-        B::rotate(leaf::<B, 4>([2, 3, 5, 8], device), &rotation).sum().backward();
+        B::rotate(leaf::<B, 4>([2, 3, 5, 8], device), 2, &rotation).sum().backward();
     }
     for precision in [Precision::F32, Precision::Bf16] {
         let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };

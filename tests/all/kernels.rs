@@ -150,16 +150,18 @@ impl Job for Rotated {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
-        // The last number is how many pairs of a head are turned.
-        for [b, h, t, k, half] in [[1, 1, 1, 2, 1], [2, 3, 5, 8, 4], [3, 5, 70, 13, 4]] {
+        // The last numbers are how many heads are turned, and how many pairs of each.
+        for [b, h, t, k, heads, half] in
+            [[1, 1, 1, 2, 1, 1], [2, 3, 5, 8, 2, 4], [3, 5, 70, 13, 5, 4], [2, 6, 33, 9, 4, 3]]
+        {
             for pairing in [RotaryPairing::Half, RotaryPairing::Interleaved] {
                 let angles = Tensor::<B, 1>::from_floats(&*numbers(t * half, 63), &device);
                 let angles = (angles * 3.0).reshape([t, half]);
                 let rotation =
                     Rotation { cosines: angles.clone().cos(), sines: angles.sin(), pairing };
                 let input = leaf::<B, 4>([b, t, h, k], 64, &device);
-                let output = B::rotate(input.clone().swap_dims(1, 2), &rotation);
-                let name = format!("rotated {b} {h} {t} {k} {half} {pairing:?}");
+                let output = B::rotate(input.clone().swap_dims(1, 2), heads, &rotation);
+                let name = format!("rotated {b} {h} {t} {k} {heads} {half} {pairing:?}");
                 let mut observed = Observed::new(name, output);
                 observed.gradient("input", &input);
                 results.extend(observed.results);

@@ -8,7 +8,7 @@ use super::{TASK, team, written};
 use crate::backend::Turn;
 use crate::config::RotaryPairing;
 
-/// The heads turned, `[B, T, H, K]`; `angles` are cosines and sines, `[T, R / 2]` each, of the
+/// The heads, of which the first ones are turned, `[B, T, H, K]`; `angles` are cosines and sines, `[T, R / 2]` each, of the
 /// first R numbers of a head.
 pub(super) fn rotate(input: Heads, angles: [&[f32]; 2], half: usize, turn: Turn) -> Vec<f32> {
     let [b, h, t, k] = input.shape();
@@ -31,7 +31,7 @@ fn rotate_positions(
     input: Heads,
     angles: [&[f32]; 2],
     half: usize,
-    Turn { pairing, back }: Turn,
+    Turn { heads, pairing, back }: Turn,
     first: usize,
     room: &mut [MaybeUninit<f32>],
 ) {
@@ -42,13 +42,14 @@ fn rotate_positions(
         let [cosines, sines] = angles.map(|table| &table[place * half..][..half]);
         for (head, output) in room.chunks_exact_mut(k).enumerate() {
             let row = input.head(entry, head).row(place);
-            let (turned, rest) = row.split_at(2 * half);
-            let (output, output_rest) = output.split_at_mut(2 * half);
+            let width = if head < heads { 2 * half } else { 0 };
+            let (turned, rest) = row.split_at(width);
+            let (output, output_rest) = output.split_at_mut(width);
             let angles = cosines.iter().zip(sines);
             match pairing {
                 RotaryPairing::Half => {
-                    let (x, y) = turned.split_at(half);
-                    let (new_x, new_y) = output.split_at_mut(half);
+                    let (x, y) = turned.split_at(width / 2);
+                    let (new_x, new_y) = output.split_at_mut(width / 2);
                     let new = new_x.iter_mut().zip(new_y);
                     for (((new_x, new_y), (x, y)), (cosine, sine)) in
                         new.zip(x.iter().zip(y)).zip(angles)

@@ -9,7 +9,8 @@ use super::tensors::{UNITS, count, cubes_of_elements, dims, empty};
 use crate::backend::Turn;
 use crate::config::RotaryPairing;
 
-/// A unit an element of `[B, H, T, K]`, of which the first `2 half` are turned.
+/// A unit an element of `[B, H, T, K]`. The first `2 half` numbers of the first `turned` heads are
+/// turned.
 #[cube(launch)]
 fn rotate_kernel(
     input: &Tensor<f32>,
@@ -17,6 +18,7 @@ fn rotate_kernel(
     sines: &Array<f32>,
     output: &mut Array<f32>,
     heads: u32,
+    turned: u32,
     length: u32,
     width: u32,
     half: u32,
@@ -34,7 +36,7 @@ fn rotate_kernel(
             + time as usize * input.stride(2);
         let own = input[row + number as usize * input.stride(3)];
         let mut value = own;
-        if number < 2 * half {
+        if head < turned && number < 2 * half {
             // Which pair a number belongs to, and whether it is the second of it.
             let mut pair = number % half;
             let mut second = number >= half;
@@ -73,6 +75,7 @@ pub fn rotate<R: CubeRuntime>(
         sines.into_array_arg(),
         output.clone().into_array_arg(),
         heads as u32,
+        turn.heads as u32,
         length as u32,
         width as u32,
         half as u32,

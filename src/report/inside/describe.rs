@@ -173,6 +173,10 @@ pub(super) fn describe(path: &str, again: bool, config: &ModelConfig) -> Descrip
         "qkv" => (stream, vec![Batch, t, JoinedWidth]),
         "query" => (stream, vec![Batch, t, QueryWidth]),
         "key_value" => (vec![Batch, Source, Width], vec![Batch, Source, KeyValueWidth]),
+        "rotation" => {
+            let joined = vec![Batch, JoinedHeads, t, HeadWidth];
+            (joined.clone(), joined)
+        }
         "query_norm" | "query_rotation" => (queries.clone(), queries),
         "key_norm" | "key_rotation" => (key_heads.clone(), key_heads),
         "attend" if attends_joined(path, config) => {
@@ -192,10 +196,10 @@ pub(super) fn describe(path: &str, again: bool, config: &ModelConfig) -> Descrip
     Description { does: does(path, name, config), input, output }
 }
 
-/// Whether attention takes queries, keys and values as they come out of their projection.
+/// Whether attention takes queries, keys and values in one tensor, as their projection has made
+/// them.
 fn attends_joined(path: &str, config: &ModelConfig) -> bool {
-    let turned = matches!(config.position, PositionConfig::Rotary { .. });
-    !path.contains(".cross_attention") && config.attention.qk_norm.is_none() && !turned
+    !path.contains(".cross_attention") && config.attention.qk_norm.is_none()
 }
 
 fn does(path: &str, name: &str, config: &ModelConfig) -> String {
@@ -223,6 +227,7 @@ fn does(path: &str, name: &str, config: &ModelConfig) -> String {
         },
         "query" => "queries of all heads".into(),
         "key_value" => "keys and values of the source".into(),
+        "rotation" => format!("queries and keys {}", rotation(config)),
         "query_rotation" | "key_rotation" => rotation(config),
         "attend" => attend(path, is_cross, config),
         "output" => "brings the heads together, back to the model's width".into(),

@@ -57,6 +57,17 @@ impl Recorder {
         }
     }
 
+    /// Rotary positions of the queries and the keys among heads in one tensor.
+    pub(super) fn rotate_first(&mut self, joined: Value, sizes: Sizes) -> Value {
+        if self.operations.kernels {
+            return self.rotate(joined);
+        }
+        let values = self.part(joined, sizes.key_bytes());
+        let turned = self.part(joined, sizes.query_bytes() + sizes.key_bytes());
+        let turned = self.rotate(turned);
+        self.join(&[turned, values])
+    }
+
     /// Attention of heads in one tensor.
     pub(super) fn attend_joined(&mut self, joined: Value, sizes: Sizes, extras: Extras) -> Value {
         if self.attends_by_kernel(extras) {

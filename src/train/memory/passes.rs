@@ -202,7 +202,8 @@ impl<'a> Pass<'a> {
         };
         let outputs = (sizes.heads + 2 * sizes.key_heads) * sizes.width;
         let joined = self.linear(&format!("{name}.qkv"), input, self.rows(), outputs);
-        let attended = if model.attention.qk_norm.is_none() && !rotates {
+        let attended = if model.attention.qk_norm.is_none() {
+            let joined = if rotates { self.recorder.rotate_first(joined, sizes) } else { joined };
             self.recorder.attend_joined(joined, sizes, extras)
         } else {
             let query = self.recorder.part(joined, sizes.query_bytes());
