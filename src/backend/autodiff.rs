@@ -9,11 +9,11 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 use std::fmt::{self, Debug, Formatter};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compositions::{
     default_attend, default_cross_entropy, default_dense, default_normalization, default_rotate,
-    on_rows, scaling,
+    default_separate, on_rows, scaling,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
 use super::precision::factor;
@@ -211,6 +211,31 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             let of_joined =
                 kernels.attend_joined_backward(all, heads, output, log_sums, gradient, sight);
             [Some(of_joined)]
+        })
+    }
+
+    /// Autodiff's own way makes a gradient of all heads for each part, zero for the others, and adds
+    /// the three up.
+    fn separate(joined: Tensor<Self, 4>, heads: [usize; 2]) -> [Tensor<Self, 4>; 3] {
+        if B::kernels().is_none() || !fits(&joined) {
+            return default_separate(joined, heads);
+        }
+        let joined = to_float(joined);
+        let mut parts = B::separate(from_float(joined.primitive.clone()), heads).into_iter();
+        // Whoever brings the last one passes all of them on.
+        let gradients: Arc<Mutex<[Option<Tensor<B, 4>>; 3]>> = Arc::default();
+        std::array::from_fn(|number| {
+            let part = to_float(parts.next().expect("there are three"));
+            let gradients = Arc::clone(&gradients);
+            record::<B, C, 1, _>([&joined], part, move |gradient, _| {
+                let mut gradients = gradients.lock().unwrap_or_else(PoisonError::into_inner);
+                gradients[number] = Some(from_float(gradient));
+                if gradients.iter().any(Option::is_none) {
+                    return [None];
+                }
+                let gradients = gradients.each_mut().map(Option::take).map(Option::unwrap);
+                [Some(to_float(B::join(gradients)))]
+            })
         })
     }
 

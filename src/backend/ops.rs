@@ -194,12 +194,21 @@ pub trait GptBackend: Backend {
         Self::attend(query, key, value, options)
     }
 
-    /// H query heads, G key heads and their values, which stand in one tensor.
+    /// H query heads, G key heads and their values, which stand in one tensor. Where one of them
+    /// takes part in what is differentiated, all three have to.
     ///
     /// # Shapes
     /// - `joined` `[B, H + 2 G, T, K]` -> `[B, H, T, K]` and twice `[B, G, T, K]`
     fn separate(joined: Tensor<Self, 4>, heads: [usize; 2]) -> [Tensor<Self, 4>; 3] {
         default_separate(joined, heads)
+    }
+
+    /// The opposite of [`GptBackend::separate`].
+    ///
+    /// # Shapes
+    /// - `[B, H, T, K]` and twice `[B, G, T, K]` -> `[B, H + 2 G, T, K]`
+    fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
+        Tensor::cat(parts.to_vec(), 1)
     }
 
     /// Writes new positions into the room for them: those of each entry of the batch into the row

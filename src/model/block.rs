@@ -152,9 +152,8 @@ impl<B: GptBackend> Block<B> {
         norm: PlacedNorm<B>,
     ) -> Tensor<B, 3> {
         match self.placement {
-            // The output first: nobody else holds it, so that the sum can take its place.
-            NormPlacement::Post => apply(record, norm, output + stream),
-            _ => apply(record, norm, output) + stream,
+            NormPlacement::Post => apply(record, norm, stream + output),
+            _ => stream + apply(record, norm, output),
         }
     }
 }

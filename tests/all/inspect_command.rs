@@ -73,7 +73,7 @@ fn shapes_are_the_default_and_need_no_weights() {
     );
     let config = inspect(&["llama3", "--set", "model.n_layers=2", "--batch", "3", "--length", "5"]);
     assert!(config.starts_with("llama3, untrained: a decoder of "), "{config}");
-    assert!(config.contains("[B 3, G 2, T 5, K 64]") && config.contains("V 50257"), "{config}");
+    assert!(config.contains("[B 3, H+2G 12, T 5, K 64]") && config.contains("V 50257"), "{config}");
 
     let document = json(&["bytes"]);
     assert_eq!(document["step"], 6);

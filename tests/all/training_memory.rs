@@ -60,8 +60,8 @@ fn a_layer_keeps_what_its_kernels_need() {
     let gpt2 = config(json!({}), json!({}));
     assert_layer(&foretold(&gpt2, KERNELS), (4 + 3 + 1 + 2 * 4) * STREAM + LOG_SUMS);
 
-    // Queries and keys are there before and after they are turned, half as many keys as queries;
-    // gate and up and their product.
+    // Queries and keys beside the values as they are turned, half as many keys and values as
+    // queries, and nothing of before; gate and up and their product.
     let llama = config(
         json!({
             "n_kv_heads": 2, "d_ff": 128, "position": { "kind": "rotary" },
@@ -69,12 +69,11 @@ fn a_layer_keeps_what_its_kernels_need() {
         }),
         json!({}),
     );
-    let attention = 2 * STREAM + STREAM + STREAM / 2 + STREAM;
+    let attention = 2 * STREAM + STREAM;
     let expected = 4 * STREAM + attention + 3 * 2 * STREAM + LOG_SUMS;
     assert_layer(&foretold(&llama, KERNELS), expected);
-    // A GPU copies the values out of what has been projected, which then goes, and what is attended
-    // to, to have the heads of a position side by side.
-    let gpu = expected - 2 * STREAM + STREAM / 2 + STREAM;
+    // A GPU copies what is attended to, to have the heads of a position side by side.
+    let gpu = expected + STREAM;
     assert_layer(&foretold(&llama, BackendKind::Cuda), gpu);
     // In bf16 products keep factors of half as many bytes, weights among them: what is normed, once
     // for queries, keys and values, and twice for gate and up; what is attended to; what is gated.

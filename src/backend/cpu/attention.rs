@@ -11,7 +11,7 @@ use super::activation::{exp, not_positive};
 use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{highest, sum, sum_pairs};
 use super::team;
-use super::written;
+use super::{TASK, written};
 use crate::backend::Sight;
 
 /// Queries whose scores are in memory at a time.
@@ -233,6 +233,35 @@ pub(super) fn forward(
         })
     };
     (output, log_sums)
+}
+
+/// Heads of several tensors, `[B, T, heads of all, K]`.
+pub(super) fn join(parts: [Heads; 3]) -> Vec<f32> {
+    let [b, _, t, k] = parts[0].shape();
+    let all: usize = parts.iter().map(|part| part.shape()[1]).sum();
+    assert!(
+        parts.iter().all(|part| [part.shape()[0], part.shape()[2], part.shape()[3]] == [b, t, k])
+    );
+    let positions = (TASK / (all * k)).max(1);
+    // SAFETY: all heads of all positions are written.
+    unsafe {
+        written(b * t * all * k, |room| {
+            let rooms = room.chunks_mut(positions * all * k).enumerate();
+            team::for_each(rooms, |(number, room)| {
+                for (place, room) in room.chunks_exact_mut(all * k).enumerate() {
+                    let place = number * positions + place;
+                    let heads = parts.iter().flat_map(|part| {
+                        (0..part.shape()[1]).map(|head| part.head(place / t, head).row(place % t))
+                    });
+                    for (room, row) in room.chunks_exact_mut(k).zip(heads) {
+                        room.iter_mut().zip(row).for_each(|(room, x)| {
+                            room.write(*x);
+                        });
+                    }
+                }
+            });
+        })
+    }
 }
 
 /// What the forward pass has left.

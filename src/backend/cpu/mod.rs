@@ -103,6 +103,16 @@ impl GptBackend for Flex {
             .map(|(first, count)| from_float(joined.narrow(1, first, count)))
     }
 
+    fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
+        if parts.iter().any(|part| part.dtype() != DType::F32) {
+            return Tensor::cat(parts.to_vec(), 1);
+        }
+        let parts = parts.map(|part| with_rows(to_float(part)));
+        let [[b, h, t, k], [_, g, ..], _] = parts.each_ref().map(dims);
+        let joined = attention::join(parts.each_ref().map(heads));
+        from_float(tensor(joined, &[b, t, h + 2 * g, k]).transpose(1, 2))
+    }
+
     /// All rows in one, on all threads.
     fn attend_rows(
         query: Tensor<Self, 4>,
