@@ -4,6 +4,7 @@ use emberlm::artifact::Run;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -134,7 +135,23 @@ pub fn start(folder: &Path, args: &[&str]) -> Child {
         .unwrap()
 }
 
-fn signal(child: &Child, name: &str) {
+/// Starts a training and waits until it evaluates its last model, which must take a while.
+pub fn start_to_last_evaluation(folder: &Path, args: &[&str]) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let is_it = |line: String| line.starts_with("evaluating the last model");
+    assert!(lines.map(Result::unwrap).any(is_it), "it ended before");
+    child
+}
+
+pub fn signal(child: &Child, name: &str) {
     // It may have ended a moment ago.
     let _ = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
 }
