@@ -499,6 +499,22 @@ fn the_command_prints_where_it_is_and_ends_by_a_signal() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_key_that_cannot_be_read_is_not_taken_for_none() {
+    use std::os::unix::ffi::OsStrExt;
+    let output = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(["serve", "stories", "--port", "0"])
+        .current_dir(RUN.path())
+        .env("EMBERLM_API_KEY", std::ffi::OsStr::from_bytes(b"caf\xe9"))
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("EMBERLM_API_KEY is not UTF-8"), "{message}");
+    assert!(output.stdout.is_empty());
+}
+
 /// Where `EMBERLM_PYTHON` is a Python with the package `openai`.
 #[test]
 fn the_official_client_works() {
