@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
@@ -142,7 +142,7 @@ impl Run {
         let config = config::resolve(value)
             .map_err(|source| ArtifactError::Config { path: folder.join(CONFIG), source })?;
         Ok(Self {
-            name: config.name.clone(),
+            name: name_of(&path, root).unwrap_or_else(|| config.name.clone()),
             config,
             tokenizer: files::read_json(&path.join(TOKENIZER))?,
             path,
@@ -153,6 +153,8 @@ impl Run {
         &self.path
     }
 
+    /// What the run is opened by, or the name of its folder where that is not under the root. It
+    /// is the configuration's name until the folder is copied or moved.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -175,6 +177,18 @@ impl Run {
 
     pub fn checkpoints(&self) -> Checkpoints {
         Checkpoints::new(&self.path, self.config.train.keep_checkpoints)
+    }
+
+    /// That its training can go on.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotTrained`]
+    pub fn check_trained(&self) -> Result<(), ArtifactError> {
+        // A training saves nothing before its first step.
+        match self.checkpoints().steps()?[..] {
+            [0] => Err(ArtifactError::NotTrained { path: self.path.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// The best model, or where none was evaluated the newest.
@@ -322,6 +336,19 @@ impl Run {
         }
         self.history().forget_after(step)
     }
+}
+
+/// The way from the root to a run's folder, or the last part of its path.
+fn name_of(path: &Path, root: &Path) -> Option<String> {
+    let is_name = |part: Component| matches!(part, Component::Normal(_));
+    if let Ok(name) = path.strip_prefix(root)
+        && name.components().all(is_name)
+        && name.components().next().is_some()
+    {
+        return Some(name.to_string_lossy().into_owned());
+    }
+    let whole = path.canonicalize().ok()?;
+    whole.file_name().map(|name| name.to_string_lossy().into_owned())
 }
 
 /// Reads a model's weights, one tensor at a time, so that loading needs little more memory than the

@@ -479,3 +479,30 @@ fn the_use_of_experts_is_a_metric() {
         }
     }
 }
+
+#[test]
+fn a_run_is_called_by_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("artifacts");
+    succeed(&train(folder.path(), &[]));
+    fs::create_dir(root.join("old")).unwrap();
+    fs::rename(root.join("stories"), root.join("old/renamed")).unwrap();
+    let path = root.join("old/renamed");
+    let path = path.to_str().unwrap();
+    for (root, name, expected) in [
+        (&root, "old/renamed", "old/renamed"),
+        (&root, path, "old/renamed"),
+        (&root.join("old"), "renamed", "renamed"),
+        (&root.join("old/renamed"), ".", "renamed"),
+        (&root, &format!("{path}/../renamed/")[..], "renamed"),
+        (&root.join("nothing"), path, "renamed"),
+    ] {
+        let run = Run::open(root, name).unwrap();
+        assert_eq!((run.name(), &run.config().name[..]), (expected, "stories"), "{name}");
+    }
+    // What it says to type finds it.
+    let more = ["train", "--plain", "--resume", "old/renamed", "--set", "train.steps=7"];
+    let text = succeed(&emberlm(folder.path(), &more));
+    assert!(text.contains("more: emberlm generate old/renamed\n"), "{text}");
+    succeed(&emberlm(folder.path(), &["generate", "old/renamed", "--max-tokens", "2"]));
+}

@@ -15,7 +15,7 @@ use ureq::Agent;
 use ureq::http::Response;
 
 use crate::command_line::{TINY, emberlm, stdout, succeed, train};
-use crate::support::cpu_backends;
+use crate::support::{copy_folder, cpu_backends};
 
 /// A run of a few steps on the built-in stories. Its tokens are bytes, so that what it writes is
 /// not always UTF-8.
@@ -526,6 +526,36 @@ fn models_and_their_curves_are_told() {
         let (status, error) = document(served.get(missing));
         assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")));
     }
+}
+
+/// A copied run has the name of its folder, so that both can be served.
+#[test]
+fn a_copy_of_a_run_is_served_beside_it_and_a_damaged_summary_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = Run::open(&RUN.path().join("artifacts"), "stories").unwrap();
+    copy_folder(whole.path(), &folder.path().join("copy"));
+    let copy = Run::open(folder.path(), "copy").unwrap();
+    let summary = copy.path().join("summary.json");
+    let mut served = Served::new(&options());
+    let both = Server::start(vec![whole, copy], &options()).unwrap();
+    served.url = format!("http://{}", both.address());
+    let models = document(served.get("/v1/models")).1;
+    let ids = models["data"].as_array().unwrap().iter().map(|model| &model["id"]);
+    assert_eq!(ids.collect::<Vec<_>>(), ["stories", "copy"]);
+    let body = json!({ "model": "copy", "prompt": "a", "max_tokens": 2 });
+    assert_eq!(served.ask("/v1/completions", &body)["model"], "copy");
+
+    let details = || document(served.get("/api/models/copy"));
+    assert!(details().1["summary"]["steps"].is_number());
+    std::fs::write(&summary, "{").unwrap();
+    let (status, error) = details();
+    assert_eq!((status, &error["error"]["type"]), (500, &json!("server_error")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("summary.json is damaged"));
+    std::fs::remove_file(&summary).unwrap();
+    let (status, found) = details();
+    assert!(status == 200 && found["summary"].is_null(), "it is being trained, or was imported");
+    both.stopper().stop();
+    assert!(both.wait());
 }
 
 /// The page asks nobody else, and lets nothing in that is not its own.
