@@ -189,7 +189,13 @@ impl Evaluate<'_> {
                 let text = self.text.iter().map(Text::name);
                 let tasks = self.questions.iter().map(|asked| asked.benchmark.name().to_owned());
                 let stories = self.stories.iter().map(|_| "stories".to_owned());
-                text.chain(tasks).chain(stories).collect::<Vec<_>>().join("-")
+                // What is measured otherwise is kept beside it.
+                let EvalArgs { stride, limit, weights, .. } = self.args;
+                let stride = stride.map(|stride| format!("stride{stride}"));
+                let limit = limit.map(|limit| format!("limit{limit}"));
+                let int8 = weights.quantize.map(|_| "int8".to_owned());
+                let how = [stride, limit, int8].into_iter().flatten();
+                text.chain(tasks).chain(stories).chain(how).collect::<Vec<_>>().join("-")
             }
         };
         let own = self.run.history().evaluations();
