@@ -32,6 +32,9 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     }
     let generate =
         Generate { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), task };
+    if let Some(beams) = args.beams {
+        generate.beam_search(beams as usize).validate()?;
+    }
     let prompts = generate.prompts()?;
     backend::dispatch(backend.on(args.common.target.device), Prompted { generate, prompts })?
 }
