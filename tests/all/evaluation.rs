@@ -9,7 +9,7 @@ use emberlm::backend::GptBackend;
 use emberlm::config::{self, ModelConfig, Packing};
 use emberlm::data::{Split, SplitTokens, Task, TokenStream, Window, disjoint_windows};
 use emberlm::eval::{
-    ChoiceScore, Continuation, ContinuationError, ContinuationScore, HeldOut, HeldOutError,
+    ChoiceScore, Context, Continuation, ContinuationError, ContinuationScore, HeldOut, HeldOutError,
     LastWordScore, Measure, Outcome, Question, Report, Stopped, StoryWriter, log_likelihoods,
     sliding_windows, write_stories,
 };
@@ -367,11 +367,11 @@ fn questions_are_answered_as_by_hand() {
         let continuations: Vec<Continuation> = questions
             .iter()
             .flat_map(|question| {
-                question.choices.iter().map(|choice| {
-                    let continuation = format!(" {choice}");
-                    Continuation::new(&tokenizer, &question.context, &continuation, CONTEXT_LENGTH)
-                        .unwrap()
-                })
+                let context = Context::new(&tokenizer, &question.context).unwrap();
+                let continued = |choice: &String| {
+                    context.continued(&format!(" {choice}"), CONTEXT_LENGTH).unwrap()
+                };
+                question.choices.iter().map(continued).collect::<Vec<_>>()
             })
             .collect();
         assert_eq!(continuations[4].tokens, tokenizer.encode("da  d").unwrap());
@@ -392,7 +392,8 @@ fn questions_are_answered_as_by_hand() {
         // likeliest, after "c" a "d", after "a" a space.
         let words = [("da", " a"), ("da", " b"), ("db", "a"), ("cc", "d"), ("cb", "a ")];
         let continuations = words.map(|(context, word)| {
-            Continuation::new(&tokenizer, context, word, CONTEXT_LENGTH).unwrap()
+            let context = Context::new(&tokenizer, context).unwrap();
+            context.continued(word, CONTEXT_LENGTH).unwrap()
         });
         let scores = log_likelihoods(&model, &continuations, 2, &mut go_on).unwrap();
         let greedy: Vec<bool> = scores.iter().map(|score| score.greedy).collect();
@@ -421,8 +422,8 @@ fn choices_and_words_are_counted() {
     let sums = [-3.0, -4.0, -1.0, -1.0, -2.0, f64::NAN, -9.0];
     let scores = sums.map(|sum| score(sum, false));
     let found = ChoiceScore::new(&questions, &scores);
-    // -3/2 against -4/4; of equals the first; what is not a number is not passed by.
-    assert_eq!((found.right, found.right_normalised), (2, 3));
+    // -3/2 against -4/4; of equals the first; what is not a number answers nothing.
+    assert_eq!((found.right, found.right_normalised), (1, 2));
     assert!((found.chance - (0.5 + 1.0 / 3.0 + 0.5) / 3.0).abs() < 1e-12);
 
     let found = LastWordScore::new(&[score(-1.0, true), score(-4.0, false), score(-1.0, true)]);
@@ -475,7 +476,7 @@ fn choices_and_words_are_counted() {
 fn a_continuation_has_the_tokens_that_the_whole_text_has() {
     let gpt2 = TiktokenTokenizer::new("gpt2").unwrap();
     let new = |context: &str, continuation: &str, context_length| {
-        Continuation::new(&gpt2, context, continuation, context_length)
+        Context::new(&gpt2, context)?.continued(continuation, context_length)
     };
     // 15496 is "Hello" and 995 " world".
     let whole = Continuation { tokens: vec![15496, 995], scored: 1 };
