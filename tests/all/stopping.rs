@@ -41,6 +41,24 @@ fn a_run_without_improvement_stops_early() {
 }
 
 #[test]
+fn a_run_whose_evaluations_are_no_numbers_stops_early() {
+    let folder = tempfile::tempdir().unwrap();
+    // The first step ruins the weights, and all others are left out.
+    let args = [
+        "train.steps=30",
+        "train.schedule.learning_rate=1e38",
+        "train.schedule.warmup_steps=0",
+        "train.non_finite=skip",
+        r#"train.early_stopping={"patience":2}"#,
+    ];
+    let output = train(folder.path(), &args.map(|set| ["--set", set]).concat());
+    let message = String::from_utf8_lossy(&output.stderr);
+    let expected = "diverged: its validation loss is not a number after 6 steps";
+    assert!(message.contains(expected), "{message}");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 #[cfg(unix)]
 fn a_signal_ends_the_last_evaluation_which_can_be_made_up_for() {
     let folder = tempfile::tempdir().unwrap();
