@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::progress::{self, note};
+use super::signals::{STOPPED, stop_on_signal};
 use super::tokenizer::open;
 use crate::cli::PrepareArgs;
 use crate::data::{
@@ -18,8 +19,6 @@ use crate::data::{
 use crate::files;
 use crate::tokenizer::{CharacterTokenizer, Tokenizer};
 
-/// As after a signal.
-pub(super) const STOPPED: i32 = 130;
 const VALIDATION_FRACTION: f64 = 0.1;
 /// Of the documents of large corpora, which have enough of them.
 const SMALL_VALIDATION_FRACTION: f64 = 0.01;
@@ -479,15 +478,4 @@ pub(super) fn show_download(bar: &ProgressBar, progress: Progress, last: &mut St
     bar.set_length(total.unwrap_or(done));
     bar.set_position(done);
     bar.set_message(message);
-}
-
-/// The first signal ends the work after its batch; the second ends the program at once.
-pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(STOPPED);
-        }
-        note(format_args!("stopping; once more to stop at once"));
-    })
-    .context("cannot listen for Ctrl-C")
 }

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use super::plan::bytes;
 use super::progress::note;
+use super::signals::{STOPPED, on_signal};
 use crate::artifact::Run;
 use crate::backend;
 use crate::cli::ServeArgs;
 use crate::serve::{Key, Options, Server};
 
-/// The exit code of a program that Ctrl-C has ended.
-const INTERRUPTED: i32 = 130;
 /// Where the key may be instead of among the arguments, which everybody on the machine can see.
 const KEY: &str = "EMBERLM_API_KEY";
 
@@ -49,13 +48,12 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let names = names.join(", ");
     let server = Server::start(runs, &options)?;
     let (stopper, stopping) = (server.stopper(), AtomicBool::new(false));
-    ctrlc::set_handler(move || {
+    on_signal(move || {
         if stopping.swap(true, Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED);
+            std::process::exit(STOPPED);
         }
         stopper.stop();
-    })
-    .context("cannot listen for Ctrl-C")?;
+    })?;
     let mut out = std::io::stdout();
     writeln!(out, "serving {names} at http://{}", server.address())?;
     out.flush()?;

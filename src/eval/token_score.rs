@@ -35,8 +35,7 @@ pub fn token_scores<B: GptBackend>(
     batch: &TokenBatch,
 ) -> Vec<TokenScore> {
     let (hidden, targets) = model.asked(batch); // [N, D], [N]
-    let targets: Vec<u32> =
-        targets.into_data().iter::<i64>().map(|target| target as u32).collect();
+    let targets: Vec<u32> = targets.into_data().iter::<i64>().map(|target| target as u32).collect();
     let vocab_size = match &model.model {
         Model::Gpt(model) => model.vocab_size(),
         Model::Encoder(model) => model.vocab_size(),

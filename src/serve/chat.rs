@@ -137,7 +137,8 @@ impl Template {
     /// What a message cannot say without being taken for more than its author may say.
     fn specials(&self, tokenizer: &dyn Tokenizer) -> Vec<String> {
         let ends = [tokenizer.beginning_of_text(), tokenizer.end_of_text()].into_iter().flatten();
-        let text_of = |id| Some(tokenizer.decode(&[id])).filter(|it| single(tokenizer, it) == Some(id));
+        let text_of =
+            |id| Some(tokenizer.decode(&[id])).filter(|it| single(tokenizer, it) == Some(id));
         // A single character is none that was made for this.
         let of_texts = ends.filter_map(text_of).filter(|text| text.chars().count() > 1);
         self.marks.iter().map(|mark| String::from(*mark)).chain(of_texts).collect()

@@ -9,9 +9,9 @@ use emberlm::backend::GptBackend;
 use emberlm::config::{self, ModelConfig, Packing};
 use emberlm::data::{Split, SplitTokens, Task, TokenStream, Window, disjoint_windows};
 use emberlm::eval::{
-    ChoiceScore, Context, Continuation, ContinuationError, ContinuationScore, HeldOut, HeldOutError,
-    LastWordScore, Measure, Outcome, Question, Report, Stopped, StoryWriter, log_likelihoods,
-    sliding_windows, write_stories,
+    ChoiceScore, Context, Continuation, ContinuationError, ContinuationScore, HeldOut,
+    HeldOutError, LastWordScore, Measure, Outcome, Question, Report, Stopped, StoryWriter,
+    log_likelihoods, sliding_windows, write_stories,
 };
 use emberlm::model::{Gpt, Initializer, Model, load_parameters};
 use emberlm::tokenizer::{ByteTokenizer, CharacterTokenizer, TiktokenTokenizer, Tokenizer};

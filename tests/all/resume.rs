@@ -245,6 +245,41 @@ fn a_stopped_run_ends_as_one_that_was_left_alone() {
     }
 }
 
+/// `nohup` lets a program ignore that its terminal goes away.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_that_is_to_outlive_its_terminal_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let long = ["--set", "train.steps=1000000", "--set", "train.evaluate_every=1000000"];
+    let program = [env!("CARGO_BIN_EXE_emberlm"), "train", "--run", "kept"];
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .args([&program[..], &TINY, &SHORT, &long].concat())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = path_of(folder, "kept").join("metrics.jsonl");
+    let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    let id = child.id().to_string();
+    let mut steps = |count: usize| {
+        while lines() < count {
+            assert!(child.try_wait().unwrap().is_none(), "it ended after {} steps", lines());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    steps(5);
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    };
+    signal("-HUP");
+    steps(lines() + 500);
+    signal("-TERM");
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 #[cfg(unix)]
 fn a_run_of_2000_steps_interrupted_ten_times_has_the_same_weights() {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use super::prepare::{STOPPED, stop_on_signal};
 use super::progress::{self, note};
+use super::signals::{STOPPED, stop_on_signal};
 use super::weights::{check, stored};
 use crate::artifact::{Run, write_evaluation};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};

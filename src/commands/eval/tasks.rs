@@ -8,12 +8,13 @@ use super::Evaluate;
 use crate::artifact::Run;
 use crate::backend::GptBackend;
 use crate::cli::EvalArgs;
-use crate::commands::prepare::{STOPPED, show_download};
+use crate::commands::prepare::show_download;
 use crate::commands::progress;
+use crate::commands::signals::STOPPED;
 use crate::data::{Manifest, fetch};
 use crate::eval::{
-    Benchmark, ChoiceScore, Context, Continuation, ContinuationError, LastWordScore, Measure, Outcome, Question, Stopped,
-    log_likelihoods,
+    Benchmark, ChoiceScore, Context, Continuation, ContinuationError, LastWordScore, Measure,
+    Outcome, Question, Stopped, log_likelihoods,
 };
 use crate::tokenizer::Tokenizer;
 use crate::train::LanguageModel;

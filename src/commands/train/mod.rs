@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::progress::{is_quiet, note};
+use super::signals::{STOPPED, on_signal};
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
@@ -406,10 +407,10 @@ fn say(args: &TrainArgs, line: std::fmt::Arguments) {
 fn stop_on_signal(interrupter: &Interrupter, display: Display) -> anyhow::Result<()> {
     let interrupter = interrupter.clone();
     let mut stopping = false;
-    ctrlc::set_handler(move || {
+    on_signal(move || {
         if stopping {
             display.abandon();
-            std::process::exit(130);
+            std::process::exit(STOPPED);
         }
         stopping = true;
         // A line would stay on the dashboard, which shows the reason itself.
@@ -418,7 +419,6 @@ fn stop_on_signal(interrupter: &Interrupter, display: Display) -> anyhow::Result
         }
         interrupter.stop(Some("stopped by a signal"));
     })
-    .context("cannot listen for Ctrl-C")
 }
 
 /// Whoever has started this program and holds its standard input may go away in any way: then the
