@@ -17,7 +17,7 @@ pub(super) fn run(args: PredictArgs) -> anyhow::Result<()> {
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
     let config = run.config();
-    match Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed) {
+    match run.task(tokenizer.as_ref()) {
         Task::NextToken => {}
         Task::MaskedTokens { .. } => {
             bail!("the run {} fills gaps; use emberlm fill-mask", run.name())

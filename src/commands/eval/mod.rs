@@ -29,7 +29,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let config = run.config();
     let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
-    let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
+    let task = run.task(tokenizer.as_ref());
     let continues = task == Task::NextToken;
     if !continues && (!args.task.is_empty() || args.stories.is_some()) {
         let does = match task {
