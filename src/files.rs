@@ -8,6 +8,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
+use tempfile::{Builder, NamedTempFile};
 
 /// What goes wrong with a file.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,8 @@ pub enum FileError {
     Damaged { path: PathBuf, reason: String },
 }
 
+/// How the names of what is not finished, or about to be removed, begin.
+pub const PART: &str = ".part-";
 /// Names the checksums of the other files of its folder.
 const CHECKSUMS: &str = "checksums.json";
 
@@ -41,23 +44,56 @@ pub fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), FileError> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let whole = || {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".part-");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary files are private; this one becomes a file like any other.
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(folder)?;
+        let mut file = beside(path)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         file.persist(path)?;
-        sync_folder(folder)
+        sync_folder(folder_of(path))
     };
     whole().map_err(write_error(path))
+}
+
+/// A file in the folder of another, which vanishes unless it is renamed.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
+    part(0o666).tempfile_in(folder_of(path))
+}
+
+/// Makes a folder beside its place, and moves it there with all that is written into it, or not at
+/// all. What is there already must be an empty folder, or nothing.
+///
+/// # Errors
+/// Whatever `write` refuses, or a disk that cannot be written; then the place is as it was.
+pub fn write_folder<T, E: From<FileError>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    let folder = folder_of(path);
+    // Removed with all it holds where anything below fails.
+    let part = part(0o777).tempdir_in(folder).map_err(write_error(folder))?;
+    let written = write(part.path())?;
+    fs::rename(part.path(), path).and_then(|()| sync_folder(folder)).map_err(write_error(path))?;
+    let _renamed = part.keep();
+    Ok(written)
+}
+
+/// What is temporary is private; here it becomes a file or a folder like any other.
+fn part(_mode: u32) -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix(PART);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(_mode));
+    }
+    builder
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// A rename is only kept once its folder is.
@@ -160,7 +196,7 @@ pub fn names(folder: &Path) -> Result<Vec<String>, FileError> {
 /// # Errors
 /// [`FileError::Write`]
 pub fn remove_parts(folder: &Path) -> Result<(), FileError> {
-    for name in names(folder)?.iter().filter(|name| name.starts_with(".part-")) {
+    for name in names(folder)?.iter().filter(|name| name.starts_with(PART)) {
         let part = folder.join(name);
         let removed =
             if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };

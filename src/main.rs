@@ -31,7 +31,9 @@ fn main() -> ExitCode {
 
 /// `emberlm generate RUN | head` has read all it wants.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    let kind = match error.downcast_ref::<std::io::Error>() {
+        Some(error) => Some(error.kind()),
+        None => error.downcast_ref::<serde_json::Error>().and_then(|error| error.io_error_kind()),
+    };
+    kind == Some(ErrorKind::BrokenPipe)
 }

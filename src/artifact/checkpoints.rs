@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ArtifactError, TensorFile, stream_tensors};
 use crate::config::AverageConfig;
-use crate::files::{self, FileError, write_error};
+use crate::files::{self, FileError, PART, write_error};
 use crate::model::{self, ModelError};
 use crate::train::{Average, Best, Checkpoint, LanguageModel, ModelOptimizer, Moments, RunState};
 
@@ -24,8 +24,6 @@ const KEPT: &str = "kept";
 /// How often each parameter was updated, beside its moments.
 const UPDATES: &str = "updates";
 const BEST: &str = "best.json";
-/// What is not finished, or about to be removed.
-const PART: &str = ".part-";
 /// What a run could not be resumed from.
 const DAMAGED: &str = "damaged-";
 
@@ -103,35 +101,36 @@ impl Checkpoints {
         let folder = self.folder();
         fs::create_dir_all(&folder).map_err(write_error(&folder))?;
         let path = self.path(checkpoint.state.progress.step);
-        // Removed with all it holds where anything below fails.
-        let part = tempfile::Builder::new()
-            .prefix(PART)
-            .tempdir_in(&folder)
-            .map_err(write_error(&folder))?;
-
-        let mut names = vec![MODEL, OPTIMIZER, STATE];
-        let weights = checkpoint.model.valid();
-        match checkpoint.average {
-            None => write_model(&part.path().join(MODEL), &weights)?,
-            Some(average) => {
-                write_model(&part.path().join(WEIGHTS), &weights)?;
-                write_model(&part.path().join(MODEL), &average.applied(weights))?;
-                names.push(WEIGHTS);
+        let mut before = None;
+        let saved = files::write_folder(&path, |part| {
+            let mut names = vec![MODEL, OPTIMIZER, STATE];
+            let weights = checkpoint.model.valid();
+            match checkpoint.average {
+                None => write_model(&part.join(MODEL), &weights)?,
+                Some(average) => {
+                    write_model(&part.join(WEIGHTS), &weights)?;
+                    write_model(&part.join(MODEL), &average.applied(weights))?;
+                    names.push(WEIGHTS);
+                }
+            }
+            write_moments(&part.join(OPTIMIZER), checkpoint.model, checkpoint.optimizer)?;
+            files::write_json(&part.join(STATE), checkpoint.state)?;
+            files::write_checksums(part, &names)?;
+            if checkpoint.for_good || path.join(KEPT).exists() {
+                let kept = part.join(KEPT);
+                fs::write(&kept, "").map_err(write_error(&kept))?;
+            }
+            before = self.take_away(&path)?;
+            Ok::<_, ArtifactError>(())
+        });
+        if let Some(before) = before {
+            match &saved {
+                Ok(()) => fs::remove_dir_all(&before).map_err(write_error(&before))?,
+                // Best effort: the error that matters is the first one.
+                Err(_) => drop(fs::rename(&before, &path)),
             }
         }
-        write_moments(&part.path().join(OPTIMIZER), checkpoint.model, checkpoint.optimizer)?;
-        files::write_json(&part.path().join(STATE), checkpoint.state)?;
-        files::write_checksums(part.path(), &names)?;
-        if checkpoint.for_good || path.join(KEPT).exists() {
-            let kept = part.path().join(KEPT);
-            fs::write(&kept, "").map_err(write_error(&kept))?;
-        }
-
-        self.remove(&path)?;
-        fs::rename(part.path(), &path)
-            .and_then(|()| files::sync_folder(&folder))
-            .map_err(write_error(&path))?;
-        let _renamed = part.keep();
+        saved?;
         self.prune()
     }
 
@@ -152,15 +151,23 @@ impl Checkpoints {
     /// Removes a checkpoint, if it is there. It loses its name first: one that is half removed is
     /// not taken for a checkpoint.
     fn remove(&self, path: &Path) -> Result<(), ArtifactError> {
+        match self.take_away(path)? {
+            Some(part) => Ok(fs::remove_dir_all(&part).map_err(write_error(&part))?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes its name from a checkpoint, if it is there, and says where it is now.
+    fn take_away(&self, path: &Path) -> Result<Option<PathBuf>, ArtifactError> {
         let Some(name) = path.file_name().filter(|_| path.exists()) else {
-            return Ok(());
+            return Ok(None);
         };
         let part = self.folder().join(format!("{PART}removed-{}", name.to_string_lossy()));
         if part.exists() {
             fs::remove_dir_all(&part).map_err(write_error(&part))?;
         }
         fs::rename(path, &part).map_err(write_error(path))?;
-        Ok(fs::remove_dir_all(&part).map_err(write_error(&part))?)
+        Ok(Some(part))
     }
 
     /// The newest checkpoint that can be read, to go on from. What is newer and cannot be read is

@@ -15,6 +15,10 @@ pub enum ArtifactError {
     Exists { path: PathBuf },
     #[error("another program is training the run {} at this moment", .path.display())]
     Busy { path: PathBuf },
+    #[error(
+        "the run {0} was not trained here, so no training of it goes on; begin a new one with its model, as `emberlm train --config finetune-shakespeare --data FILE --set init_from={0}` does", .path.display()
+    )]
+    NotTrained { path: PathBuf },
     #[error("the run {} has no checkpoint yet", .path.display())]
     NoCheckpoint { path: PathBuf },
     #[error("the run {run} has no checkpoint of step {step}{}", known_steps(.known))]

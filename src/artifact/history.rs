@@ -16,7 +16,7 @@ const MLFLOW: &str = "mlflow.json";
 const SAMPLES: &str = "samples";
 const SUMMARY: &str = "summary.json";
 const EVALUATIONS: &str = "evaluations";
-/// Bytes at the end of the metrics that have a whole line in them.
+/// Bytes at the end of the metrics that mostly have a whole line in them.
 const TAIL: u64 = 1 << 16;
 
 /// How a run ended.
@@ -138,12 +138,19 @@ impl History {
         }
         let mut file = File::open(self.run.join(LINES)).ok()?;
         let length = file.metadata().ok()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
-        let mut tail = Vec::new();
-        file.read_to_end(&mut tail).ok()?;
-        let lines = tail.split(|byte| *byte == b'\n').rev();
-        let mut steps = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
-        steps.next().map(|line| line.step)
+        let mut size = TAIL;
+        loop {
+            let begin = length.saturating_sub(size);
+            file.seek(SeekFrom::Start(begin)).ok()?;
+            let mut tail = Vec::new();
+            file.read_to_end(&mut tail).ok()?;
+            let lines = tail.split(|byte| *byte == b'\n').rev();
+            let mut steps = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+            match steps.next() {
+                None if begin > 0 => size *= 2,
+                found => return found.map(|line| line.step),
+            }
+        }
     }
 
     /// Where the metrics go as a table, and the columns that it has already.

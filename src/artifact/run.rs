@@ -4,12 +4,12 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
+use crate::data::Task;
 use crate::files::{self, FileError, LockedFile, read_error, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
@@ -29,31 +29,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes the directory and writes into it what the run is going to be.
+    /// Makes the directory, with what the run is going to be in it. All or nothing.
     ///
     /// # Errors
-    /// [`ArtifactError::Exists`], or a disk that cannot be written; then nothing is left behind.
+    /// [`ArtifactError::Exists`], or a disk that cannot be written.
     pub fn create(
         root: &Path,
         config: &RunConfig,
         tokenizer: SavedTokenizer,
     ) -> Result<Self, ArtifactError> {
-        let path = root.join(&config.name);
-        fs::create_dir_all(root).map_err(write_error(root))?;
-        fs::create_dir(&path).map_err(|source| match source.kind() {
-            ErrorKind::AlreadyExists => ArtifactError::Exists { path: path.clone() },
-            _ => FileError::Write { path: path.clone(), source }.into(),
-        })?;
-        let run = Self { name: config.name.clone(), config: config.clone(), tokenizer, path };
-        let written = files::write_json(&run.path.join(CONFIG), &run.config)
-            .and_then(|()| files::write_json(&run.path.join(TOKENIZER), &run.tokenizer))
-            .and_then(|()| files::write_checksums(&run.path, &[CONFIG, TOKENIZER]));
-        if let Err(error) = written {
-            // Best effort: the error that matters is the first one.
-            let _ = fs::remove_dir_all(&run.path);
-            return Err(error.into());
-        }
-        Ok(run)
+        Self::write_new(root, config, tokenizer, |_| Ok(()))
     }
 
     /// Makes the run of a model that was trained elsewhere: its one checkpoint is that of step
@@ -69,6 +54,22 @@ impl Run {
         shapes: &[(String, Vec<usize>)],
         values: impl FnMut(usize) -> Result<Cow<'a, TensorData>, E>,
     ) -> Result<Self, E> {
+        Self::write_new(root, config, tokenizer, |part| {
+            let folder = Checkpoints::new(part, 1).path(0);
+            fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+            stream_tensors(&folder.join(MODEL), shapes, HashMap::new(), values)?;
+            files::write_json(&folder.join(STATE), &RunState::default())?;
+            Ok(files::write_checksums(&folder, &[MODEL, STATE])?)
+        })
+    }
+
+    /// The folder of a run, with what `model` writes into it.
+    fn write_new<E: From<ArtifactError> + From<FileError>>(
+        root: &Path,
+        config: &RunConfig,
+        tokenizer: SavedTokenizer,
+        model: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let path = root.join(&config.name);
         if path.exists() {
             return Err(ArtifactError::Exists { path }.into());
@@ -76,39 +77,17 @@ impl Run {
         let is_new = !root.exists();
         fs::create_dir_all(root).map_err(write_error(root))?;
         let run = Self { name: config.name.clone(), config: config.clone(), tokenizer, path };
-        let written = run.write_with_model(root, shapes, values);
+        let written = files::write_folder(&run.path, |part| {
+            model(part)?;
+            files::write_json(&part.join(TOKENIZER), &run.tokenizer)?;
+            files::write_json(&part.join(CONFIG), &run.config)?;
+            Ok(files::write_checksums(part, &[CONFIG, TOKENIZER])?)
+        });
         if written.is_err() && is_new {
             // Best effort: the error that matters is the first one.
             let _ = fs::remove_dir(root);
         }
         written.map(|()| run)
-    }
-
-    fn write_with_model<'a, E: From<ArtifactError> + From<FileError>>(
-        &self,
-        root: &Path,
-        shapes: &[(String, Vec<usize>)],
-        values: impl FnMut(usize) -> Result<Cow<'a, TensorData>, E>,
-    ) -> Result<(), E> {
-        // Removed with all it holds where anything below fails.
-        let part = tempfile::Builder::new()
-            .prefix(".part-")
-            .tempdir_in(root)
-            .map_err(write_error(root))?;
-        let folder = Checkpoints::new(part.path(), 1).path(0);
-        fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-        stream_tensors(&folder.join(MODEL), shapes, HashMap::new(), values)?;
-        files::write_json(&folder.join(STATE), &RunState::default())?;
-        files::write_checksums(&folder, &[MODEL, STATE])?;
-        // Last, since it makes the folder a run.
-        files::write_json(&part.path().join(TOKENIZER), &self.tokenizer)?;
-        files::write_json(&part.path().join(CONFIG), &self.config)?;
-        files::write_checksums(part.path(), &[CONFIG, TOKENIZER])?;
-        fs::rename(part.path(), &self.path)
-            .and_then(|()| files::sync_folder(root))
-            .map_err(write_error(&self.path))?;
-        let _renamed = part.keep();
-        Ok(())
     }
 
     /// The first of `name`, `name-2`, `name-3`, .. that no run has yet.
@@ -142,7 +121,7 @@ impl Run {
         let config = config::resolve(value)
             .map_err(|source| ArtifactError::Config { path: folder.join(CONFIG), source })?;
         Ok(Self {
-            name: config.name.clone(),
+            name: name_of(&path, root).unwrap_or_else(|| config.name.clone()),
             config,
             tokenizer: files::read_json(&path.join(TOKENIZER))?,
             path,
@@ -153,6 +132,8 @@ impl Run {
         &self.path
     }
 
+    /// What the run is opened by, or the name of its folder where that is not under the root. It
+    /// is the configuration's name until the folder is copied or moved.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -169,12 +150,30 @@ impl Run {
             .map_err(|source| ArtifactError::Tokenizer { path: self.path.join(TOKENIZER), source })
     }
 
+    /// What the model does, with the run's tokenizer.
+    pub fn task(&self, tokenizer: &dyn Tokenizer) -> Task {
+        let RunConfig { model, seed, .. } = &self.config;
+        Task::new(model.architecture, tokenizer.vocab_size(), *seed)
+    }
+
     pub fn history(&self) -> History {
         History::new(&self.path)
     }
 
     pub fn checkpoints(&self) -> Checkpoints {
         Checkpoints::new(&self.path, self.config.train.keep_checkpoints)
+    }
+
+    /// That its training can go on.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NotTrained`]
+    pub fn check_trained(&self) -> Result<(), ArtifactError> {
+        // A training saves nothing before its first step.
+        match self.checkpoints().steps()?[..] {
+            [0] => Err(ArtifactError::NotTrained { path: self.path.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// The best model, or where none was evaluated the newest.
@@ -324,6 +323,19 @@ impl Run {
     }
 }
 
+/// The way from the root to a run's folder, or the last part of its path.
+fn name_of(path: &Path, root: &Path) -> Option<String> {
+    let is_name = |part: Component| matches!(part, Component::Normal(_));
+    if let Ok(name) = path.strip_prefix(root)
+        && name.components().all(is_name)
+        && name.components().next().is_some()
+    {
+        return Some(name.to_string_lossy().into_owned());
+    }
+    let whole = path.canonicalize().ok()?;
+    whole.file_name().map(|name| name.to_string_lossy().into_owned())
+}
+
 /// Reads a model's weights, one tensor at a time, so that loading needs little more memory than the
 /// model.
 fn load_model<B: Backend>(
@@ -366,7 +378,8 @@ fn first_rows(data: TensorData, count: usize) -> TensorData {
     }
 }
 
-/// The runs under a folder, by name; none where it cannot be read.
+/// The runs under a folder, by name; none where it cannot be read. What begins with a dot is not
+/// finished.
 pub fn run_names(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root).map_err(read_error(root));
     let mut names: Vec<String> = entries
@@ -375,6 +388,7 @@ pub fn run_names(root: &Path) -> Vec<String> {
         .flatten()
         .filter(|entry| entry.path().join(CONFIG).is_file())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
         .collect();
     names.sort();
     names

@@ -45,16 +45,11 @@ pub(super) fn begin(
     fs::create_dir_all(&all).map_err(write_error(&all))?;
     let number = folders(run)?.len() + 2; // the run began with the first
     let path = all.join(format!("{number:04}"));
-    let part =
-        tempfile::Builder::new().prefix(".part-").tempdir_in(&all).map_err(write_error(&all))?;
-    files::write_json(&part.path().join(CONFIG), config)?;
-    files::write_json(&part.path().join(SEGMENT), segment)?;
-    files::write_checksums(part.path(), &[CONFIG, SEGMENT])?;
-    fs::rename(part.path(), &path)
-        .and_then(|()| files::sync_folder(&all))
-        .map_err(write_error(&path))?;
-    let _renamed = part.keep();
-    Ok(())
+    files::write_folder(&path, |part| {
+        files::write_json(&part.join(CONFIG), config)?;
+        files::write_json(&part.join(SEGMENT), segment)?;
+        Ok(files::write_checksums(part, &[CONFIG, SEGMENT])?)
+    })
 }
 
 /// The segments of a run after the first.

@@ -65,7 +65,7 @@ pub struct EvalArgs {
     /// Print one JSON object instead of lines and tables
     #[arg(long)]
     pub json: bool,
-    /// Name of the files that keep the results [default: what was measured]
+    /// Name of the files that keep the results [default: what was measured, and how]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Folder of these files [default: evaluations, in the run]

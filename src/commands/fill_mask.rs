@@ -15,7 +15,7 @@ pub(super) fn run(args: FillMaskArgs) -> anyhow::Result<()> {
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
     let config = run.config();
-    let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
+    let task = run.task(tokenizer.as_ref());
     let Task::MaskedTokens { mask, .. } = task else {
         bail!("the run {} was not trained to fill gaps; use emberlm generate", run.name());
     };

@@ -7,6 +7,7 @@ use super::weights::{check, stored};
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::{LogitsArgs, WeightArgs};
+use crate::generate::on_host;
 use crate::model::{Model, Positions};
 
 /// Columns of the table.
@@ -82,8 +83,7 @@ impl Job for Logits<'_> {
                 bail!("the run {} translates: its logits depend on a source", self.run.name())
             }
         };
-        let logits = logits.into_data(); // [1, T, V]
-        let logits: Vec<f32> = logits.iter::<f32>().collect();
+        let logits = on_host(logits); // [1, T, V]
         let rows: Vec<&[f32]> = logits.chunks(logits.len() / self.tokens.len()).collect();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if self.json {

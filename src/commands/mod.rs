@@ -25,6 +25,7 @@ mod runs;
 mod sample;
 mod schedule;
 mod serve;
+mod signals;
 mod size;
 mod sweep;
 mod tokenizer;

@@ -1,7 +1,7 @@
 use std::io::Write;
 
-/// As after a signal.
-const KILLED: i32 = 130;
+use super::signals::STOPPED;
+
 /// A mistake of ours, on whatever thread.
 const PANIC: i32 = 101;
 
@@ -12,7 +12,7 @@ pub fn end_on_panic() {
         // This is how burn's dashboard ends a program on its user's word.
         if panic.payload_as_str().is_some_and(|text| text.contains("from user input")) {
             let _ = writeln!(std::io::stderr(), "killed from the dashboard");
-            std::process::exit(KILLED);
+            std::process::exit(STOPPED);
         }
         let _ = writeln!(std::io::stderr(), "emberlm stops: {panic}");
         std::process::exit(PANIC);

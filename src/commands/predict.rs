@@ -8,7 +8,7 @@ use crate::artifact::Run;
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::PredictArgs;
 use crate::data::Task;
-use crate::generate::{LogProbabilities, begun};
+use crate::generate::{LogProbabilities, begun, on_host};
 use crate::model::{Model, Positions};
 use crate::tokenizer::Tokenizer;
 
@@ -17,7 +17,7 @@ pub(super) fn run(args: PredictArgs) -> anyhow::Result<()> {
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
     let config = run.config();
-    match Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed) {
+    match run.task(tokenizer.as_ref()) {
         Task::NextToken => {}
         Task::MaskedTokens { .. } => {
             bail!("the run {} fills gaps; use emberlm fill-mask", run.name())
@@ -64,8 +64,7 @@ impl Job for Predict<'_> {
         let ids: Vec<i32> = self.tokens.iter().map(|id| *id as i32).collect();
         let ids = TensorData::new(ids, [1, self.tokens.len()]);
         let ids = Tensor::<B::InnerBackend, 2, Int>::from_data(ids, &device);
-        let logits = model.predict(ids, Positions::All).into_data(); // [1, T, V]
-        let logits: Vec<f32> = logits.iter::<f32>().collect();
+        let logits = on_host(model.predict(ids, Positions::All)); // [1, T, V]
         let known = self.tokenizer.vocab_size().min(model.vocab_size());
         let rows: Vec<&[f32]> =
             logits.chunks(model.vocab_size()).map(|row| &row[..known]).collect();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::progress::{self, note};
+use super::signals::{STOPPED, stop_on_signal};
 use super::tokenizer::open;
 use crate::cli::PrepareArgs;
 use crate::data::{
@@ -18,8 +19,6 @@ use crate::data::{
 use crate::files;
 use crate::tokenizer::{CharacterTokenizer, Tokenizer};
 
-/// As after a signal.
-pub(super) const STOPPED: i32 = 130;
 const VALIDATION_FRACTION: f64 = 0.1;
 /// Of the documents of large corpora, which have enough of them.
 const SMALL_VALIDATION_FRACTION: f64 = 0.01;
@@ -32,12 +31,12 @@ pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
     stop_on_signal(stop.clone())?;
     let text = Text::find(&args, &stop)?;
     if stop.load(Ordering::Relaxed) {
-        // What was downloaded is kept; what came from standard input is not.
-        drop(text);
-        std::process::exit(STOPPED);
+        text.leave();
     }
     let tokenizer_name = args.tokenizer.as_ref().unwrap_or(&text.tokenizer);
-    let tokenizer = tokenizer(tokenizer_name, &text, &args)?;
+    let Some(tokenizer) = tokenizer(tokenizer_name, &text, &args, &stop)? else {
+        text.leave();
+    };
     let folder = match &args.out {
         Some(folder) => folder.clone(),
         None => args.datasets.join(&text.name).join(file_name(tokenizer_name)),
@@ -115,6 +114,13 @@ struct Text {
 }
 
 impl Text {
+    /// Ends the program before anything is prepared. What was downloaded is kept; what came from
+    /// standard input is not.
+    fn leave(self) -> ! {
+        drop(self);
+        std::process::exit(STOPPED);
+    }
+
     fn find(args: &PrepareArgs, stop: &AtomicBool) -> anyhow::Result<Self> {
         if let [name] = args.sources.as_slice()
             && !Path::new(name).exists()
@@ -318,20 +324,29 @@ fn generate(folder: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
 /// That of the default run.
 const STORIES_SEED: u64 = 1337;
 
-fn tokenizer(name: &str, text: &Text, args: &PrepareArgs) -> anyhow::Result<Box<dyn Tokenizer>> {
+/// None where a signal has stopped it: the characters of a large text take a while.
+fn tokenizer(
+    name: &str,
+    text: &Text,
+    args: &PrepareArgs,
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Box<dyn Tokenizer>>> {
     if name != "character" {
-        return open(name, &args.runs);
+        return open(name, &args.runs).map(Some);
     }
     let mut characters = BTreeSet::new();
     for sources in std::iter::once(&text.sources).chain(&text.validation) {
         let mut documents = sources.read();
         let anywhere = |text: &str| text.char_indices().next_back().map(|(at, _)| at);
         while let Some(piece) = documents.next(&anywhere)? {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
             characters.extend(piece.text.chars());
         }
     }
     let characters: String = characters.into_iter().collect();
-    Ok(Box::new(CharacterTokenizer::from_characters(&characters)?))
+    Ok(Some(Box::new(CharacterTokenizer::from_characters(&characters)?)))
 }
 
 fn validation_split(args: &PrepareArgs, text: &Text) -> anyhow::Result<ValidationSplit<'static>> {
@@ -463,15 +478,4 @@ pub(super) fn show_download(bar: &ProgressBar, progress: Progress, last: &mut St
     bar.set_length(total.unwrap_or(done));
     bar.set_position(done);
     bar.set_message(message);
-}
-
-/// The first signal ends the work after its batch; the second ends the program at once.
-pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(STOPPED);
-        }
-        note(format_args!("stopping; once more to stop at once"));
-    })
-    .context("cannot listen for Ctrl-C")
 }

@@ -1,4 +1,5 @@
 use anyhow::{Context, bail};
+use std::env::VarError;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,13 +7,12 @@ use std::time::Duration;
 
 use super::plan::bytes;
 use super::progress::note;
+use super::signals::{STOPPED, on_signal};
 use crate::artifact::Run;
 use crate::backend;
 use crate::cli::ServeArgs;
-use crate::serve::{Options, Server};
+use crate::serve::{Key, Options, Server};
 
-/// The exit code of a program that Ctrl-C has ended.
-const INTERRUPTED: i32 = 130;
 /// Where the key may be instead of among the arguments, which everybody on the machine can see.
 const KEY: &str = "EMBERLM_API_KEY";
 
@@ -20,9 +20,10 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.target.backend.as_deref())?;
     let open = |name: &String| Run::open(&args.common.artifacts, name);
     let runs = args.runs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    // An empty variable is as good as none.
-    let of_environment = || std::env::var(KEY).ok().and_then(|key| key.parse().ok());
-    let api_key = args.api_key.or_else(of_environment);
+    let api_key = match args.api_key {
+        Some(key) => Some(key),
+        None => key_of_environment()?,
+    };
     let max_body = bytes(&args.max_body).context("--max-body")?;
     let options = Options {
         address: SocketAddr::new(args.host, args.port),
@@ -47,13 +48,12 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let names = names.join(", ");
     let server = Server::start(runs, &options)?;
     let (stopper, stopping) = (server.stopper(), AtomicBool::new(false));
-    ctrlc::set_handler(move || {
+    on_signal(move || {
         if stopping.swap(true, Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED);
+            std::process::exit(STOPPED);
         }
         stopper.stop();
-    })
-    .context("cannot listen for Ctrl-C")?;
+    })?;
     let mut out = std::io::stdout();
     writeln!(out, "serving {names} at http://{}", server.address())?;
     out.flush()?;
@@ -61,4 +61,14 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<()> {
         bail!("a part of the server has failed");
     }
     Ok(())
+}
+
+/// None where the variable is empty. One that cannot be read is not as good as none: whoever has set
+/// it does not mean to let everybody in.
+fn key_of_environment() -> anyhow::Result<Option<Key>> {
+    match std::env::var(KEY) {
+        Ok(key) => Ok(key.parse().ok()),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => bail!("{KEY} is not UTF-8; give a key that is"),
+    }
 }

@@ -244,6 +244,9 @@ impl RunConfig {
         let temperature = self.sample.temperature;
         let valid = temperature.is_finite() && temperature >= 0.0;
         check("sample.temperature", temperature, valid, "zero or a positive number")?;
+        if let Some(top_k) = self.sample.top_k {
+            check("sample.top_k", top_k, top_k >= 1, "at least 1, or null to keep all tokens")?;
+        }
         if let TokenizerConfig::Ids { vocab_size } = &self.tokenizer {
             let (found, valid) = (*vocab_size, (1..=MOST_TOKENS).contains(vocab_size));
             check("tokenizer.vocab_size", found, valid, "at least 1 and at most 2^30")?;

@@ -9,6 +9,7 @@ use super::permutation::mix;
 use super::{Pair, Split, SplitTokens, TokenStream, Window};
 use crate::config::Architecture;
 use crate::config::Packing;
+use crate::tokenizer::Tokenizer;
 
 /// What a model of some architecture is asked, and with which tokens beyond its tokenizer's.
 ///
@@ -49,6 +50,14 @@ impl Task {
             Architecture::Decoder => Self::NextToken,
             Architecture::Encoder => Self::MaskedTokens { mask: first, seed },
             Architecture::EncoderDecoder => Self::Translation { begin: first, end: first + 1 },
+        }
+    }
+
+    /// The token that ends every text of a model, where there is one.
+    pub fn end(self, tokenizer: &dyn Tokenizer) -> Option<u32> {
+        match self {
+            Self::Translation { end, .. } => Some(end),
+            Self::NextToken | Self::MaskedTokens { .. } => tokenizer.end_of_text(),
         }
     }
 

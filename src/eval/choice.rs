@@ -27,18 +27,19 @@ impl ChoiceScore {
                 .zip(&question.choices)
                 .map(|(sum, choice)| sum / choice.len().max(1) as f64)
                 .collect();
-            score.right += usize::from(likeliest(&found) == question.answer);
-            score.right_normalised += usize::from(likeliest(&over_bytes) == question.answer);
+            score.right += usize::from(likeliest(&found) == Some(question.answer));
+            score.right_normalised += usize::from(likeliest(&over_bytes) == Some(question.answer));
             score.chance += 1.0 / question.choices.len() as f64 / questions.len() as f64;
         }
         score
     }
 }
 
-/// The first of the highest.
-fn likeliest(scores: &[f64]) -> usize {
+/// The first of the highest; none where one is not a number, as of a model that has diverged.
+fn likeliest(scores: &[f64]) -> Option<usize> {
     let better = |best: usize, next: usize| if scores[next] > scores[best] { next } else { best };
-    (0..scores.len()).fold(0, better)
+    let are_numbers = scores.iter().all(|score| !score.is_nan());
+    (0..scores.len()).reduce(better).filter(|_| are_numbers)
 }
 
 /// How well a model guesses words that end passages.

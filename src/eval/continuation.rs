@@ -38,25 +38,38 @@ pub struct ContinuationScore {
     pub greedy: bool,
 }
 
-impl Continuation {
-    /// The tokens of a context and of what follows it, as lm-evaluation-harness finds them: spaces
+/// What continuations follow.
+#[derive(Debug)]
+pub struct Context<'a> {
+    tokenizer: &'a dyn Tokenizer,
+    text: &'a str,
+    /// Of the text without the spaces at its end.
+    length: usize,
+}
+
+impl<'a> Context<'a> {
+    /// # Errors
+    /// Text that the tokenizer does not know.
+    pub fn new(tokenizer: &'a dyn Tokenizer, text: &'a str) -> Result<Self, TokenizerError> {
+        let length = tokenizer.encode(text.trim_end())?.len();
+        Ok(Self { tokenizer, text, length })
+    }
+
+    /// The tokens of the context and of what follows it, as lm-evaluation-harness finds them: spaces
     /// at the end of the context belong to what follows, both are tokenized as one text, and as
     /// many tokens as the context alone has are the context's; at least one is the continuation's.
     /// Where the model has learned to begin with a token, the context does.
     ///
     /// # Errors
     /// Text that the tokenizer does not know, and what the model does not see at once.
-    pub fn new(
-        tokenizer: &dyn Tokenizer,
-        context: &str,
+    pub fn continued(
+        &self,
         continuation: &str,
         context_length: usize,
-    ) -> Result<Self, ContinuationError> {
-        let kept = context.trim_end();
-        let whole = tokenizer.encode(&format!("{context}{continuation}"))?;
-        let of_context = tokenizer.encode(kept)?.len();
-        let scored = whole.len().saturating_sub(of_context).max(1);
-        let mut tokens = begun(tokenizer, whole);
+    ) -> Result<Continuation, ContinuationError> {
+        let whole = self.tokenizer.encode(&format!("{}{continuation}", self.text))?;
+        let scored = whole.len().saturating_sub(self.length).max(1);
+        let mut tokens = begun(self.tokenizer, whole);
         if scored >= tokens.len() {
             return Err(ContinuationError::NoContext { continuation: continuation.into() });
         }
@@ -66,9 +79,11 @@ impl Continuation {
         }
         // The last token is only predicted.
         tokens.drain(..tokens.len().saturating_sub(context_length + 1));
-        Ok(Self { tokens, scored })
+        Ok(Continuation { tokens, scored })
     }
+}
 
+impl Continuation {
     fn example(&self) -> Example {
         let inputs = self.tokens.len() - 1;
         Example {

@@ -16,7 +16,9 @@ mod token_score;
 
 pub use benchmark::{Benchmark, BenchmarkError, Question};
 pub use choice::{ChoiceScore, LastWordScore};
-pub use continuation::{Continuation, ContinuationError, ContinuationScore, log_likelihoods};
+pub use continuation::{
+    Context, Continuation, ContinuationError, ContinuationScore, log_likelihoods,
+};
 pub use held_out::{HeldOut, HeldOutError, ScoredPlace, TextScore, sliding_windows};
 pub use report::{Measure, Outcome, Report};
 pub use story::{StoryError, StoryWriter, write_stories};

@@ -57,10 +57,10 @@ impl Report {
         let head = [
             "run",
             "step",
-            "weights",
             "date",
             "task",
             "data",
+            "weights",
             "protocol",
             "examples",
             "measure",

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 
 use super::{Stopped, Watch};
 use crate::backend::GptBackend;
+use crate::config::{DataConfig, RunConfig};
+use crate::data::Stories;
 use crate::generate::{
     Batch, Finish, NextToken, Overflow, Request, RequestError, Sampling, begun, opening,
 };
@@ -38,6 +40,18 @@ impl StoryWriter {
         };
         let prompt = begun(tokenizer, prompt);
         Self { prompt, seed, max_tokens: longest + 1, batch_size }
+    }
+
+    /// As the model of a run is asked for stories that `stories` judges.
+    pub fn of_run(
+        config: &RunConfig,
+        tokenizer: &dyn Tokenizer,
+        stories: &Stories,
+        seed: u64,
+        batch_size: usize,
+    ) -> Self {
+        let documents = matches!(config.data, DataConfig::Tokens { .. });
+        Self::new(tokenizer, documents, seed, stories.longest(), batch_size)
     }
 
     fn request(&self, tokenizer: &dyn Tokenizer, number: usize) -> Request {

@@ -109,6 +109,12 @@ pub struct Batch<'a, B: GptBackend, M: NextToken<B>> {
     texts: BTreeMap<Ticket, Text>,
 }
 
+/// How many ids may be chosen, those of padding not counted: what ends a text may be a token beyond
+/// the tokenizer's.
+pub fn vocabulary(tokenizer: &dyn Tokenizer, end: Option<u32>) -> usize {
+    end.map_or(0, |end| end as usize + 1).max(tokenizer.vocab_size())
+}
+
 #[derive(Debug)]
 struct Text {
     stream: TextStream,
@@ -120,8 +126,7 @@ struct Text {
 impl<'a, B: GptBackend, M: NextToken<B>> Batch<'a, B, M> {
     /// `end` is the token that ends every text of the model, where there is one.
     pub fn new(model: &'a M, tokenizer: &'a dyn Tokenizer, end: Option<u32>) -> Self {
-        // What ends a text may be a token beyond the tokenizer's.
-        let vocab_size = end.map_or(0, |end| end as usize + 1).max(tokenizer.vocab_size());
+        let vocab_size = vocabulary(tokenizer, end);
         Self { slots: Slots::new(model, vocab_size), tokenizer, end, texts: BTreeMap::new() }
     }
 

@@ -1,7 +1,7 @@
 use super::decode::batch;
 use super::probabilities::{likeliest, log_sum_exp};
 use super::slots::{check, read, read_prompt};
-use super::{NextToken, SequenceError};
+use super::{NextToken, SamplingError, SequenceError};
 use crate::backend::GptBackend;
 
 /// A search for the likeliest continuation, which keeps the best few at every length. It does what
@@ -16,6 +16,15 @@ pub struct BeamSearch {
     pub max_tokens: usize,
     /// Tokens that make a continuation whole.
     pub stop_tokens: Vec<u32>,
+}
+
+impl BeamSearch {
+    /// # Errors
+    /// A length penalty that is no number.
+    pub fn validate(&self) -> Result<(), SamplingError> {
+        let penalty = self.length_penalty;
+        SamplingError::check("length-penalty", penalty, penalty.is_finite(), "a number")
+    }
 }
 
 /// A whole continuation.

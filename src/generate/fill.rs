@@ -1,4 +1,4 @@
-use super::decode::batch;
+use super::decode::{batch, on_host};
 use super::probabilities::{likeliest, log_sum_exp};
 use crate::backend::GptBackend;
 use crate::model::Encoder;
@@ -17,7 +17,7 @@ impl<B: GptBackend> Encoder<B> {
     /// The tokens must not be empty nor exceed the context length.
     pub fn fill(&self, tokens: &[u32], mask: u32, count: usize) -> Vec<Vec<Guess>> {
         let logits = self.forward(batch(&[tokens], &self.device()), None); // [1, T, V]
-        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+        let logits = on_host(logits);
         let masked = tokens.iter().zip(logits.chunks(self.vocab_size()));
         masked
             .filter(|(token, _)| **token == mask)

@@ -1,12 +1,15 @@
+use std::cmp::Ordering;
+
 /// What a model thinks of a token before anything is filtered or penalised: natural logarithms of
 /// the softmax over its logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogProbabilities {
     /// Of the token in question.
     pub token: f64,
-    /// How many tokens are likelier, plus one.
+    /// How many tokens are likelier, plus one; by id where two are equally likely. The last where
+    /// its probability is not a number.
     pub rank: usize,
-    /// The likeliest tokens, best first; by id where two are equally likely.
+    /// The likeliest tokens, best first, in the order of their ranks.
     pub top: Vec<(u32, f64)>,
 }
 
@@ -14,12 +17,14 @@ impl LogProbabilities {
     /// Of a token among those that the logits are of, beside the likeliest `count`.
     pub fn new(logits: &[f32], token: u32, count: usize) -> Self {
         let log_total = log_sum_exp(logits);
-        let own = logits[token as usize];
-        let higher =
-            |(id, logit): (usize, &f32)| *logit > own || (*logit == own && id < token as usize);
+        let own = f64::from(logits[token as usize]) - log_total;
+        let ids = 0..logits.len() as u32;
         Self {
-            token: f64::from(own) - log_total,
-            rank: 1 + logits.iter().enumerate().filter(|logit| higher(*logit)).count(),
+            token: own,
+            rank: match own.is_nan() {
+                true => logits.len(),
+                false => 1 + ids.filter(|id| order(logits, *id, token).is_lt()).count(),
+            },
             top: likeliest(logits, count)
                 .into_iter()
                 .map(|id| (id, f64::from(logits[id as usize]) - log_total))
@@ -36,16 +41,23 @@ pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
     highest + sum.ln()
 }
 
+/// The higher logit first, by id where two are equal; behind all others what is not a number.
+fn order(logits: &[f32], a: u32, b: u32) -> Ordering {
+    let (of_a, of_b) = (logits[a as usize], logits[b as usize]);
+    let by_logit = of_b.partial_cmp(&of_a);
+    by_logit.unwrap_or_else(|| of_a.is_nan().cmp(&of_b.is_nan())).then(a.cmp(&b))
+}
+
 /// The ids of the highest logits, highest first.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
-    let order =
-        |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if count == 0 {
+        return Vec::new();
+    }
+    let order = |a: &u32, b: &u32| order(logits, *a, *b);
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     if count < ids.len() {
         // Most of a vocabulary is never sorted.
-        if count > 0 {
-            ids.select_nth_unstable_by(count - 1, order);
-        }
+        ids.select_nth_unstable_by(count - 1, order);
         ids.truncate(count);
     }
     ids.sort_unstable_by(order);

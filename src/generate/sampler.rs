@@ -27,6 +27,11 @@ pub struct SamplingError {
 }
 
 impl SamplingError {
+    /// As the command line calls it.
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+
     pub(super) fn check(
         setting: &'static str,
         found: f64,

@@ -2,7 +2,7 @@ use burn::tensor::Int;
 use burn::tensor::Tensor;
 use std::collections::VecDeque;
 
-use super::decode::batch;
+use super::decode::{batch, on_host};
 use super::{LogProbabilities, NextToken, Sampler};
 use crate::backend::GptBackend;
 use crate::model::Cache;
@@ -403,5 +403,5 @@ pub(super) fn read<B: GptBackend>(
 ) -> Vec<f32> {
     let logits = model.decode(tokens, cache);
     let logits = logits.expect("room was made, and a group goes on by a token each");
-    logits.into_data().iter::<f32>().collect()
+    on_host(logits)
 }

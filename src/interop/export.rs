@@ -10,6 +10,7 @@ use super::{FAMILIES, Family, InteropError};
 use crate::artifact::TensorFile;
 use crate::artifact::stream_tensors;
 use crate::config::ModelConfig;
+use crate::files;
 use crate::model::parameter_shapes;
 use crate::tokenizer;
 use crate::tokenizer::SavedTokenizer;
@@ -122,14 +123,29 @@ impl Export {
             return Err(InteropError::Exists { path: folder.into() });
         }
         let whole = std::path::absolute(folder).map_err(write_error)?;
-        let parent = whole.parent().unwrap_or(&whole);
-        fs::create_dir_all(parent).map_err(write_error)?;
-        // Removed with all it holds where anything below fails.
-        let part =
-            tempfile::Builder::new().prefix(".part-").tempdir_in(parent).map_err(write_error)?;
+        fs::create_dir_all(whole.parent().unwrap_or(&whole)).map_err(write_error)?;
+        files::write_folder(&whole, |part| {
+            let left_out = self.write_into(part, folder, weights, saved, watch)?;
+            if folder.exists() {
+                fs::remove_dir(folder).map_err(write_error)?;
+            }
+            Ok(left_out)
+        })
+    }
+
+    /// Writes the files of `folder` where they are until all are there.
+    fn write_into(
+        &self,
+        part: &Path,
+        folder: &Path,
+        weights: &mut TensorFile,
+        saved: &SavedTokenizer,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<Option<TokenizerError>, InteropError> {
+        let write_error = |source| InteropError::Write { path: folder.into(), source };
         let write_json = |name: &str, value: &Value| {
             let text = format!("{value:#}\n");
-            fs::write(part.path().join(name), text).map_err(write_error)
+            fs::write(part.join(name), text).map_err(write_error)
         };
 
         let tokenizer = tokenizer::to_hugging_face(saved);
@@ -148,7 +164,7 @@ impl Export {
         write_json("generation_config.json", &special)?;
         let left_out = match tokenizer {
             Ok(tokenizer) => {
-                let path = part.path().join("tokenizer.json");
+                let path = part.join("tokenizer.json");
                 fs::write(path, &tokenizer.json).map_err(write_error)?;
                 let context_length = self.config.context_length;
                 write_json("tokenizer_config.json", &tokenizer.settings(Some(context_length)))?;
@@ -156,12 +172,7 @@ impl Export {
             }
             Err(reason) => Some(reason),
         };
-        self.write_weights(&part.path().join("model.safetensors"), weights, watch)?;
-        if folder.exists() {
-            fs::remove_dir(folder).map_err(write_error)?;
-        }
-        fs::rename(part.path(), &whole).map_err(write_error)?;
-        let _renamed = part.keep();
+        self.write_weights(&part.join("model.safetensors"), weights, watch)?;
         Ok(left_out)
     }
 

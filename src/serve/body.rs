@@ -49,10 +49,13 @@ pub(super) struct Fields {
     suffix: Option<String>,
     logit_bias: Option<Map<String, Value>>,
     tools: Option<Vec<IgnoredAny>>,
+    tool_choice: Option<Value>,
     response_format: Option<ResponseFormat>,
     // These change nothing of an answer.
     #[serde(rename = "user")]
     _user: Option<IgnoredAny>,
+    #[serde(rename = "parallel_tool_calls")]
+    _parallel_tool_calls: Option<IgnoredAny>,
     #[serde(rename = "metadata")]
     _metadata: Option<IgnoredAny>,
     #[serde(rename = "store")]
@@ -208,6 +211,9 @@ impl Fields {
         not(self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()), "suffix")?;
         not(self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()), "logit_bias")?;
         not(self.tools.as_ref().is_some_and(|tools| !tools.is_empty()), "tools")?;
+        // Which without tools is all the same.
+        let is_free = |choice: &Value| *choice == "none" || *choice == "auto";
+        not(!self.tool_choice.as_ref().is_none_or(is_free), "tool_choice")?;
         let is_text = |format: &ResponseFormat| format.kind == "text";
         not(!self.response_format.as_ref().is_none_or(is_text), "response_format")?;
         not(self.best_of.is_some_and(|best_of| best_of != self.texts()), "best_of")?;
@@ -280,7 +286,11 @@ impl Fields {
             presence: self.presence_penalty.unwrap_or_default(),
         };
         let valid = sampling.validate().and_then(|()| penalties.validate());
-        valid.map_err(|error| ApiError::bad(error.to_string()))?;
+        valid.map_err(|error| {
+            // As the client calls it.
+            let field = error.setting().replace('-', "_");
+            ApiError::bad(error.to_string().replacen(error.setting(), &field, 1)).of(field)
+        })?;
         Ok((sampling, penalties))
     }
 }

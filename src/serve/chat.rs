@@ -97,19 +97,25 @@ impl Template {
     }
 
     /// # Errors
-    /// No messages, one without text, or one that has a special token of the template.
-    pub(super) fn text(&self, messages: &[Message]) -> Result<String, ApiError> {
+    /// No messages, one without text, or one that has a special token of the template, or one that
+    /// begins or ends texts.
+    pub(super) fn text(
+        &self,
+        tokenizer: &dyn Tokenizer,
+        messages: &[Message],
+    ) -> Result<String, ApiError> {
         if messages.is_empty() {
             return Err(ApiError::bad("there are no messages").of("messages"));
         }
         let (mut text, mut instructions) = (String::new(), String::new());
         let [user, assistant] = self.roles;
+        let specials = self.specials(tokenizer);
         for (number, message) in messages.iter().enumerate() {
             let param = format!("messages[{number}].content");
             let content = message.content.as_ref().map(|content| content.text());
             let content =
                 content.ok_or_else(|| ApiError::bad("a message has no text").of(&param))?;
-            if let Some(mark) = self.marks.iter().find(|mark| content.contains(**mark)) {
+            if let Some(mark) = specials.iter().find(|mark| content.contains(&mark[..])) {
                 let message = format!("a message cannot have the special token {mark}");
                 return Err(ApiError::bad(message).of(param));
             }
@@ -126,6 +132,16 @@ impl Template {
             self.add(&mut text, user, "", &instructions);
         }
         Ok(text + self.before_role + assistant + self.opening)
+    }
+
+    /// What a message cannot say without being taken for more than its author may say.
+    fn specials(&self, tokenizer: &dyn Tokenizer) -> Vec<String> {
+        let ends = [tokenizer.beginning_of_text(), tokenizer.end_of_text()].into_iter().flatten();
+        let text_of =
+            |id| Some(tokenizer.decode(&[id])).filter(|it| single(tokenizer, it) == Some(id));
+        // A single character is none that was made for this.
+        let of_texts = ends.filter_map(text_of).filter(|text| text.chars().count() > 1);
+        self.marks.iter().map(|mark| String::from(*mark)).chain(of_texts).collect()
     }
 
     fn add(&self, text: &mut String, role: &str, before: &str, content: &str) {

@@ -148,10 +148,7 @@ impl Job for Writer {
 impl Writer {
     /// Until nobody can ask for anything any more.
     fn write<B: GptBackend>(mut self, model: &impl NextToken<B>, params: usize) {
-        let end = match self.task {
-            Task::Translation { end, .. } => Some(end),
-            _ => self.tokenizer.end_of_text(),
-        };
+        let end = self.task.end(self.tokenizer.as_ref());
         let tokenizer = self.tokenizer.clone();
         let mut batch = Batch::new(model, tokenizer.as_ref(), end);
         let mut waiting: VecDeque<Order> = VecDeque::new();

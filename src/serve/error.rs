@@ -1,5 +1,5 @@
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ pub(super) struct ApiError {
 
 /// Seconds after which a server that is full may be asked again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// Whether OpenAI's clients ask again, as they do after any error of a server's.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
@@ -47,6 +49,11 @@ impl ApiError {
         let known = known.join(", ");
         let message = format!("there is no model `{name}`; there are {known}");
         Self::new(StatusCode::NOT_FOUND, message).of("model").coded("model_not_found")
+    }
+
+    pub(super) fn which_model(known: &[&str]) -> Self {
+        let known = known.join(", ");
+        Self::bad(format!("`model` is missing; there are {known}")).of("model")
     }
 
     pub(super) fn no_route(path: &str) -> Self {
@@ -119,6 +126,10 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&self.status) {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        // What took too long takes as long again, and what has failed will not mend itself.
+        if [StatusCode::GATEWAY_TIMEOUT, StatusCode::INTERNAL_SERVER_ERROR].contains(&self.status) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
     }

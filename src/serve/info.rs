@@ -60,6 +60,8 @@ pub(super) async fn details(
 ) -> Result<Response, ApiError> {
     let served = site.find(Some(&name))?;
     let config = served.run.config();
+    let summary = served.run.history().summary_so_far();
+    let summary = summary.map_err(|error| ApiError::unreadable(error.to_string()))?;
     let translates = matches!(served.task, Task::Translation { .. });
     Ok(json_response(&json!({
         "id": served.run.name(),
@@ -74,7 +76,7 @@ pub(super) async fn details(
         "model": config.model,
         "prompt": config.sample.prompt,
         // A run that was imported, or is being trained, has none.
-        "summary": served.run.history().summary().ok(),
+        "summary": summary,
     })))
 }
 

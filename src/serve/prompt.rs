@@ -49,7 +49,7 @@ impl Asked {
                     return Err(ApiError::bad("this model translates; use /v1/completions"));
                 }
                 let messages = fields.messages.as_deref().unwrap_or_default();
-                let text = served.template.text(messages)?;
+                let text = served.template.text(served.tokenizer.as_ref(), messages)?;
                 vec![(served.encoded(&text, "messages")?, text)]
             }
         };

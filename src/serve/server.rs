@@ -189,7 +189,7 @@ fn start(
     metrics: &Metrics,
 ) -> Result<(Served, JoinHandle<()>), ServeError> {
     let config = run.config();
-    let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
+    let task = run.task(tokenizer.as_ref());
     if let Task::MaskedTokens { .. } = task {
         return Err(ServeError::FillsGaps { run: run.name().into() });
     }

@@ -46,13 +46,15 @@ pub(super) struct Served {
 impl Site {
     /// A run by its name; where there is but one, no name will do.
     pub(super) fn find(&self, name: Option<&str>) -> Result<Arc<Served>, ApiError> {
-        let found = match (name, &self.served[..]) {
-            (None, [only]) => Some(only),
-            (None, _) => None,
-            (Some(name), all) => all.iter().find(|served| served.run.name() == name),
-        };
         let names = || self.served.iter().map(|served| served.run.name()).collect::<Vec<_>>();
-        found.cloned().ok_or_else(|| ApiError::no_model(name.unwrap_or_default(), &names()))
+        match (name, &self.served[..]) {
+            (None, [only]) => Ok(only.clone()),
+            (None, _) => Err(ApiError::which_model(&names())),
+            (Some(name), all) => {
+                let found = all.iter().find(|served| served.run.name() == name);
+                found.cloned().ok_or_else(|| ApiError::no_model(name, &names()))
+            }
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -282,8 +282,9 @@ impl<B: TrainBackend> Fit<'_, B> {
         let Some(stopping) = self.strategy.config.early_stopping else {
             return Ok(None);
         };
-        if self.state.to_beat.is_none_or(|best| loss < best - stopping.min_improvement) {
-            self.state.to_beat = Some(loss).filter(|loss| loss.is_finite());
+        let least = stopping.min_improvement;
+        if loss.is_finite() && self.state.to_beat.is_none_or(|best| loss < best - least) {
+            self.state.to_beat = Some(loss);
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;

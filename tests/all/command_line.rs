@@ -98,6 +98,7 @@ fn bad_input_of_train_is_one_line_and_leaves_nothing() {
             &["--set", r#"tokenizer={"kind": "tiktoken", "encoding": "gpt9"}"#],
             "no tiktoken encoding `gpt9`; there are gpt2",
         ),
+        (&["--set", "sample.top_k=0"], "`sample.top_k` = 0 is out of range"),
         (&["--run", "../x"], "`name` = ../x is out of range"),
         (&["--backend", "tpu"], "no backend `tpu`; compiled in: "),
     ] {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::command_line::{TINY, emberlm, succeed};
-use crate::resume::{left_by, path_of, refuse, resume, start};
+use crate::resume::{left_by, path_of, refuse, resume, start, start_to_last_evaluation};
 
 const PREPARED: &str = "datasets/text/character";
 /// The smallest there is; less of a file than that can be cut off without taking away a page that
@@ -89,4 +89,31 @@ fn a_token_file_cut_short_ends_the_run_which_can_go_on() {
         succeed(&resume(folder, name, &[]));
         left_by(folder, name).must_be(&expected, name);
     }
+}
+
+#[test]
+fn a_validation_file_cut_short_during_the_last_evaluation_gives_no_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let text: String = (0..15_000).map(|n| format!("{n} times 3 is {}\n", 3 * n)).collect();
+    fs::write(folder.join("text.txt"), text).unwrap();
+    let most = ["--validation-fraction", "0.9"];
+    let prepare = ["prepare", "text.txt", "--tokenizer", "character"];
+    succeed(&emberlm(folder, &[&prepare[..], &most].concat()));
+    let file = folder.join(PREPARED).join("val.bin");
+    let whole = fs::read(&file).unwrap();
+    let length = whole.len() as u64;
+    assert_eq!((length - 2).div_ceil(PAGE), length.div_ceil(PAGE));
+
+    let short = ["--set", "train.steps=3", "--set", "train.evaluate_every=3"];
+    let args = [&arguments("cut")[..], &short].concat();
+    let child = start_to_last_evaluation(folder, &args);
+    cut(&file, length - 2);
+    let output = child.wait_with_output().unwrap();
+    refuse(&output, "val.bin is damaged: it had");
+    let run = Run::open(&folder.join("artifacts"), "cut").unwrap();
+    assert!(run.history().summary_so_far().unwrap().is_none());
+    fs::write(&file, &whole).unwrap();
+    succeed(&resume(folder, "cut", &[]));
+    assert!(run.history().summary().unwrap().final_val_loss.is_some());
 }

@@ -70,7 +70,8 @@ fn results_are_lines_json_and_files_in_the_run() {
     let report = json(&["--top-k", "1,5"]);
     let folder = RUNS.path().join("artifacts/stories/evaluations");
     let file = folder.join("step-00000006-validation.json");
-    let kept: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let before = fs::read(&file).unwrap();
+    let kept: Value = serde_json::from_slice(&before).unwrap();
     assert_eq!(report, kept);
     assert_eq!(report["run"], "stories");
     assert_eq!(report["step"], 6);
@@ -101,7 +102,7 @@ fn results_are_lines_json_and_files_in_the_run() {
     assert!(folder.join("step-00000006-my-stride.csv").exists());
     let limited = json(&["--limit", "2", "--checkpoint", "3", "--output", "elsewhere"]);
     assert_eq!(limited["results"][0]["examples"], 64);
-    assert!(RUNS.path().join("elsewhere/step-00000003-validation.json").exists());
+    assert!(RUNS.path().join("elsewhere/step-00000003-validation-limit2.json").exists());
     assert!(!folder.join("step-00000003-validation.json").exists());
     let whole = json(&["--checkpoint", "3"]);
     assert!(measure(&whole["results"][0], "loss") > measure(outcome, "loss"), "it learns");
@@ -121,6 +122,11 @@ fn results_are_lines_json_and_files_in_the_run() {
     let quantized = json(&["--quantize", "int8"]);
     let weights = [&quantized["results"][0]["weights"], &quantized["results"][1]["weights"]];
     assert_eq!(weights, ["f32", "int8"]);
+    assert!(folder.join("step-00000006-validation-int8.json").exists());
+    // What is asked in another way does not take the place of the other.
+    json(&["--stride", "4", "--limit", "3"]);
+    assert!(folder.join("step-00000006-validation-stride4-limit3.json").exists());
+    assert_eq!(fs::read(&file).unwrap(), before);
 }
 
 #[test]
@@ -306,8 +312,16 @@ fn stories_are_judged_during_training() {
     }
 }
 
+/// Whether a program has said yet what it does at SIGINT.
+#[cfg(target_os = "linux")]
+fn listens(child: &std::process::Child) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << 1) != 0
+}
+
 #[test]
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 fn a_signal_ends_an_evaluation_and_nothing_is_kept() {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_emberlm"))
         .args(["eval", "stories", "--stories", "1000000", "--name", "stopped"])
@@ -315,8 +329,10 @@ fn a_signal_ends_an_evaluation_and_nothing_is_kept() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    assert!(child.try_wait().unwrap().is_none(), "a million stories take longer");
+    while !listens(&child) {
+        assert!(child.try_wait().unwrap().is_none(), "a million stories take longer");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let id = child.id().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let mut message = String::new();

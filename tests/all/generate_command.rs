@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -160,6 +160,8 @@ fn options_that_cannot_be_are_refused() {
     refused(&["--stop-token", "4096"], "there is no token 4096");
     refused(&["--logprobs", "2"], "--json");
     refused(&["--beams", "2", "--top-k", "3"], "cannot be used with");
+    refused(&["--beams", "2", "--length-penalty", "nan"], "length-penalty = NaN is out of range");
+    refused(&["--beams", "2", "--length-penalty", "inf"], "length-penalty = inf is out of range");
     refused(&["--interactive", "--prompt", "a"], "cannot be used with");
     let empty = RUN.path().join("empty.txt");
     fs::write(&empty, "\n\n").unwrap();
@@ -191,4 +193,42 @@ fn a_loop_answers_one_prompt_after_the_other() {
     assert!(message.contains("has never seen the character"), "{message}");
     let kept = fs::read_to_string(Path::new(RUN.path()).join("state/emberlm/prompts")).unwrap();
     assert!(kept.contains("Anna") && kept.contains("The"), "{kept}");
+}
+
+/// Ctrl-C ends an answer, and not the program.
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_an_answer_and_the_next_prompt_is_answered() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(["generate", "stories", "--interactive", "--max-tokens", "1000000", "--seed", "5"])
+        .current_dir(RUN.path())
+        .env("XDG_STATE_HOME", RUN.path().join("interrupted"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    // Of an answer that has no end, so much, and all that follows until it has stopped.
+    let mut told = Vec::new();
+    for (prompt, seed) in [("Anna", "5"), ("The", "6")] {
+        writeln!(input, "{prompt}").unwrap();
+        let args = ["generate", "stories", "--max-tokens", "20", "--seed", seed];
+        let expected = succeed(&run(&[&args[..], &["--prompt", prompt]].concat()));
+        let expected = expected.strip_suffix('\n').unwrap().as_bytes();
+        // What the one before had to say until it stopped comes first.
+        while !told.windows(expected.len()).any(|window| window == expected) {
+            let mut part = [0; 256];
+            let read = output.read(&mut part).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&told));
+            told.extend_from_slice(&part[..read]);
+        }
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    }
+    drop(input);
+    output.read_to_end(&mut told).unwrap();
+    let rest = child.wait_with_output().unwrap();
+    assert_eq!(rest.status.code(), Some(0), "{}", String::from_utf8_lossy(&rest.stderr));
+    assert!(told.ends_with(b"\n"));
 }

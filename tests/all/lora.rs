@@ -343,6 +343,8 @@ fn a_run_is_finetuned_with_adapters_merged_and_exported() {
         &set("odd", &["init_from=base", "model.lora.targets=[\"attn\"]"]),
         "`attn` matches nothing",
     );
+    let expected = "the run artifacts/whole was not trained here";
+    fail(&emberlm(path, &["train", "--resume", "whole"]), expected);
     fail(&emberlm(path, &["merge", "whole", "--name", "again"]), "nothing to merge");
     fail(&emberlm(path, &["merge", "tuned", "--name", "base"]), "exists already");
     for run in ["rank", "none", "odd", "again"] {

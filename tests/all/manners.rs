@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::fs;
+use std::process::Command;
 
 use crate::command_line::{SHORT, TINY, emberlm, succeed};
 
@@ -50,6 +51,35 @@ fn what_is_prepared_is_told_as_json() {
         told,
         serde_json::from_str::<Value>(&succeed(&emberlm(folder.path(), &args))).unwrap()
     );
+}
+
+/// As `emberlm .. | head -c 1` does, once with a line of text and once with JSON.
+#[test]
+#[cfg(unix)]
+fn a_reader_that_has_read_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), "stories", &[]));
+    // More than waits in memory until it is written.
+    let long = "a ".repeat(50_000);
+    let tokens = ["tokenizer", "encode", "gpt2", &long];
+    for args in [
+        &tokens[..],
+        &[&tokens[..], &["--json"]].concat(),
+        &["predict", "stories", "--text", "Anna", "--top", "40", "--json"],
+        &["logits", "stories", "--tokens", "1,2,3", "--json"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+            .args(args)
+            .current_dir(folder.path())
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{}: {message}", args[0]);
+        assert_eq!(message, "", "{}", args[0]);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use emberlm::artifact::Run;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -134,7 +135,23 @@ pub fn start(folder: &Path, args: &[&str]) -> Child {
         .unwrap()
 }
 
-fn signal(child: &Child, name: &str) {
+/// Starts a training and waits until it evaluates its last model, which must take a while.
+pub fn start_to_last_evaluation(folder: &Path, args: &[&str]) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let is_it = |line: String| line.starts_with("evaluating the last model");
+    assert!(lines.map(Result::unwrap).any(is_it), "it ended before");
+    child
+}
+
+pub fn signal(child: &Child, name: &str) {
     // It may have ended a moment ago.
     let _ = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
 }
@@ -226,6 +243,41 @@ fn a_stopped_run_ends_as_one_that_was_left_alone() {
         succeed(&emberlm(folder.path(), &again));
         left_by(folder.path(), &stopped).must_be(&expected, &format!("on {kind}"));
     }
+}
+
+/// `nohup` lets a program ignore that its terminal goes away.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_that_is_to_outlive_its_terminal_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let long = ["--set", "train.steps=1000000", "--set", "train.evaluate_every=1000000"];
+    let program = [env!("CARGO_BIN_EXE_emberlm"), "train", "--run", "kept"];
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .args([&program[..], &TINY, &SHORT, &long].concat())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = path_of(folder, "kept").join("metrics.jsonl");
+    let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    let id = child.id().to_string();
+    let mut steps = |count: usize| {
+        while lines() < count {
+            assert!(child.try_wait().unwrap().is_none(), "it ended after {} steps", lines());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    steps(5);
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    };
+    signal("-HUP");
+    steps(lines() + 500);
+    signal("-TERM");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

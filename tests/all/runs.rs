@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::command_line::{emberlm, succeed, train};
+use crate::support::copy_folder;
 
 fn read(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
@@ -478,4 +479,76 @@ fn the_use_of_experts_is_a_metric() {
             assert_eq!(layers[0].iter().sum::<usize>(), 2 * 2 * 32, "two experts a token");
         }
     }
+}
+
+#[test]
+fn a_run_is_called_by_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("artifacts");
+    succeed(&train(folder.path(), &[]));
+    fs::create_dir(root.join("old")).unwrap();
+    fs::rename(root.join("stories"), root.join("old/renamed")).unwrap();
+    let path = root.join("old/renamed");
+    let path = path.to_str().unwrap();
+    for (root, name, expected) in [
+        (&root, "old/renamed", "old/renamed"),
+        (&root, path, "old/renamed"),
+        (&root.join("old"), "renamed", "renamed"),
+        (&root.join("old/renamed"), ".", "renamed"),
+        (&root, &format!("{path}/../renamed/")[..], "renamed"),
+        (&root.join("nothing"), path, "renamed"),
+    ] {
+        let run = Run::open(root, name).unwrap();
+        assert_eq!((run.name(), &run.config().name[..]), (expected, "stories"), "{name}");
+    }
+    // What it says to type finds it.
+    let more = ["train", "--plain", "--resume", "old/renamed", "--set", "train.steps=7"];
+    let text = succeed(&emberlm(folder.path(), &more));
+    assert!(text.contains("more: emberlm generate old/renamed\n"), "{text}");
+    succeed(&emberlm(folder.path(), &["generate", "old/renamed", "--max-tokens", "2"]));
+}
+
+/// What a killed program has left is no run.
+#[test]
+fn folders_of_runs_are_like_others_and_unfinished_ones_are_not_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("artifacts");
+    succeed(&train(folder.path(), &[]));
+    let names: Vec<_> = fs::read_dir(&root).unwrap().map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(names, ["stories"], "nothing is left beside it");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        fs::create_dir(folder.path().join("other")).unwrap();
+        let expected = mode(&folder.path().join("other"));
+        let run = root.join("stories");
+        for path in [&run, &run.join("checkpoints/step-00000006"), &run.join("samples")] {
+            assert_eq!(mode(path), expected, "{}", path.display());
+        }
+    }
+    copy_folder(&root.join("stories"), &root.join(".part-x"));
+    assert_eq!(emberlm::artifact::run_names(&root), ["stories"]);
+    let listed = succeed(&emberlm(folder.path(), &["runs"]));
+    assert!(listed.contains("stories") && !listed.contains(".part-x"), "{listed}");
+}
+
+/// Of many experts a line is long.
+#[test]
+fn the_last_step_is_found_behind_lines_of_any_length() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &[]));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    assert_eq!(run.history().last_step(), Some(6));
+    let path = run.path().join("metrics.jsonl");
+    for length in [100, 60_000, 70_000, 300_000] {
+        let line = |step: u64| {
+            let long = vec![1; length / 2];
+            serde_json::json!({ "split": "valid", "step": step, "expert_tokens": long }).to_string()
+        };
+        fs::write(&path, format!("{}\n{}\n{}", line(7), line(8), &line(9)[..length / 2])).unwrap();
+        assert_eq!(run.history().last_step(), Some(8), "{length}");
+    }
+    fs::write(&path, "{").unwrap();
+    assert_eq!(run.history().last_step(), None);
 }

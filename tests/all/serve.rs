@@ -15,7 +15,7 @@ use ureq::Agent;
 use ureq::http::Response;
 
 use crate::command_line::{TINY, emberlm, stdout, succeed, train};
-use crate::support::cpu_backends;
+use crate::support::{copy_folder, cpu_backends};
 
 /// A run of a few steps on the built-in stories. Its tokens are bytes, so that what it writes is
 /// not always UTF-8.
@@ -301,7 +301,7 @@ fn a_conversation_becomes_a_text() {
         { "role": "user", "content": [{ "type": "text", "text": "H" }, { "type": "text", "text": "i" }] },
     ]);
     let body = json!({ "messages": messages, "max_completion_tokens": 5, "temperature": 0,
-        "overflow": "slide" });
+        "overflow": "slide", "tools": [], "tool_choice": "none", "parallel_tool_calls": false });
     let answer = served.ask("/v1/chat/completions", &body);
     let text = "System: Be kind.\nUser: Hi\nAssistant:";
     assert_eq!(answer["usage"]["prompt_tokens"], text.len());
@@ -373,10 +373,14 @@ fn a_vocabulary_for_conversations_has_its_own_template() {
         assert!(!found.is_empty());
         let expected = plain["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap();
         assert!(found.into_iter().eq(expected), "{name}: {answer} {plain}");
-        let end = specials[specials.len() - 1];
-        let refused = json!({ "messages": [{ "role": "user", "content": format!("a{end}b") }] });
-        let (status, refused) = document(served.post("/v1/chat/completions", &refused.to_string()));
-        assert_eq!((status, &refused["error"]["param"]), (400, &json!("messages[0].content")));
+        for end in [specials[specials.len() - 1], "<|eos|>"] {
+            let content = format!("a{end}b");
+            let refused = json!({ "messages": [{ "role": "user", "content": content }] });
+            let refused = served.post("/v1/chat/completions", &refused.to_string());
+            let (status, refused) = document(refused);
+            assert_eq!((status, &refused["error"]["param"]), (400, &json!("messages[0].content")));
+            assert!(refused["error"]["message"].as_str().unwrap().ends_with(end), "{refused}");
+        }
         other.stopper().stop();
         assert!(other.wait());
     }
@@ -526,6 +530,39 @@ fn models_and_their_curves_are_told() {
         let (status, error) = document(served.get(missing));
         assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")));
     }
+}
+
+/// A copied run has the name of its folder, so that both can be served.
+#[test]
+fn a_copy_of_a_run_is_served_beside_it_and_a_damaged_summary_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = Run::open(&RUN.path().join("artifacts"), "stories").unwrap();
+    copy_folder(whole.path(), &folder.path().join("copy"));
+    let copy = Run::open(folder.path(), "copy").unwrap();
+    let summary = copy.path().join("summary.json");
+    let mut served = Served::new(&options());
+    let both = Server::start(vec![whole, copy], &options()).unwrap();
+    served.url = format!("http://{}", both.address());
+    let models = document(served.get("/v1/models")).1;
+    let ids = models["data"].as_array().unwrap().iter().map(|model| &model["id"]);
+    assert_eq!(ids.collect::<Vec<_>>(), ["stories", "copy"]);
+    let (status, error) = document(served.post("/v1/completions", r#"{"prompt": "a"}"#));
+    let message = &error["error"]["message"];
+    assert_eq!((status, message), (400, &json!("`model` is missing; there are stories, copy")));
+    let body = json!({ "model": "copy", "prompt": "a", "max_tokens": 2 });
+    assert_eq!(served.ask("/v1/completions", &body)["model"], "copy");
+
+    let details = || document(served.get("/api/models/copy"));
+    assert!(details().1["summary"]["steps"].is_number());
+    std::fs::write(&summary, "{").unwrap();
+    let (status, error) = details();
+    assert_eq!((status, &error["error"]["type"]), (500, &json!("server_error")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("summary.json is damaged"));
+    std::fs::remove_file(&summary).unwrap();
+    let (status, found) = details();
+    assert!(status == 200 && found["summary"].is_null(), "it is being trained, or was imported");
+    both.stopper().stop();
+    assert!(both.wait());
 }
 
 /// The page asks nobody else, and lets nothing in that is not its own.

@@ -80,11 +80,17 @@ fn what_cannot_be_is_refused_in_the_form_of_the_interface() {
         (completions, json!({ "prompt": long }).to_string(), 400, "prompt", "the prompt has 40"),
         (completions, r#"{"max_tokens": 101}"#.into(), 400, "max_tokens", "more than the 100"),
         (completions, r#"{"max_tokens": -1}"#.into(), 400, "max_tokens", "invalid value"),
-        (completions, r#"{"temperature": -1}"#.into(), 400, "", "temperature = -1 is out of"),
+        (completions, r#"{"temperature": -1}"#.into(), 400, "temperature", "temperature = -1 is"),
         (completions, r#"{"temperature": "hot"}"#.into(), 400, "temperature", "invalid type"),
-        (completions, r#"{"top_p": 0}"#.into(), 400, "", "top-p = 0"),
-        (completions, r#"{"top_k": 0}"#.into(), 400, "", "top-k = 0"),
-        (completions, r#"{"repetition_penalty": 0}"#.into(), 400, "", "repetition-penalty = 0"),
+        (completions, r#"{"top_p": 0}"#.into(), 400, "top_p", "top_p = 0 is out of"),
+        (completions, r#"{"top_k": 0}"#.into(), 400, "top_k", "top_k = 0 is out of"),
+        (
+            completions,
+            r#"{"repetition_penalty": 0}"#.into(),
+            400,
+            "repetition_penalty",
+            "repetition_penalty = 0",
+        ),
         (completions, r#"{"logprobs": 21}"#.into(), 400, "logprobs", "at most 20"),
         (completions, r#"{"n": 0}"#.into(), 400, "n", "at least 1"),
         (completions, r#"{"n": 5}"#.into(), 400, "n", "at most 4 texts"),
@@ -122,6 +128,13 @@ fn what_cannot_be_is_refused_in_the_form_of_the_interface() {
             r#"{"messages": [{"role": "user", "content": "a"}], "tools": [{}]}"#.into(),
             400,
             "tools",
+            "not supported",
+        ),
+        (
+            chat,
+            r#"{"messages": [{"role": "user", "content": "a"}], "tool_choice": "required"}"#.into(),
+            400,
+            "tool_choice",
             "not supported",
         ),
         (
@@ -225,7 +238,10 @@ fn clients_that_go_away_free_their_place() {
 fn what_takes_too_long_is_given_up() {
     let options = Options { max_batch: 1, timeout: Duration::from_millis(400), ..options() };
     let served = Served::new(&options);
-    let (status, error) = document(served.post("/v1/completions", &endless(false)));
+    let response = served.post("/v1/completions", &endless(false));
+    // OpenAI's clients would ask again, and wait as long.
+    assert_eq!(response.headers()["x-should-retry"], "false");
+    let (status, error) = document(response);
     assert_eq!((status, &error["error"]["code"]), (504, &json!("timeout")), "{error}");
     served.becomes_idle();
     // What has begun to come ends with an event.
@@ -497,6 +513,22 @@ fn the_command_prints_where_it_is_and_ends_by_a_signal() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_that_cannot_be_read_is_not_taken_for_none() {
+    use std::os::unix::ffi::OsStrExt;
+    let output = Command::new(env!("CARGO_BIN_EXE_emberlm"))
+        .args(["serve", "stories", "--port", "0"])
+        .current_dir(RUN.path())
+        .env("EMBERLM_API_KEY", std::ffi::OsStr::from_bytes(b"caf\xe9"))
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("EMBERLM_API_KEY is not UTF-8"), "{message}");
+    assert!(output.stdout.is_empty());
 }
 
 /// Where `EMBERLM_PYTHON` is a Python with the package `openai`.

@@ -1,8 +1,9 @@
-//! Runs that end before their length, for want of a better evaluation.
+//! Runs that end before they are done: for want of a better evaluation, or by a signal in the last.
 
 use emberlm::artifact::Run;
 
-use crate::command_line::{emberlm, stdout, train};
+use crate::command_line::{SHORT, TINY, emberlm, stdout, succeed, train};
+use crate::resume::{resume, signal, start_to_last_evaluation};
 
 #[test]
 fn a_run_without_improvement_stops_early() {
@@ -37,4 +38,42 @@ fn a_run_without_improvement_stops_early() {
     let output = emberlm(folder.path(), &more);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(open("hopeless").history().summary().unwrap().steps, 30);
+}
+
+#[test]
+fn a_run_whose_evaluations_are_no_numbers_stops_early() {
+    let folder = tempfile::tempdir().unwrap();
+    // The first step ruins the weights, and all others are left out.
+    let args = [
+        "train.steps=30",
+        "train.schedule.learning_rate=1e38",
+        "train.schedule.warmup_steps=0",
+        "train.non_finite=skip",
+        r#"train.early_stopping={"patience":2}"#,
+    ];
+    let output = train(folder.path(), &args.map(|set| ["--set", set]).concat());
+    let message = String::from_utf8_lossy(&output.stderr);
+    let expected = "diverged: its validation loss is not a number after 6 steps";
+    assert!(message.contains(expected), "{message}");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_the_last_evaluation_which_can_be_made_up_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let much = ["--run", "cut", "--set", "data.validation_stories=2000"];
+    let few = ["--set", "train.evaluation_windows=4"];
+    let args = [&["train"], &TINY[..], &SHORT, &much, &few].concat();
+    let child = start_to_last_evaluation(folder, &args);
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    succeed(&output);
+    let run = Run::open(&folder.join("artifacts"), "cut").unwrap();
+    let summary = run.history().summary().unwrap();
+    assert_eq!((summary.steps, summary.final_val_loss), (6, None));
+    let text = succeed(&resume(folder, "cut", &[]));
+    assert!(text.contains("whole validation split: "), "{text}");
+    assert!(run.history().summary().unwrap().final_val_loss.is_some());
 }

@@ -5,7 +5,7 @@ use emberlm::backend::{self, BackendKind, Job};
 use emberlm::config::Activation;
 use emberlm::data::{Example, ExamplePlace, Place, Split, Task, TokenBatch, Window};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The CPU backends that are compiled in; ndarray is the reference.
 pub fn cpu_backends() -> Vec<BackendKind> {
@@ -177,3 +177,16 @@ pub const ACTIVATIONS: [Activation; 6] = [
     Activation::Silu,
     Activation::Mish,
 ];
+
+/// All files of a folder, in another.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}

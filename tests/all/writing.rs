@@ -182,6 +182,16 @@ fn log_probabilities_are_those_of_the_softmax() {
             }
         }
     }
+    // What is not a number is behind all others, and nothing is likely beside it.
+    logits[3] = f32::NAN;
+    for token in [0, 3, 10] {
+        let found = LogProbabilities::new(&logits, token, 700);
+        assert!(found.token.is_nan() && found.rank == 700, "{token}");
+        assert_eq!(found.top[699].0, 3);
+        assert_eq!(found.top[0].0 as usize, order[0]);
+    }
+    let found = LogProbabilities::new(&[f32::NAN; 5], 0, 2);
+    assert!(found.token.is_nan() && found.rank == 5);
 }
 
 /// The first place where a stop string is complete, and what stands before the longest of them.

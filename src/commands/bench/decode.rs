@@ -11,7 +11,7 @@ use crate::cli::{BenchDecodeArgs, Quantization};
 use crate::commands::weights;
 use crate::config::Architecture;
 use crate::config::RunConfig;
-use crate::generate::{Sampler, Sampling};
+use crate::generate::{Sampler, Sampling, on_host};
 use crate::model::{Gpt, Initializer};
 
 /// At first memory is taken, kernels are compiled and processors come to speed; the program that
@@ -68,8 +68,7 @@ impl Job for Bench<'_> {
                 let started = Instant::now();
                 let input = TensorData::new(vec![token as i32], [1, 1]);
                 let input = Tensor::<B::InnerBackend, 2, Int>::from_data(input, &device);
-                let logits = model.decode(input, &mut cache)?;
-                let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+                let logits = on_host(model.decode(input, &mut cache)?);
                 token = sampler.choose(&logits);
                 times.push(milliseconds(started.elapsed()));
             }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use super::prepare::{STOPPED, stop_on_signal};
 use super::progress::{self, note};
+use super::signals::{STOPPED, stop_on_signal};
 use super::weights::{check, stored};
 use crate::artifact::{Run, write_evaluation};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
@@ -29,7 +29,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let config = run.config();
     let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
-    let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
+    let task = run.task(tokenizer.as_ref());
     let continues = task == Task::NextToken;
     if !continues && (!args.task.is_empty() || args.stories.is_some()) {
         let does = match task {
@@ -189,7 +189,13 @@ impl Evaluate<'_> {
                 let text = self.text.iter().map(Text::name);
                 let tasks = self.questions.iter().map(|asked| asked.benchmark.name().to_owned());
                 let stories = self.stories.iter().map(|_| "stories".to_owned());
-                text.chain(tasks).chain(stories).collect::<Vec<_>>().join("-")
+                // What is measured otherwise is kept beside it.
+                let EvalArgs { stride, limit, weights, .. } = self.args;
+                let stride = stride.map(|stride| format!("stride{stride}"));
+                let limit = limit.map(|limit| format!("limit{limit}"));
+                let int8 = weights.quantize.map(|_| "int8".to_owned());
+                let how = [stride, limit, int8].into_iter().flatten();
+                text.chain(tasks).chain(stories).chain(how).collect::<Vec<_>>().join("-")
             }
         };
         let own = self.run.history().evaluations();

@@ -1,7 +1,6 @@
 use super::Evaluate;
 use crate::backend::GptBackend;
 use crate::cli::EvalArgs;
-use crate::config::DataConfig;
 use crate::config::RunConfig;
 use crate::data::{DataError, Stories, StoryScore};
 use crate::eval::{Measure, Outcome, StoryError, StoryWriter, write_stories};
@@ -24,13 +23,8 @@ impl StoryTask {
         tokenizer: &dyn Tokenizer,
     ) -> Result<Self, DataError> {
         let stories = Stories::new()?;
-        let writer = StoryWriter::new(
-            tokenizer,
-            matches!(config.data, DataConfig::Tokens { .. }),
-            args.seed,
-            stories.longest(),
-            args.batch.map_or(config.train.batch_size, |batch| batch as usize),
-        );
+        let together = args.batch.map_or(config.train.batch_size, |batch| batch as usize);
+        let writer = StoryWriter::of_run(config, tokenizer, &stories, args.seed, together);
         Ok(Self { stories, writer, count, seed: args.seed })
     }
 

@@ -1,4 +1,4 @@
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use super::Evaluate;
 use crate::artifact::Run;
 use crate::backend::GptBackend;
 use crate::cli::EvalArgs;
-use crate::commands::prepare::{STOPPED, show_download};
+use crate::commands::prepare::show_download;
 use crate::commands::progress;
+use crate::commands::signals::STOPPED;
 use crate::data::{Manifest, fetch};
 use crate::eval::{
-    Benchmark, ChoiceScore, Continuation, LastWordScore, Measure, Outcome, Question, Stopped,
-    log_likelihoods,
+    Benchmark, ChoiceScore, Context, Continuation, ContinuationError, LastWordScore, Measure,
+    Outcome, Question, Stopped, log_likelihoods,
 };
 use crate::tokenizer::Tokenizer;
 use crate::train::LanguageModel;
@@ -53,18 +54,14 @@ impl Questions {
         let is_whole = questions.len() <= limit;
         questions.truncate(limit);
         let context_length = run.config().model.context_length;
+        let encode = |question: &Question| -> Result<Vec<Continuation>, ContinuationError> {
+            let context = Context::new(tokenizer.as_ref(), &question.context)?;
+            let choices = question.choices.iter();
+            choices.map(|choice| context.continued(&format!(" {choice}"), context_length)).collect()
+        };
         let encoded = questions.par_iter().map(|question| {
-            let encode = |choice: &String| {
-                let continuation = format!(" {choice}");
-                Continuation::new(
-                    tokenizer.as_ref(),
-                    &question.context,
-                    &continuation,
-                    context_length,
-                )
-            };
-            let encoded = question.choices.iter().map(encode).collect::<Result<Vec<_>, _>>();
-            encoded.with_context(|| format!("{}, line {}", path.display(), question.line))
+            let place = || format!("{}, line {}", path.display(), question.line);
+            encode(question).with_context(place)
         });
         // One after the other: of several lines that are wrong the first is told.
         let encoded: Vec<_> = encoded.collect();

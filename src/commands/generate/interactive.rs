@@ -9,10 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Generate;
 use super::texts::Texts;
 use crate::backend::GptBackend;
+use crate::commands::signals::{STOPPED, on_signal};
 use crate::generate::NextToken;
-
-/// The exit code of a program that Ctrl-C has ended.
-const INTERRUPTED: i32 = 130;
 
 /// Answers one prompt after the other, until the input ends.
 pub(super) fn answer<B: GptBackend, M: NextToken<B>, W: Write>(
@@ -70,12 +68,11 @@ pub(super) fn answer<B: GptBackend, M: NextToken<B>, W: Write>(
 
 /// The first signal while there is an answer ends that; any other ends the program.
 fn stop_on_interrupt(answering: Arc<AtomicBool>) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
+    on_signal(move || {
         if !answering.swap(false, Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED);
+            std::process::exit(STOPPED);
         }
     })
-    .context("cannot listen for Ctrl-C")
 }
 
 /// Where prompts are kept from one time to the next, as the XDG base directories have it.

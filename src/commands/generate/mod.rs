@@ -25,13 +25,15 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     penalties(&args.sampling).validate()?;
     let run = Run::open(&args.common.artifacts, &args.run)?;
     let tokenizer = run.tokenizer()?;
-    let model = &run.config().model;
-    let task = Task::new(model.architecture, tokenizer.vocab_size(), run.config().seed);
+    let task = run.task(tokenizer.as_ref());
     if let Task::MaskedTokens { .. } = task {
         bail!("the run {} fills gaps and continues nothing; use emberlm fill-mask", run.name());
     }
     let generate =
         Generate { args: &args, backend, run: &run, tokenizer: tokenizer.as_ref(), task };
+    if let Some(beams) = args.beams {
+        generate.beam_search(beams as usize).validate()?;
+    }
     let prompts = generate.prompts()?;
     backend::dispatch(backend.on(args.common.target.device), Prompted { generate, prompts })?
 }
@@ -164,10 +166,7 @@ impl Generate<'_> {
 
     /// The token that ends every text of the model.
     fn end(&self) -> Option<u32> {
-        match self.task {
-            Task::Translation { end, .. } => Some(end),
-            _ => self.tokenizer.end_of_text(),
-        }
+        self.task.end(self.tokenizer)
     }
 
     fn beam_search(&self, beams: usize) -> BeamSearch {

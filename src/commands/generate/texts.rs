@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Generate, Prompt};
 use crate::backend::GptBackend;
-use crate::generate::{Batch, Choice, Finish, NextToken, Progress, Request, Ticket, beam_search};
+use crate::generate::{
+    Batch, Choice, Finish, NextToken, Progress, Request, Ticket, beam_search, vocabulary,
+};
 
 /// Texts on their way to the terminal or to lines of JSON, in the order in which they were asked
 /// for. The first that is not whole is written as it comes, and what others have meanwhile waits.
@@ -95,8 +97,7 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
         let request = self.generate.request(prompt, 0);
         let search = self.generate.beam_search(beams);
         let tokenizer = self.generate.tokenizer;
-        let most = self.generate.end().map_or(0, |end| end as usize + 1);
-        let vocab_size = most.max(tokenizer.vocab_size());
+        let vocab_size = vocabulary(tokenizer, self.generate.end());
         let Request { source, prompt, .. } = &request;
         let goes_on = &mut || self.goes_on();
         let found = beam_search(self.model, vocab_size, source, prompt, &search, goes_on)?;

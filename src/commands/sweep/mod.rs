@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::plan::{bytes, free_memory};
-use super::prepare::STOPPED;
 use super::progress;
+use super::signals::{STOPPED, on_signal};
 use super::train::apply_data;
 use crate::artifact::{History, Run};
 use crate::backend;
@@ -378,11 +378,10 @@ impl Work<'_> {
 /// The first signal ends the trials with their checkpoints, the second this program at once; the
 /// trials notice.
 fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
-    ctrlc::set_handler(move || {
+    on_signal(move || {
         if stop.swap(true, Ordering::SeqCst) {
             std::process::exit(STOPPED);
         }
         eprintln!("stopping after these steps; once more to stop at once");
     })
-    .context("cannot listen for Ctrl-C")
 }

@@ -139,19 +139,15 @@ fn check_is_new(folder: &Path) -> anyhow::Result<()> {
 fn write_folder(folder: &Path, tokenizer: &HuggingFaceFiles) -> anyhow::Result<()> {
     let write = || {
         let whole = std::path::absolute(folder)?;
-        let parent = whole.parent().unwrap_or(&whole);
-        fs::create_dir_all(parent)?;
-        // Removed with all it holds where anything below fails.
-        let part = tempfile::Builder::new().prefix(".part-").tempdir_in(parent)?;
-        files::write_whole(&part.path().join("tokenizer.json"), |file| {
-            file.write_all(tokenizer.json.as_bytes())
-        })?;
-        files::write_json(&part.path().join("tokenizer_config.json"), &tokenizer.settings(None))?;
-        check_is_new(folder)?;
-        fs::rename(part.path(), &whole)?;
-        let _renamed = part.keep();
-        files::sync_folder(parent)?;
-        Ok::<(), anyhow::Error>(())
+        fs::create_dir_all(whole.parent().unwrap_or(&whole))?;
+        files::write_folder(&whole, |part| {
+            files::write_whole(&part.join("tokenizer.json"), |file| {
+                file.write_all(tokenizer.json.as_bytes())
+            })?;
+            let settings = tokenizer.settings(None);
+            files::write_json(&part.join("tokenizer_config.json"), &settings)?;
+            check_is_new(folder)
+        })
     };
     write().with_context(|| format!("cannot write {}", folder.display()))
 }

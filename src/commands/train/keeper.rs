@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::artifact::{Checkpoints, History, Run};
 use crate::backend::{GptBackend, TrainBackend};
 use crate::commands::sample::{gaps, stream, translation};
-use crate::config::{DataConfig, RunConfig, SampleConfig};
+use crate::config::{RunConfig, SampleConfig};
 use crate::data::{Corpus, DataError, Example, Stories, StoryScore, Task};
 use crate::eval::{Stopped, StoryError, StoryWriter, write_stories};
 use crate::generate::{Overflow, Request, Sampling, SamplingError, begun, opening};
@@ -77,10 +77,9 @@ struct StoryJudge {
 impl StoryJudge {
     fn new(count: usize, config: &RunConfig, corpus: &Corpus) -> Result<Self, DataError> {
         let (tokenizer, stories) = (corpus.tokenizer.clone(), Stories::new()?);
-        let documents = matches!(config.data, DataConfig::Tokens { .. });
-        let (longest, together) = (stories.longest(), config.train.batch_size);
+        let together = config.train.batch_size;
         let writer =
-            StoryWriter::new(tokenizer.as_ref(), documents, config.seed, longest, together);
+            StoryWriter::of_run(config, tokenizer.as_ref(), &stories, config.seed, together);
         Ok(Self { tokenizer, stories, writer, count })
     }
 

@@ -9,15 +9,16 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::progress::{is_quiet, note};
+use super::signals::{STOPPED, on_signal};
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
 use crate::cli::TrainArgs;
 use crate::config::Precision;
 use crate::config::RunConfig;
-use crate::data::{Corpus, EvaluationLoader, SplitTokens, Task};
+use crate::data::{Corpus, EvaluationLoader, ExamplePlace, SplitTokens, Task};
 use crate::train::{
-    Average, Display, Ended, JsonLinesLogger, LanguageModel, Loggers, ModelOptimizer, Outcome,
-    Training, evaluate, train,
+    Average, Display, Ended, Evaluation, JsonLinesLogger, LanguageModel, Loggers, ModelOptimizer,
+    Outcome, Training, evaluate, train,
 };
 use keeper::Keeper;
 use plan::Plan;
@@ -75,15 +76,15 @@ impl Job for Train<'_> {
         if model.trained_params() < params {
             say(args, format_args!("trained: {} of them", model.trained_params()));
         }
-        if finetuning {
-            report.announce_loss(&model.valid());
-        }
 
         let interrupter = Interrupter::new();
         let display = display(args);
         stop_on_signal(&interrupter, display)?;
         if args.stop_at_eof {
             stop_at_eof(&interrupter);
+        }
+        if finetuning {
+            report.announce_loss(&model.valid(), &interrupter)?;
         }
         let keeper = Box::new(Keeper::new(&run, &config, &corpus)?);
         let mut loggers = loggers::open(&run, &config, taken)?;
@@ -107,7 +108,7 @@ impl Job for Train<'_> {
             keeper,
             loggers,
             display,
-            interrupter,
+            interrupter: interrupter.clone(),
         });
         if let Some(tracking) = tracking {
             loggers::conclude(tracking, &outcome);
@@ -117,7 +118,7 @@ impl Job for Train<'_> {
         }
         let outcome =
             outcome.with_context(|| format!("the run {} stopped", run.path().display()))?;
-        report.conclude(outcome)
+        report.conclude(outcome, &interrupter)
     }
 }
 
@@ -206,32 +207,63 @@ impl Report<'_> {
     }
 
     /// What the model that is trained further knows already.
-    fn announce_loss<B: GptBackend>(&self, model: &LanguageModel<B>) {
+    fn announce_loss<B: GptBackend>(
+        &self,
+        model: &LanguageModel<B>,
+        interrupter: &Interrupter,
+    ) -> anyhow::Result<()> {
         let Self { config, corpus, .. } = *self;
         let windows = config.train.evaluation_windows;
         let sample = corpus.validation.spread(config.model.context_length, windows);
+        if let Some(before) = self.evaluate(model, sample, interrupter)? {
+            say(
+                self.args,
+                format_args!("validation loss before training: {:.4} nats a token", before.loss),
+            );
+        }
+        Ok(())
+    }
+
+    /// The loss on a part of the validation split; none where a signal has stopped it.
+    fn evaluate<B: GptBackend>(
+        &self,
+        model: &LanguageModel<B>,
+        places: Vec<ExamplePlace>,
+        interrupter: &Interrupter,
+    ) -> anyhow::Result<Option<Evaluation>> {
+        let Self { config, corpus, .. } = *self;
+        // Before and after: what is cut off in between reads as zeros.
+        let check = || corpus.validation.check().context("the validation split cannot be read");
+        check()?;
         let batch_size = config.train.batch_size;
         let loader =
-            EvaluationLoader::new(corpus.validation.clone(), corpus.task, sample, batch_size);
-        let before = evaluate(model, loader.batches());
-        say(
-            self.args,
-            format_args!("validation loss before training: {:.4} nats a token", before.loss),
-        );
+            EvaluationLoader::new(corpus.validation.clone(), corpus.task, places, batch_size);
+        let mut stopped = false;
+        let batches = loader.batches().take_while(|_| {
+            stopped = interrupter.should_stop();
+            !stopped
+        });
+        let found = evaluate(model, batches);
+        if stopped {
+            return Ok(None);
+        }
+        check()?;
+        Ok(Some(found))
     }
 
     /// Tells how the run went, after an evaluation on the whole validation split where the run has
     /// come to its end.
-    fn conclude<B: TrainBackend>(&self, outcome: Outcome<B>) -> anyhow::Result<()> {
+    fn conclude<B: TrainBackend>(
+        &self,
+        outcome: Outcome<B>,
+        interrupter: &Interrupter,
+    ) -> anyhow::Result<()> {
         let Self { config, corpus, run, .. } = *self;
         let Outcome { model, state, ended } = outcome;
         let progress = state.progress;
         if progress.step == 0 {
             say(self.args, format_args!("stopped before the first step; nothing was saved"));
-            say(
-                self.args,
-                format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()),
-            );
+            self.say_how_to_go_on();
             return Ok(());
         }
         let seconds = Duration::from_secs(progress.seconds.round() as u64);
@@ -268,14 +300,7 @@ impl Report<'_> {
             say(self.args, format_args!("left out: {} steps", state.guard.skipped));
         }
         if ended == Ended::Interrupted {
-            run.history().write_summary(&summary)?;
-            self.say_end(&summary)?;
-            say(self.args, format_args!("run: {}", run.path().display()));
-            say(
-                self.args,
-                format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()),
-            );
-            return Ok(());
+            return self.conclude_early(&summary);
         }
         let Some(best) = state.best else {
             bail!(
@@ -286,9 +311,10 @@ impl Report<'_> {
         };
         say(self.args, format_args!("evaluating the last model on the whole validation split"));
         let all = corpus.validation.all(config.model.context_length);
-        let batch_size = config.train.batch_size;
-        let loader = EvaluationLoader::new(corpus.validation.clone(), corpus.task, all, batch_size);
-        let whole = evaluate(&model, loader.batches());
+        let Some(whole) = self.evaluate(&model, all, interrupter)? else {
+            say(self.args, format_args!("stopped before that was done"));
+            return self.conclude_early(&summary);
+        };
         summary.final_val_loss = Some(whole.loss);
         summary.bits_per_byte =
             corpus.validation.bytes_per_target(corpus.task).map(|bytes| whole.bits_per_byte(bytes));
@@ -335,6 +361,20 @@ impl Report<'_> {
         Ok(())
     }
 
+    /// The end of a run that a signal has stopped, which can be resumed.
+    fn conclude_early(&self, summary: &Summary) -> anyhow::Result<()> {
+        self.run.history().write_summary(summary)?;
+        self.say_end(summary)?;
+        say(self.args, format_args!("run: {}", self.run.path().display()));
+        self.say_how_to_go_on();
+        Ok(())
+    }
+
+    fn say_how_to_go_on(&self) {
+        let name = self.run.name();
+        say(self.args, format_args!("to go on: emberlm train --resume {name}{}", self.root()));
+    }
+
     /// What is left to say to a program: the summary, or where the run is.
     fn say_end(&self, summary: &Summary) -> anyhow::Result<()> {
         let line = match self.args.json {
@@ -367,10 +407,10 @@ fn say(args: &TrainArgs, line: std::fmt::Arguments) {
 fn stop_on_signal(interrupter: &Interrupter, display: Display) -> anyhow::Result<()> {
     let interrupter = interrupter.clone();
     let mut stopping = false;
-    ctrlc::set_handler(move || {
+    on_signal(move || {
         if stopping {
             display.abandon();
-            std::process::exit(130);
+            std::process::exit(STOPPED);
         }
         stopping = true;
         // A line would stay on the dashboard, which shows the reason itself.
@@ -379,7 +419,6 @@ fn stop_on_signal(interrupter: &Interrupter, display: Display) -> anyhow::Result
         }
         interrupter.stop(Some("stopped by a signal"));
     })
-    .context("cannot listen for Ctrl-C")
 }
 
 /// Whoever has started this program and holds its standard input may go away in any way: then the

@@ -98,6 +98,7 @@ impl Plan {
         backend: BackendKind,
     ) -> anyhow::Result<Self> {
         let run = Run::open(&args.common.artifacts, name)?;
+        run.check_trained()?;
         let lock = run.lock()?;
         let before = serde_json::to_value(run.config())?;
         let mut value = before.clone();

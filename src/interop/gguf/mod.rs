@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::ConfigError;
 use crate::config::ModelConfig;
+use crate::files;
 use crate::tokenizer::SavedTokenizer;
 use crate::tokenizer::TokenizerError;
 
@@ -162,7 +163,7 @@ pub fn write<E: Into<Box<dyn Error + Send + Sync>>>(
     if path.symlink_metadata().is_ok() {
         return Err(GgufError::Exists { path: path.into() });
     }
-    let mut part = beside(path).map_err(write_error)?;
+    let mut part = files::beside(path).map_err(write_error)?;
     let mut out = BufWriter::new(part.as_file_mut());
     writer::write_header(&mut out, &metadata, planned.iter().map(|tensor| &tensor.info))
         .map_err(write_error)?;
@@ -183,20 +184,6 @@ pub fn write<E: Into<Box<dyn Error + Send + Sync>>>(
     part.as_file().sync_all().map_err(write_error)?;
     part.persist_noclobber(path).map_err(|error| write_error(error.error))?;
     Ok(Written { architecture: layout.architecture(), notes })
-}
-
-/// A file in the folder of another that vanishes unless it is renamed.
-fn beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".part-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Temporary files are private; this one becomes a file like any other.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder.unwrap_or(Path::new(".")))
 }
 
 /// The values of a tensor in llama.cpp's layout.
