@@ -25,8 +25,8 @@ pub enum PageError {
 /// A page on which a person follows a token through every step of every head. It holds all its
 /// numbers, and asks nobody for anything.
 ///
-/// `tokens` are the texts of those that look, `source` of those that a source has, `place` the one
-/// that is followed first.
+/// `tokens` are the texts of those that look, `source` of those that a source has, which look in a
+/// translator's encoder, `place` the one that is followed first.
 ///
 /// # Errors
 /// [`PageError::TooLarge`], and numbers that JSON cannot have.
@@ -49,6 +49,7 @@ pub fn attention_page(
     let about = |layer: &AttentionLayer| {
         json!({
             "path": layer.path, "layer": layer.layer, "cross": layer.is_cross,
+            "ofSource": layer.is_of_source,
             "queries": layer.queries, "keys": layer.keys, "headDim": layer.head_dim,
             "width": layer.bias.len(), "heads": layer.heads.len(), "keyHeads": layer.key_heads,
             "causal": layer.causal, "window": layer.window, "scale": layer.scale,
