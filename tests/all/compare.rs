@@ -308,6 +308,15 @@ fn runs_are_listed_with_what_has_become_of_them() {
     let by_loss = runs(root, &["--sort", "loss"]);
     assert_eq!(by_loss[3]["name"], "broken");
 
+    // A last loss that is no number is the end of a run; none at all is not.
+    let mut diverged = summary.clone();
+    diverged["final_val_loss"] = Value::Null;
+    fs::write(artifacts.join("whole/summary.json"), diverged.to_string()).unwrap();
+    assert_eq!(runs(root, &["--sort", "name"])[3]["status"], "finished");
+    diverged.as_object_mut().unwrap().remove("final_val_loss");
+    fs::write(artifacts.join("whole/summary.json"), diverged.to_string()).unwrap();
+    assert_eq!(runs(root, &["--sort", "name"])[3]["status"], "stopped");
+
     // A summary that cannot be read is not one that was never written.
     fs::write(artifacts.join("whole/summary.json"), "{").unwrap();
     assert_eq!(runs(root, &["--sort", "name"])[3]["status"], "damaged");

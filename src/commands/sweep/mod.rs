@@ -23,7 +23,7 @@ use crate::files::write_whole;
 use crate::sweep::{Ended, Leaderboard, Ledger, Rung, Sweep, Trial, survivors};
 use candidate::{Candidate, Examiner};
 use show::Show;
-use trainer::{Exit, Order, Trainer, is_there, measured};
+use trainer::{Exit, Order, Trainer, is_there, outcome};
 
 /// How often trials are asked how they are.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -266,10 +266,10 @@ impl Work<'_> {
         let goes_on = is_there(artifacts, &run)?;
         // This program was killed before it could note what has come out.
         if goes_on
-            && let Some(measured) = measured(artifacts, &run)?
-            && rung.steps.is_none_or(|steps| measured.steps as u64 >= steps)
+            && let Some((steps, ended)) = outcome(artifacts, &run)?
+            && rung.steps.is_none_or(|length| steps as u64 >= length)
         {
-            self.record(&trial, place, Ended::Finished(measured))?;
+            self.record(&trial, place, ended)?;
             return Ok(None);
         }
         let threads = (self.args.parallel > 1).then(|| {

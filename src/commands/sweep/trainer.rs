@@ -110,14 +110,11 @@ impl Trainer {
 
     fn exit(&mut self, status: ExitStatus, artifacts: &Path) -> anyhow::Result<Exit> {
         match status.code() {
-            Some(0) => match measured(artifacts, &self.run)? {
-                Some(measured) => Ok(Exit::Ended(Ended::Finished(measured))),
-                None if self.stdin.is_none() => Ok(Exit::Stopped),
-                None => {
-                    let reason = "its loss over the validation split is not a number";
-                    Ok(Exit::Ended(Ended::Failed(reason.into())))
-                }
-            },
+            Some(0) => Ok(match outcome(artifacts, &self.run)? {
+                Some((_, ended)) => Exit::Ended(ended),
+                None if self.stdin.is_none() => Exit::Stopped,
+                None => Exit::Broken("it was stopped from outside".into()),
+            }),
             // What the program can explain would be the same another time.
             Some(2) => Ok(match self.error()? {
                 Some(reason) => Exit::Ended(Ended::Failed(reason)),
@@ -146,21 +143,26 @@ impl Trainer {
 /// The environment variable by which the pool of threads is made.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// What a run that has come to its end was found to be worth.
+/// The steps of a run that has come to its end, and what it was found to be worth.
 ///
 /// # Errors
 /// A run that cannot be read.
-pub(super) fn measured(artifacts: &Path, run: &str) -> anyhow::Result<Option<Measured>> {
+pub(super) fn outcome(artifacts: &Path, run: &str) -> anyhow::Result<Option<(usize, Ended)>> {
     let run = Run::open(artifacts, run)?;
     // There is none of a run that was killed.
     let Ok(summary) = run.history().summary() else { return Ok(None) };
-    Ok(summary.final_val_loss.map(|loss| Measured {
-        steps: summary.steps,
-        loss,
-        bits_per_byte: summary.bits_per_byte,
-        params: summary.params,
-        seconds: summary.seconds,
-    }))
+    let steps = summary.steps;
+    let ended = summary.final_val_loss.map(|loss| match loss.is_finite() {
+        true => Ended::Finished(Measured {
+            steps,
+            loss,
+            bits_per_byte: summary.bits_per_byte,
+            params: summary.params,
+            seconds: summary.seconds,
+        }),
+        false => Ended::Failed("its loss over the validation split is not a number".into()),
+    });
+    Ok(ended.map(|ended| (steps, ended)))
 }
 
 /// Whether a run is there. One that another program is at work on is waited for: what was started by
