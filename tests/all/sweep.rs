@@ -2,8 +2,8 @@
 
 use emberlm::config;
 use emberlm::sweep::{
-    Distribution, Measured, Method, Metric, Rung, Sweep, Trial, builtin_sweeps, rungs, short_names,
-    survivors,
+    Distribution, Ended, Leaderboard, Ledger, Measured, Method, Metric, Rung, Status, Sweep, Trial,
+    builtin_sweeps, rungs, short_names, survivors,
 };
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
@@ -296,4 +296,34 @@ fn what_was_not_measured_is_no_good() {
     assert_eq!((measured.score(Metric::Loss), measured.score(Metric::BitsPerByte)), (2.0, 3.0));
     let pairs = Measured { bits_per_byte: None, ..measured };
     assert_eq!(survivors(&[(1, pairs.score(Metric::BitsPerByte))], 1), [0; 0]);
+}
+
+fn measured(loss: f64, bits_per_byte: Option<f64>) -> Ended {
+    Ended::Finished(Measured { steps: 1, loss, bits_per_byte, params: 1, seconds: 1.0 })
+}
+
+#[test]
+fn what_was_not_measured_has_no_rank() {
+    let root = tempfile::tempdir().unwrap();
+    let search = json!({ "model.n_layers": [1, 2, 3, 4] });
+    let document = json!({ "name": "mine", "search": search, "metric": "bits-per-byte" });
+    let sweep = parse(&document).unwrap();
+    let mut ledger = Ledger::open(root.path(), &sweep).unwrap();
+    ledger.record(1, 0, measured(0.1, None)).unwrap();
+    ledger.record(2, 0, measured(0.2, Some(2.0))).unwrap();
+    ledger.record(3, 0, measured(0.3, Some(1.5))).unwrap();
+    let board = Leaderboard::new("mine", sweep.paths(), &ledger);
+    let rows = board.rows.iter().map(|row| (row.trial.number, row.rank, row.status));
+    let expected = [
+        (3, Some(1), Status::Finished),
+        (2, Some(2), Status::Finished),
+        (1, None, Status::Finished),
+        (4, None, Status::Open),
+    ];
+    assert_eq!(rows.collect::<Vec<_>>(), expected);
+    assert_eq!(board.best().unwrap().trial.number, 3);
+
+    ledger.record(2, 0, measured(0.2, None)).unwrap();
+    ledger.record(3, 0, measured(0.3, None)).unwrap();
+    assert_eq!(Leaderboard::new("mine", sweep.paths(), &ledger).best(), None);
 }

@@ -380,6 +380,9 @@ fn a_trial_that_fails_is_told_and_ranked_last() {
     let output = emberlm(path, &["sweep", "mine.json", "--json"]);
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(told.contains("its loss over the validation split is not a number"), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("no trial could be ranked by its loss"), "{message}");
 }
 
 #[test]
@@ -396,6 +399,11 @@ fn sweeps_that_cannot_be_are_one_line() {
     refused(path, &["sweep", "mine"], "no sweep `mine`; built in are ");
     write(path, &json!({ "model.n_layers": [1] }), &grid, &json!({}));
     refused(path, &["sweep", "mine.json", "--memory", "lots"], "`lots` is no size");
+    let mut encoders: Value = read(&path.join("mine.json"));
+    encoders["metric"] = "bits-per-byte".into();
+    encoders["set"]["model.architecture"] = "encoder".into();
+    fs::write(path.join("encoders.json"), encoders.to_string()).unwrap();
+    refused(path, &["sweep", "encoders.json"], "it has no bits a byte, only a `loss`");
     refused(path, &["sweep", "mine.json", "--data", "missing.txt"], "missing.txt");
     trained(path, "mine-001", &[]);
     let output = emberlm(path, &["sweep", "mine.json"]);

@@ -1,4 +1,4 @@
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 
 use crate::artifact::Run;
@@ -6,10 +6,10 @@ use crate::backend::BackendKind;
 use crate::cli::SweepArgs;
 use crate::commands::params::vocab_size;
 use crate::commands::size::size;
-use crate::config::{self, DataConfig, RunConfig};
+use crate::config::{self, Architecture, DataConfig, RunConfig};
 use crate::data::{SplitText, Task};
 use crate::model;
-use crate::sweep::{Sweep, Trial, explain};
+use crate::sweep::{Metric, Sweep, Trial, explain};
 use crate::tokenizer;
 use crate::train::{flops_per_token, total_steps, training_memory};
 
@@ -83,12 +83,16 @@ impl<'a> Examiner<'a> {
         };
         config.model.vocab_size = Some(vocab_size);
         config.validate()?;
+        let is_encoder = config.model.architecture == Architecture::Encoder;
+        if is_encoder && self.sweep.metric == Metric::BitsPerByte {
+            bail!("an encoder does not predict every byte: it has no bits a byte, only a `loss`");
+        }
         let memory = training_memory(&config, vocab_size, self.backend.into())?;
         let needed = memory.needed(self.backend);
         if let Some(available) = self.available
             && needed > available
         {
-            anyhow::bail!("training takes {}, and there is {}", size(needed), size(available));
+            bail!("training takes {}, and there is {}", size(needed), size(available));
         }
         let RunConfig { model, train, .. } = &config;
         let tokens = (train.examples_per_step() * model.context_length) as f64;

@@ -371,6 +371,10 @@ impl Work<'_> {
                 logs.display()
             );
         }
+        // What has come of each stands above.
+        if board.best().is_none() {
+            bail!("no trial could be ranked by its {}", self.sweep.metric.name());
+        }
         Ok(())
     }
 }

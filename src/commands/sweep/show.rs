@@ -173,7 +173,10 @@ impl Show {
     }
 
     fn score(&self, measured: &Measured) -> String {
-        format!("{:.4}", measured.score(self.metric))
+        match measured.score(self.metric) {
+            score if score.is_finite() => format!("{score:.4}"),
+            _ => "unknown".into(),
+        }
     }
 
     /// `key=value key=value`
