@@ -386,6 +386,21 @@ fn a_trial_that_fails_is_told_and_ranked_last() {
 }
 
 #[test]
+fn what_is_said_of_the_best_fits_its_architecture() {
+    for (architecture, command) in [
+        ("encoder", "emberlm fill-mask mine-001 TEXT"),
+        ("encoder-decoder", "emberlm generate mine-001 --prompt TEXT"),
+    ] {
+        let search = json!({ "model.architecture": [architecture] });
+        let folder = folder(&search, &json!({ "kind": "grid" }), &json!({}));
+        let artifacts = ["--artifacts", "elsewhere"];
+        let said =
+            succeed(&emberlm(folder.path(), &[&["sweep", "mine.json"], &artifacts[..]].concat()));
+        assert!(said.ends_with(&format!("the best: {command} --artifacts elsewhere\n")), "{said}");
+    }
+}
+
+#[test]
 fn sweeps_that_cannot_be_are_one_line() {
     let grid = json!({ "kind": "grid" });
     let folder = folder(&json!({ "model.n_heads": [3, 5] }), &grid, &json!({}));

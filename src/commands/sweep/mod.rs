@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::advice;
 use super::plan::{bytes, free_memory};
 use super::prepare::STOPPED;
 use super::progress;
@@ -351,13 +352,10 @@ impl Work<'_> {
         let board = self.board();
         self.show.leaderboard(&board)?;
         self.show.note(&format!("\nas a table: {}", self.ledger.table().display()))?;
-        if let Some(best) = board.best() {
-            let artifacts = &self.args.common.artifacts;
-            let root = match artifacts.as_os_str() == "artifacts" {
-                true => String::new(),
-                false => format!(" --artifacts {}", artifacts.display()),
-            };
-            self.show.note(&format!("the best: emberlm generate {}{root}", best.run))?;
+        let artifacts = &self.args.common.artifacts;
+        // Who has removed the run needs no advice on it.
+        if let Some(best) = board.best().and_then(|best| Run::open(artifacts, &best.run).ok()) {
+            self.show.note(&format!("the best: {}", advice::use_of(&best, artifacts)))?;
         }
         if self.stop.load(Ordering::SeqCst) {
             writeln!(std::io::stderr(), "stopped; the same command goes on from here")?;

@@ -8,6 +8,7 @@ use burn_train::Interrupter;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use super::advice;
 use super::progress::{is_quiet, note};
 use crate::artifact::{Run, Summary};
 use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
@@ -224,14 +225,12 @@ impl Report<'_> {
     /// come to its end.
     fn conclude<B: TrainBackend>(&self, outcome: Outcome<B>) -> anyhow::Result<()> {
         let Self { config, corpus, run, .. } = *self;
+        let artifacts = &self.args.common.artifacts;
         let Outcome { model, state, ended } = outcome;
         let progress = state.progress;
         if progress.step == 0 {
             say(self.args, format_args!("stopped before the first step; nothing was saved"));
-            say(
-                self.args,
-                format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()),
-            );
+            say(self.args, format_args!("to go on: {}", advice::going_on(run, artifacts)));
             return Ok(());
         }
         let seconds = Duration::from_secs(progress.seconds.round() as u64);
@@ -271,10 +270,7 @@ impl Report<'_> {
             run.history().write_summary(&summary)?;
             self.say_end(&summary)?;
             say(self.args, format_args!("run: {}", run.path().display()));
-            say(
-                self.args,
-                format_args!("to go on: emberlm train --resume {}{}", run.name(), self.root()),
-            );
+            say(self.args, format_args!("to go on: {}", advice::going_on(run, artifacts)));
             return Ok(());
         }
         let Some(best) = state.best else {
@@ -326,12 +322,8 @@ impl Report<'_> {
         let sample = run.history().sample_path(progress.step);
         let sample = std::fs::read(&sample).with_context(|| sample.display().to_string())?;
         say(self.args, format_args!("\na sample:\n\n{}", String::from_utf8_lossy(&sample)));
-        let command = match corpus.task {
-            Task::NextToken => format!("generate {}", run.name()),
-            Task::Translation { .. } => format!("generate {} --prompt TEXT", run.name()),
-            Task::MaskedTokens { .. } => format!("fill-mask {} TEXT", run.name()),
-        };
-        say(self.args, format_args!("more: emberlm {command}{}", self.root()));
+        let command = advice::use_of(run, artifacts);
+        say(self.args, format_args!("more: {command}"));
         Ok(())
     }
 
@@ -344,15 +336,6 @@ impl Report<'_> {
         };
         let _ = writeln!(std::io::stdout(), "{line}");
         Ok(())
-    }
-
-    /// Where a command finds the run, if it is not where commands look first.
-    fn root(&self) -> String {
-        let artifacts = &self.args.common.artifacts;
-        if artifacts.as_os_str() == "artifacts" {
-            return String::new();
-        }
-        format!(" --artifacts {}", artifacts.display())
     }
 }
 
