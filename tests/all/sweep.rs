@@ -298,6 +298,23 @@ fn what_was_not_measured_is_no_good() {
     assert_eq!(survivors(&[(1, pairs.score(Metric::BitsPerByte))], 1), [0; 0]);
 }
 
+/// In floating point 0.3 / 0.1 is less than 3, and 3 * 0.1 more than 0.3.
+#[test]
+fn bounds_that_are_multiples_of_a_step_are_drawn() {
+    for (low, high, step, expected) in [
+        (0.0, 0.3, 0.1, &[0.0, 0.1, 0.2, 0.3][..]),
+        (0.25, 0.3, 0.1, &[0.3]),
+        (0.7, 0.9, 0.1, &[0.7, 0.8, 0.9]),
+        (-0.3, 0.1, 0.2, &[-0.2, 0.0]),
+    ] {
+        let search = json!({ "train.z_loss": { "kind": "uniform", "low": low, "high": high, "step": step } });
+        let mut found = values(&random(search, 200, 1), "train.z_loss");
+        found.sort_by(f64::total_cmp);
+        found.dedup();
+        assert_eq!(found, expected, "{low} to {high} by {step}");
+    }
+}
+
 fn measured(loss: f64, bits_per_byte: Option<f64>) -> Ended {
     Ended::Finished(Measured { steps: 1, loss, bits_per_byte, params: 1, seconds: 1.0 })
 }
