@@ -317,6 +317,21 @@ fn a_signal_ends_a_sweep_with_the_checkpoints_of_its_trials() {
     assert_eq!(ranks(path), ranks(whole.path()));
 }
 
+/// As where the same Ctrl-C ends the program that the output is piped to.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_sweep_in_order_where_nobody_reads_what_it_says() {
+    let folder = long(1);
+    let mut child = start(folder.path(), &[]);
+    has_checkpoint(folder.path(), "mine-001");
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(summary(folder.path(), "mine-001")["steps"].as_u64().unwrap() < 400);
+}
+
 /// Somebody has ended one of the trials, and not the sweep: nobody knows yet what it is worth.
 #[cfg(target_os = "linux")]
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::advice;
 use super::plan::{bytes, free_memory};
 use super::prepare::STOPPED;
-use super::progress;
+use super::progress::{self, note};
 use super::train::apply_data;
 use crate::artifact::{History, Run};
 use crate::backend;
@@ -350,17 +350,13 @@ impl Work<'_> {
     /// Tells how it went.
     fn conclude(&self, finished: bool) -> anyhow::Result<()> {
         let board = self.board();
-        self.show.leaderboard(&board)?;
-        self.show.note(&format!("\nas a table: {}", self.ledger.table().display()))?;
-        let artifacts = &self.args.common.artifacts;
-        // Who has removed the run needs no advice on it.
-        if let Some(best) = board.best().and_then(|best| Run::open(artifacts, &best.run).ok()) {
-            self.show.note(&format!("the best: {}", advice::use_of(&best, artifacts)))?;
-        }
+        let told = self.tell(&board);
         if self.stop.load(Ordering::SeqCst) {
-            writeln!(std::io::stderr(), "stopped; the same command goes on from here")?;
+            // The same signal may have ended whoever reads this.
+            let _ = writeln!(std::io::stderr(), "stopped; the same command goes on from here");
             std::process::exit(STOPPED);
         }
+        told?;
         if !finished {
             let logs = self.ledger.log("NAME");
             bail!(
@@ -375,6 +371,17 @@ impl Work<'_> {
         }
         Ok(())
     }
+
+    fn tell(&self, board: &Leaderboard) -> anyhow::Result<()> {
+        self.show.leaderboard(board)?;
+        self.show.note(&format!("\nas a table: {}", self.ledger.table().display()))?;
+        let artifacts = &self.args.common.artifacts;
+        // Who has removed the run needs no advice on it.
+        if let Some(best) = board.best().and_then(|best| Run::open(artifacts, &best.run).ok()) {
+            self.show.note(&format!("the best: {}", advice::use_of(&best, artifacts)))?;
+        }
+        Ok(())
+    }
 }
 
 /// The first signal ends the trials with their checkpoints, the second this program at once; the
@@ -384,7 +391,7 @@ fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
         if stop.swap(true, Ordering::SeqCst) {
             std::process::exit(STOPPED);
         }
-        eprintln!("stopping after these steps; once more to stop at once");
+        note(format_args!("stopping after these steps; once more to stop at once"));
     })
     .context("cannot listen for Ctrl-C")
 }
