@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::SweepArgs;
+use crate::commands::panic::PANIC;
 use crate::sweep::{Ended, Measured};
 
 /// How long a run may be held by a program that was ended, and writes its last checkpoint.
@@ -116,27 +117,26 @@ impl Trainer {
                 None => Exit::Broken("it was stopped from outside".into()),
             }),
             // What the program can explain would be the same another time.
-            Some(2) => Ok(match self.error()? {
+            Some(2) => Ok(match self.last("error: ")? {
                 Some(reason) => Exit::Ended(Ended::Failed(reason)),
                 None => Exit::Broken("it failed without a word".into()),
             }),
-            _ => Ok(Exit::Broken(match self.error()? {
+            Some(PANIC) => Ok(Exit::Broken(match self.last("emberlm stops: ")? {
                 Some(reason) => format!("{status}: {reason}"),
                 None => status.to_string(),
             })),
+            // It had no time to say anything; what speaks of an error is from others.
+            _ => Ok(Exit::Broken(status.to_string())),
         }
     }
 
-    /// The last line of the log that speaks of an error.
-    fn error(&mut self) -> anyhow::Result<Option<String>> {
+    /// What follows a mark on the last line of the log that begins with it.
+    fn last(&mut self, mark: &str) -> anyhow::Result<Option<String>> {
         self.log.seek(SeekFrom::Start(self.begin))?;
         let mut text = Vec::new();
         self.log.read_to_end(&mut text)?;
         let text = String::from_utf8_lossy(&text);
-        let marks = ["error: ", "emberlm stops: "];
-        let mut lines = text.lines().rev();
-        let found = lines.find_map(|line| marks.iter().find_map(|mark| line.strip_prefix(*mark)));
-        Ok(found.map(String::from))
+        Ok(text.lines().rev().find_map(|line| line.strip_prefix(mark)).map(String::from))
     }
 }
 
