@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::advice;
 use super::plan::{bytes, free_memory};
@@ -24,7 +24,7 @@ use crate::files::write_whole;
 use crate::sweep::{Ended, Leaderboard, Ledger, Rung, Sweep, Trial, survivors};
 use candidate::{Candidate, Examiner};
 use show::Show;
-use trainer::{Exit, Order, Trainer, is_there, outcome};
+use trainer::{Exit, Order, PATIENCE, Trainer, is_there, outcome};
 
 /// How often trials are asked how they are.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -185,9 +185,13 @@ impl Work<'_> {
         let mut waiting: VecDeque<Trial> = members.iter().filter(is_open).cloned().collect();
         let mut running: Vec<Running> = Vec::new();
         let outcome = self.take_turns(place, rungs, members, &mut waiting, &mut running);
-        // Also where this program fails: their checkpoints are worth waiting for.
+        // Some are still at work where this program has failed: their checkpoints are worth waiting for.
         for one in &mut running {
             one.trainer.stop();
+        }
+        let begun = Instant::now();
+        while !running.iter_mut().all(|one| one.trainer.has_ended()) && begun.elapsed() < PATIENCE {
+            std::thread::sleep(PAUSE);
         }
         outcome
     }

@@ -10,8 +10,8 @@ use crate::cli::SweepArgs;
 use crate::commands::panic::PANIC;
 use crate::sweep::{Ended, Measured};
 
-/// How long a run may be held by a program that was ended, and writes its last checkpoint.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a program may take that was asked to end, and writes its last checkpoint.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A trial that is being trained, by this program in a process of its own: it has its memory to
 /// itself, and what goes wrong with it is its own affair.
@@ -98,6 +98,10 @@ impl Trainer {
     /// Asks it to end with a checkpoint.
     pub(super) fn stop(&mut self) {
         self.stdin = None;
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// What has come of it, if it has ended.
