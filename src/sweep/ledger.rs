@@ -128,6 +128,9 @@ impl Ledger {
                     (Method::Random { seed: a, .. }, Method::Random { seed: b, .. }) => a == b,
                     (before, now) => before == now,
                 };
+                if before.metric != now.metric {
+                    return changed("its metric was another one");
+                }
                 if before.base != now.base {
                     return changed("its configuration was another one");
                 }

@@ -320,7 +320,7 @@ fn measured(loss: f64, bits_per_byte: Option<f64>) -> Ended {
 }
 
 #[test]
-fn what_was_not_measured_has_no_rank() {
+fn what_was_not_measured_has_no_rank_and_the_metric_stays() {
     let root = tempfile::tempdir().unwrap();
     let search = json!({ "model.n_layers": [1, 2, 3, 4] });
     let document = json!({ "name": "mine", "search": search, "metric": "bits-per-byte" });
@@ -339,6 +339,13 @@ fn what_was_not_measured_has_no_rank() {
     ];
     assert_eq!(rows.collect::<Vec<_>>(), expected);
     assert_eq!(board.best().unwrap().trial.number, 3);
+
+    drop(ledger);
+    let other = Sweep { metric: Metric::Loss, ..sweep.clone() };
+    let error = Ledger::open(root.path(), &other).unwrap_err().to_string();
+    assert!(error.contains("was begun as another one: its metric was another one"), "{error}");
+    let mut ledger = Ledger::open(root.path(), &sweep).unwrap();
+    assert_eq!(Leaderboard::new("mine", sweep.paths(), &ledger), board);
 
     ledger.record(2, 0, measured(0.2, None)).unwrap();
     ledger.record(3, 0, measured(0.3, None)).unwrap();
