@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,8 @@ pub fn read_error(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
     |source| FileError::Read { path: path.into(), source }
 }
 
-/// Writes a file beside its place, syncs it, and moves it there.
+/// Writes a file beside its place, syncs it, and moves it there. A link leads to the place; what is
+/// there and is no file, as a pipe or a device, is written as it is.
 ///
 /// # Errors
 /// A disk that cannot be written; then the place is as it was.
@@ -41,8 +42,17 @@ pub fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), FileError> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let whole = || {
+        match fs::metadata(path) {
+            Ok(found) if !found.is_file() && !found.is_dir() => {
+                return write(&mut File::options().write(true).open(path)?);
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {} // to be replaced, or made
+        }
+        let path = &followed(path);
+        let folder =
+            path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
         builder.prefix(".part-");
         #[cfg(unix)]
@@ -58,6 +68,16 @@ pub fn write_whole(
         sync_folder(folder)
     };
     whole().map_err(write_error(path))
+}
+
+/// Where links lead, also to what is not there yet.
+fn followed(path: &Path) -> PathBuf {
+    let mut place = path.to_path_buf();
+    // The system has followed them, and so they end.
+    while let Ok(next) = fs::read_link(&place) {
+        place = place.parent().unwrap_or(Path::new("")).join(next);
+    }
+    place
 }
 
 /// A rename is only kept once its folder is.
