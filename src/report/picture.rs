@@ -42,8 +42,8 @@ pub struct Picture<'a> {
 impl<'a> Picture<'a> {
     /// # Errors
     /// [`PictureError::Nothing`]
-    pub fn new(
-        runs: impl IntoIterator<Item = (&'a str, &'a Curves)>,
+    pub fn new<'b>(
+        runs: impl IntoIterator<Item = (&'a str, &'b Curves)>,
         axis: Axis,
     ) -> Result<Self, PictureError> {
         // Two points a column at most.

@@ -10,13 +10,15 @@ use tempfile::TempDir;
 
 use crate::command_line::{emberlm, succeed, train};
 
-/// Two runs of a few steps that differ in width, and a translator.
+/// Two runs of a few steps that differ in width, a translator, and an encoder.
 static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     succeed(&train(folder.path(), &["--run", "narrow"]));
     succeed(&train(folder.path(), &["--run", "wide", "--set", "model.d_model=32"]));
-    let architecture = ["--set", "model.architecture=encoder-decoder"];
-    succeed(&train(folder.path(), &[&["--run", "translator"], &architecture[..]].concat()));
+    for (name, architecture) in [("translator", "encoder-decoder"), ("encoder", "encoder")] {
+        let architecture = format!("model.architecture={architecture}");
+        succeed(&train(folder.path(), &["--run", name, "--set", &architecture]));
+    }
     folder
 });
 
@@ -248,13 +250,30 @@ fn what_cannot_be_compared_is_one_line() {
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.contains(expected), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(output.stdout.is_empty());
     };
+    // Nobody knows an encoder's operations; that is found before any text is read.
+    let nothing = "there is no loss to draw over floating-point operations";
+    refused(&["encoder", "--over", "flops", "--svg", "e.svg", "--text", "no.txt"], nothing);
     refused(&["narrow", "nothing"], "there is no run `nothing`");
     refused(&["narrow", "--html", "no/such.html"], "there is no folder no");
     refused(&["narrow", "--svg", "artifacts"], "artifacts is a folder; name a file");
     refused(&["narrow", "--text", "no.txt"], "no.txt");
     refused(&["narrow", "--temperature", "-1"], "temperature");
     refused(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
+}
+
+/// What has been measured for hours is told, whatever becomes of the files.
+#[cfg(target_os = "linux")]
+#[test]
+fn results_are_told_where_a_page_cannot_be_written() {
+    let args = ["compare", "narrow", "--quick", "--json", "--html", "/dev/full"];
+    let output = emberlm(RUNS.path(), &args);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("cannot write /dev/full"), "{message}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["runs"][0]["name"], "narrow");
 }
 
 fn runs(root: &Path, extra: &[&str]) -> Vec<Value> {

@@ -17,7 +17,7 @@ fn write(path: &Path, text: &str) {
 fn a_link_stays_and_leads_to_what_was_written() {
     let root = tempfile::tempdir().unwrap();
     let [from, to] = ["from", "to"].map(|name| root.path().join(name));
-    [&from, &to].map(|folder| fs::create_dir(folder).unwrap());
+    [&from, &to].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
     fs::write(to.join("there"), "before").unwrap();
     symlink("../to/there", from.join("link")).unwrap();
     symlink("link", from.join("link-to-link")).unwrap();
