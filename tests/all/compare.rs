@@ -263,6 +263,21 @@ fn what_cannot_be_compared_is_one_line() {
     refused(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
 }
 
+/// Bytes at random, as a model writes them that has learned nothing.
+#[test]
+fn no_control_character_of_a_model_gets_to_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &["--set", "tokenizer={\"kind\": \"byte\"}"]));
+    let args = ["compare", "stories", "--max-tokens", "300", "--temperature", "50"];
+    let found = succeed(&emberlm(folder.path(), &[&args[..], &["--json"]].concat()));
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let text = found["texts"][0]["texts"][0].as_str().unwrap();
+    assert!(text.chars().any(|it| it.is_control() && it != '\n'), "{text:?}");
+    let shown = succeed(&emberlm(folder.path(), &args));
+    assert!(shown.chars().all(|it| !it.is_control() || it == '\n'), "{shown:?}");
+    assert!(shown.contains("<0x"), "{shown}");
+}
+
 /// What has been measured for hours is told, whatever becomes of the files.
 #[cfg(target_os = "linux")]
 #[test]

@@ -7,6 +7,7 @@ use textwrap::core::display_width;
 
 use crate::commands::runs::cut;
 use crate::commands::size::count;
+use crate::report::terminal::harmless;
 use crate::report::{Axis, Compared, Comparison, CurvePoint, Line, colour, line_chart};
 
 /// Columns where there is no terminal, and the most in one.
@@ -218,14 +219,15 @@ fn texts(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Res
         writeln!(out)?;
         writeln!(out, "prompt {:?}, seed {}", written.prompt, written.seed)?;
         let runs = comparison.runs.iter().zip(&written.texts);
-        let texts: Vec<(&str, &str)> =
-            runs.filter_map(|(run, text)| Some((run.name.as_str(), text.as_deref()?))).collect();
+        let texts: Vec<(&str, String)> = runs
+            .filter_map(|(run, text)| Some((run.name.as_str(), harmless(text.as_deref()?))))
+            .collect();
         let column = (width + 3) / texts.len().max(1);
         if column < TEXT + 3 {
             for (name, text) in texts {
                 writeln!(out, "{name}:")?;
                 let options = Options::new(width).initial_indent("  ").subsequent_indent("  ");
-                writeln!(out, "{}", textwrap::fill(text, options))?;
+                writeln!(out, "{}", textwrap::fill(&text, options))?;
             }
             continue;
         }
