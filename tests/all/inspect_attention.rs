@@ -11,8 +11,8 @@ use emberlm::backend::GptBackend;
 use emberlm::config::{Architecture, ModelConfig};
 use emberlm::model::{Observer, Output, Part};
 use emberlm::report::inside::{
-    AttentionLayer, PageError, Passage, Selection, attention, attention_page, write_maps,
-    write_steps,
+    AttentionLayer, PageError, Passage, Selection, attention, attention_page, attention_size,
+    write_maps, write_steps,
 };
 use emberlm::report::terminal::Style;
 
@@ -246,6 +246,7 @@ fn a_page_has_all_numbers_and_nothing_gets_out_of_its_place() {
 
             // As the page reads them: keys and values of each key head, then all of each head.
             let bytes = BASE64_STANDARD.decode(facts["numbers"].as_str().unwrap()).unwrap();
+            assert_eq!(attention_size(&config, &passage, &[]).unwrap(), bytes.len());
             let numbers: Vec<f32> = bytes
                 .chunks(4)
                 .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
@@ -290,6 +291,21 @@ fn a_page_that_no_browser_opens_is_refused() {
         let refused = PageError::TooLarge { layers: 1, tokens: 1, mib: 48 };
         assert_eq!(page.unwrap_err().to_string(), refused.to_string());
     });
+    // Before anything is computed: a key and a value of width 4, shared by three heads of which each
+    // has a query, what is attended, three matrices of scores and a part of the output; bias, output.
+    let config = with(json!({ "n_kv_heads": 1, "n_heads": 3, "d_model": 12 }));
+    let long = Passage { source: None, tokens: vec![1; 1300] };
+    let t = 1300;
+    let layer = 2 * t * 4 + 3 * (2 * t * 4 + 3 * t * t + t * 12) + 12 + t * 12;
+    let mib = |layers: usize| (4 * layers * layer) >> 20;
+    for (asked, layers) in [(&[][..], 2), (&[1], 1)] {
+        let refused = attention_size(&config, &long, asked).unwrap_err().to_string();
+        let expected = PageError::TooLarge { layers, tokens: t, mib: mib(layers) };
+        assert_eq!(refused, expected.to_string());
+    }
+    let shorter = Passage { tokens: vec![1; 1000], ..long };
+    assert!(attention_size(&config, &shorter, &[]).is_err());
+    attention_size(&config, &shorter, &[0]).unwrap();
 }
 
 /// A target of nine tokens, and a source of seven.

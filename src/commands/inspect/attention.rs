@@ -61,6 +61,7 @@ impl Asked {
             false => &passage.tokens,
         };
         let last = looking.len() - 1;
+        inside::attention_size(model, &passage, &args.layer)?;
         if let Some(place) = args.place.filter(|place| *place > last) {
             bail!("--place: there is no token {place}; the text has 0 to {last}");
         }

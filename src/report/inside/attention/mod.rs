@@ -7,7 +7,7 @@ mod page;
 mod steps;
 
 pub use maps::{Selection, write_maps, write_steps};
-pub use page::{PageError, attention_page};
+pub use page::{PageError, attention_page, attention_size};
 pub use steps::{HeadSteps, Steps};
 
 use burn::tensor::backend::Backend;
