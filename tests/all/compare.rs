@@ -230,6 +230,33 @@ fn the_terminal_shows_curves_results_settings_and_texts_in_80_columns() {
 }
 
 #[test]
+fn a_chart_says_of_which_loss_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for run in ["one", "two"] {
+        succeed(&train(root, &["--run", run]));
+    }
+    let unevaluated = |run: &str| {
+        let path = root.join("artifacts").join(run).join("metrics.jsonl");
+        let lines = fs::read_to_string(&path).unwrap();
+        let kept = lines.lines().filter(|line| !line.contains("\"valid\""));
+        fs::write(&path, kept.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    };
+    let shown = || succeed(&emberlm(root, &["compare", "one", "two", "--quick"]));
+    assert!(
+        shown().starts_with("validation loss over steps\n") && shown().contains("1 one   2 two\n")
+    );
+    unevaluated("two");
+    let mixed = shown();
+    assert!(mixed.starts_with("validation loss over steps\n"), "{mixed}");
+    assert!(mixed.contains("1 one   2 two (training)\n"), "{mixed}");
+    unevaluated("one");
+    let training = shown();
+    assert!(training.starts_with("training loss over steps\n"), "{training}");
+    assert!(training.contains("1 one   2 two\n"), "{training}");
+}
+
+#[test]
 fn files_are_written_and_quick_loads_no_model() {
     let path = |name: &str| RUNS.path().join(name);
     let args = ["compare", "narrow", "wide", "--quick", "--over", "tokens"];

@@ -32,8 +32,14 @@ pub(super) fn write(out: &mut impl Write, comparison: &Comparison) -> io::Result
     curves(out, comparison, width)?;
     writeln!(out)?;
     table(out, "results", &names, &results(&comparison.runs), width)?;
-    if let Some(measured) = comparison.runs.iter().find_map(|run| run.measured.as_ref()) {
+    let mut notes: Vec<String> = Vec::new();
+    for measured in comparison.runs.iter().flat_map(|run| &run.measured) {
         let note = format!("measured on {}: {}", measured.data, measured.protocol);
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    for note in notes {
         writeln!(out, "{}", textwrap::fill(&note, Options::new(width).subsequent_indent("  ")))?;
     }
     writeln!(out)?;
@@ -77,7 +83,11 @@ fn curves(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Re
     if !most.is_finite() {
         return writeln!(out, "there is no loss to plot over {}", axis.label());
     }
-    writeln!(out, "validation loss over {}", axis.label())?;
+    // What is drawn of a run that was never evaluated is another loss.
+    let is_training = |run: &Compared| run.curves.valid.is_empty() && !run.curves.train.is_empty();
+    let all_training = comparison.runs.iter().all(|run| run.curves.valid.is_empty());
+    let loss = if all_training { "training loss" } else { "validation loss" };
+    writeln!(out, "{loss} over {}", axis.label())?;
     let on_axis = |share: f64| match axis {
         Axis::Steps | Axis::Tokens => count((share * most) as u64),
         Axis::Flops => format!("{:.1e}", share * most),
@@ -91,9 +101,12 @@ fn curves(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Re
     for row in line_chart(&lines, bounds, [x_labels, y_labels.to_vec()], size, coloured) {
         writeln!(out, "{row}")?;
     }
-    let legend = comparison.runs.iter().enumerate().map(|(number, run)| match coloured {
-        true => format!("{} {}", colour(number).apply_to("━━"), run.name),
-        false => format!("{} {}", CHARACTERS[number % CHARACTERS.len()], run.name),
+    let legend = comparison.runs.iter().enumerate().map(|(number, run)| {
+        let of = if is_training(run) && !all_training { " (training)" } else { "" };
+        match coloured {
+            true => format!("{} {}{of}", colour(number).apply_to("━━"), run.name),
+            false => format!("{} {}{of}", CHARACTERS[number % CHARACTERS.len()], run.name),
+        }
     });
     writeln!(out, "  {}", legend.collect::<Vec<_>>().join("   "))
 }
