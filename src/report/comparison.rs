@@ -23,6 +23,10 @@ pub struct Comparison {
     pub date: String,
     /// What the curves are plotted against at first.
     pub axis: Axis,
+    /// Whether all cut texts alike, so that what one token costs can be compared.
+    pub same_tokenizer: bool,
+    /// Whether texts were read to their ends; the first windows of two models need not be one text.
+    pub whole: bool,
     pub runs: Vec<Compared>,
     pub differences: Vec<Difference>,
     /// Of a prompt and a seed each.

@@ -104,6 +104,8 @@ fn comparison() -> Comparison {
         version: "1".into(),
         date: "2026-01-01T00:00:00Z".into(),
         axis: Axis::Steps,
+        same_tokenizer: true,
+        whole: true,
         runs: vec![run("a"), run("b & <i>c</i>")],
         differences: Vec::new(),
         texts: vec![Written {
@@ -206,6 +208,28 @@ fn what_is_compared_is_what_other_commands_say() {
         }
         assert_eq!(lines.lines().count(), 2);
     }
+}
+
+/// Of characters that are a byte each nats a token are nats a byte.
+#[test]
+fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
+    let found = compare(&["narrow", "encoder", "--limit", "3", "--max-tokens", "1"]);
+    assert_eq!((&found["whole"], &found["same_tokenizer"]), (&json!(false), &json!(true)));
+    let value = |run: usize, name: &str| {
+        let measures = found["runs"][run]["measured"]["measures"].as_array().unwrap();
+        measures.iter().find(|it| it["name"] == name)?["value"].as_f64()
+    };
+    let bits = value(0, "loss").unwrap() / std::f64::consts::LN_2;
+    assert!((value(0, "bits a byte").unwrap() - bits).abs() < 1e-12);
+    assert_eq!(value(1, "bits a byte"), None);
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &["--run", "characters"]));
+    let bytes = ["--run", "bytes", "--set", "tokenizer={\"kind\": \"byte\"}"];
+    succeed(&train(folder.path(), &bytes));
+    let args = ["compare", "characters", "bytes", "--json", "--limit", "10000"];
+    let found = succeed(&emberlm(folder.path(), &[&args[..], &["--max-tokens", "1"]].concat()));
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!((&found["whole"], &found["same_tokenizer"]), (&json!(true), &json!(false)));
 }
 
 #[test]

@@ -43,6 +43,14 @@ def check(page, name):
         cells = row.locator("td").all_inner_texts()
         losses = [run["summary"] and f"{run['summary']['best_val_loss']:.4f}" for run in report["runs"]]
         assert cells == [loss or "" for loss in losses], cells
+    # Nobody is the best by tokens that are cut otherwise.
+    marked = page.locator("#results tr:has(.best) th").all_inner_texts()
+    if not report["same_tokenizer"]:
+        assert set(marked) <= {"measured: bits a byte"}, marked
+    if not (report["same_tokenizer"] or report["whole"]):
+        assert not marked, marked
+    if report["same_tokenizer"] and row.count() and sum(map(bool, losses)) > 1:
+        assert "best validation loss" in marked, marked
     keys = page.locator("#differences tbody th").all_inner_texts()
     assert keys == [difference["key"] for difference in report["differences"]], keys
     assert page.locator(".text").count() == sum(

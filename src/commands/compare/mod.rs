@@ -51,7 +51,10 @@ fn comparison(
 ) -> anyhow::Result<Comparison> {
     let configurations = runs.iter().map(|run| serde_json::to_value(run.config()));
     let configurations = configurations.collect::<Result<Vec<_>, _>>()?;
+    let tokenizers = runs.iter().map(|run| Ok(run.tokenizer()?.saved()));
+    let tokenizers = tokenizers.collect::<anyhow::Result<Vec<_>>>()?;
     let mut texts = Vec::new();
+    let mut whole = true;
     if !args.quick {
         let prompts = match (&args.prompt[..], runs) {
             ([], [first, ..]) => vec![first.config().sample.prompt.clone()],
@@ -71,6 +74,7 @@ fn comparison(
             let model = Model { args, run, asked: &asked };
             let found = backend::dispatch(backend.on(args.common.target.device), model)?
                 .with_context(|| format!("the run {}", run.name()))?;
+            whole &= found.whole;
             compared.step = Some(found.step);
             compared.measured = Some(found.measured);
             for (text, written) in texts.iter_mut().zip(found.texts) {
@@ -83,6 +87,8 @@ fn comparison(
         version: env!("CARGO_PKG_VERSION").into(),
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         axis: axis(args.over),
+        same_tokenizer: tokenizers.windows(2).all(|pair| pair[0] == pair[1]),
+        whole,
         runs: compared,
         differences: differences(&configurations),
         texts,

@@ -26,6 +26,8 @@ pub(super) struct Model<'a> {
 pub(super) struct Found {
     pub(super) step: usize,
     pub(super) measured: Outcome,
+    /// Whether the text was read to its end.
+    pub(super) whole: bool,
     /// Of each prompt and seed; none of a model that continues nothing.
     pub(super) texts: Vec<Option<String>>,
 }
@@ -40,24 +42,24 @@ impl Job for Model<'_> {
         let step = self.run.best_step()?;
         let model = self.run.load_checkpoint::<B::InnerBackend>(step, &device)?;
         let model = LanguageModel::new(model, &config.model);
-        let measured = self.measure(&model, task, &tokenizer)?;
+        let (measured, whole) = self.measure(&model, task, &tokenizer)?;
         let texts = match &model.model {
             AnyModel::Gpt(model) => self.texts(model, task, tokenizer.as_ref())?,
             AnyModel::Seq2Seq(model) => self.texts(model, task, tokenizer.as_ref())?,
             AnyModel::Encoder(_) => vec![None; self.asked.len()],
         };
-        Ok(Found { step, measured, texts })
+        Ok(Found { step, measured, whole, texts })
     }
 }
 
 impl Model<'_> {
-    /// The text that all are measured on, or the run's own validation split.
+    /// The text that all are measured on, or the run's own validation split, and whether all of it.
     fn measure<B: GptBackend>(
         &self,
         model: &LanguageModel<B>,
         task: Task,
         tokenizer: &Arc<dyn Tokenizer>,
-    ) -> anyhow::Result<Outcome> {
+    ) -> anyhow::Result<(Outcome, bool)> {
         let config = self.run.config();
         let (split, data) = match &self.args.text {
             Some(path) => {
@@ -72,14 +74,14 @@ impl Model<'_> {
         let context_length = config.model.context_length;
         let mut held_out = HeldOut::new(split, task, context_length, None)?;
         let limit = self.args.limit as usize;
-        let mut bytes = held_out.bytes(tokenizer.as_ref());
         let mut protocol =
             "the loss of each token, all before it in its window being given".to_owned();
-        if limit < held_out.len() {
+        let whole = held_out.len() <= limit;
+        if !whole {
             held_out.limit(limit);
             protocol += &format!("; the first {limit} windows");
-            bytes = None;
         }
+        let bytes = held_out.bytes(tokenizer.as_ref());
         let top_k: Vec<usize> = self.args.top_k.iter().map(|k| *k as usize).collect();
         let bar = progress::items(held_out.len(), self.run.name());
         let mut watch = |done: usize| {
@@ -98,14 +100,15 @@ impl Model<'_> {
                 .iter()
                 .map(|(k, hits)| Measure::share(&format!("top-{k} accuracy"), *hits, score.tokens)),
         );
-        Ok(Outcome {
+        let outcome = Outcome {
             task: "text".into(),
             data,
             weights: "f32".into(),
             protocol,
             examples: score.tokens,
             measures,
-        })
+        };
+        Ok((outcome, whole))
     }
 
     /// As `emberlm generate` would write each.
