@@ -63,7 +63,7 @@ pub struct Difference {
 pub struct Written {
     pub prompt: String,
     pub seed: u64,
-    /// In the order of the runs; none of a run that continues nothing.
+    /// In the order of the runs; none of a run that continues nothing, or cannot read the prompt.
     pub texts: Vec<Option<String>>,
 }
 

@@ -329,6 +329,23 @@ fn no_control_character_of_a_model_gets_to_the_terminal() {
     assert!(shown.contains("<0x"), "{shown}");
 }
 
+/// What stands after a prompt has been written after it.
+#[test]
+fn a_run_that_cannot_read_the_first_ones_prompt_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    succeed(&train(root, &["--run", "stories"]));
+    fs::write(root.join("own.txt"), "one two three. ".repeat(60)).unwrap();
+    let own = ["--run", "own", "--data", "own.txt", "--set", "tokenizer={\"kind\": \"character\"}"];
+    succeed(&train(root, &own));
+    let output = emberlm(root, &["compare", "stories", "own", "--json"]);
+    let found: Value = serde_json::from_str(&succeed(&output)).unwrap();
+    assert!(found["texts"][0]["texts"][0].is_string(), "{found}");
+    assert_eq!(found["texts"][0]["texts"][1], Value::Null);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("own cannot read the prompt of the first run"), "{message}");
+}
+
 /// What has been measured for hours is told, whatever becomes of the files.
 #[cfg(target_os = "linux")]
 #[test]

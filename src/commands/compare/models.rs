@@ -1,4 +1,3 @@
-use anyhow::Context;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -6,7 +5,7 @@ use crate::artifact::Run;
 use crate::backend::{GptBackend, Job, TrainBackend};
 use crate::cli::CompareArgs;
 use crate::commands::generate::{penalties, sampling};
-use crate::commands::progress;
+use crate::commands::progress::{self, note};
 use crate::data::{Corpus, Split, Task};
 use crate::eval::{HeldOut, Measure, Outcome, Stopped};
 use crate::generate::{Batch, NextToken, Overflow, Request, Ticket, begun, opening};
@@ -126,8 +125,18 @@ impl Model<'_> {
         let mut tickets: HashMap<Ticket, usize> = HashMap::new();
         let mut texts = vec![Some(String::new()); self.asked.len()];
         for (number, (prompt, seed)) in self.asked.iter().enumerate() {
-            let request = self.request(prompt, *seed, begin, tokenizer)?;
-            tickets.insert(batch.enter(request)?, number);
+            match self.request(prompt, *seed, begin, tokenizer)? {
+                Some(request) => {
+                    tickets.insert(batch.enter(request)?, number);
+                }
+                None => texts[number] = None,
+            }
+        }
+        if texts.iter().any(Option::is_none) {
+            note(format_args!(
+                "{} cannot read the prompt of the first run and writes nothing; give another with --prompt TEXT",
+                self.run.name()
+            ));
         }
         while !batch.is_empty() {
             for (ticket, progress) in batch.step() {
@@ -140,20 +149,24 @@ impl Model<'_> {
         Ok(texts)
     }
 
+    /// None of a prompt that nobody has asked for, and that the run cannot read.
     fn request(
         &self,
         prompt: &str,
         seed: u64,
         begin: Option<u32>,
         tokenizer: &dyn Tokenizer,
-    ) -> anyhow::Result<Request> {
+    ) -> anyhow::Result<Option<Request>> {
         let (sampling, most) = (sampling(&self.args.sampling), self.args.max_tokens);
-        let tokens = match self.args.prompt.is_empty() {
+        let tokens = match (tokenizer.encode(prompt), self.args.prompt.is_empty()) {
+            (Ok(_), true) => opening(tokenizer, prompt),
+            (Ok(tokens), false) => tokens,
             // It is the first run's, and another may not have its characters.
-            true => opening(tokenizer, prompt),
-            false => tokenizer
-                .encode(prompt)
-                .with_context(|| format!("the prompt {prompt:?} cannot be encoded"))?,
+            (Err(_), true) => return Ok(None),
+            (Err(error), false) => {
+                let context = format!("the prompt {prompt:?} cannot be encoded");
+                return Err(anyhow::Error::new(error).context(context));
+            }
         };
         let request = match begin {
             Some(begin) => Request::translation(tokens, begin, sampling, seed, most),
@@ -162,6 +175,6 @@ impl Model<'_> {
                 ..Request::new(begun(tokenizer, tokens), sampling, seed, most)
             },
         };
-        Ok(Request { penalties: penalties(&self.args.sampling), ..request })
+        Ok(Some(Request { penalties: penalties(&self.args.sampling), ..request }))
     }
 }
