@@ -35,6 +35,10 @@ def check(page, name):
     if args.shots:
         page.screenshot(path=args.shots / f"{name}.png", full_page=True)
 
+    # Rounded to seconds before they are minutes.
+    times = page.evaluate("[59.94, 59.96, 119.7, 3599.6].map(lasting)")
+    assert times == ["59.9 s", "1 min 0 s", "2 min 0 s", "1 h 0 min"], times
+
     # What the tables say is what the data say.
     head = page.locator("#results thead th").all_inner_texts()
     assert head[1:] == runs, head
