@@ -87,7 +87,9 @@ pub struct LossPoint {
     /// `train` or `valid`.
     pub split: String,
     pub step: u64,
-    pub loss: f64,
+    /// None where it is not a number; the step has been taken all the same.
+    #[serde(default)]
+    pub loss: Option<f64>,
     /// Learned from since the run began; of a step.
     #[serde(default)]
     pub tokens: Option<f64>,
@@ -117,8 +119,7 @@ impl History {
         Ok(file.map_err(write_error(&path))?)
     }
 
-    /// The losses so far, in the order in which they were written; those that are no number are
-    /// left out.
+    /// The losses so far, in the order in which they were written.
     ///
     /// # Errors
     /// A file that cannot be read.

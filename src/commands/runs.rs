@@ -126,7 +126,8 @@ fn known(run: &Run, row: Row) -> Row {
         let summary = history.summary_so_far()?;
         let points = history.losses()?;
         let of_summary = summary.as_ref().and_then(|summary| summary.best_val_loss);
-        let valid = points.iter().filter(|point| point.split == "valid").map(|point| point.loss);
+        let valid = points.iter().filter(|point| point.split == "valid");
+        let valid = valid.filter_map(|point| point.loss);
         let loss = of_summary.or_else(|| valid.min_by(f64::total_cmp));
         let status = match summary.and_then(|summary| summary.final_val_loss) {
             _ if run.is_being_trained() => Status::Training,

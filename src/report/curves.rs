@@ -66,7 +66,8 @@ impl Curves {
             tokens = point.tokens.unwrap_or(tokens);
             seconds += point.step_milliseconds.unwrap_or_default() / 1e3;
             let flops = flops_per_token.map(|flops| flops * tokens);
-            let (step, loss) = (point.step, point.loss);
+            // What is no number is not drawn.
+            let (step, Some(loss)) = (point.step, point.loss) else { continue };
             let point_of_curve = CurvePoint { step, tokens, flops, seconds, loss };
             match point.split.as_str() {
                 "train" => curves.train.push(point_of_curve),

@@ -1,7 +1,9 @@
 //! Runs side by side: curves, settings, pages, pictures, and `emberlm compare` from outside.
 
-use emberlm::artifact::LossPoint;
-use emberlm::report::{Axis, Compared, Comparison, Curves, Picture, Written, differences};
+use emberlm::artifact::{LossPoint, Run};
+use emberlm::report::{
+    Axis, Compared, Comparison, CurvePoint, Curves, Picture, Written, differences,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -32,7 +34,7 @@ fn point(split: &str, step: u64, loss: f64, spent: Option<(f64, f64)>) -> LossPo
     LossPoint {
         split: split.into(),
         step,
-        loss,
+        loss: Some(loss),
         tokens: spent.map(|(tokens, _)| tokens),
         step_milliseconds: spent.map(|(_, milliseconds)| milliseconds),
     }
@@ -60,6 +62,41 @@ fn an_evaluation_has_had_the_tokens_and_the_time_of_the_steps_before_it() {
     assert_eq!(on(Axis::Time), [0.75, 1.0]);
     let train: Vec<f64> = curves.train.iter().map(|point| point.seconds).collect();
     assert_eq!(train, [0.5, 0.75, 1.0]);
+}
+
+/// As `train.non_finite=skip` leaves them: what a step cost counts, whatever came of it.
+#[test]
+fn steps_without_a_loss_have_taken_their_time() {
+    let lost = LossPoint { loss: None, ..point("train", 2, 0.0, Some((200.0, 250.0))) };
+    let first = point("train", 1, 4.0, Some((100.0, 500.0)));
+    let points = [first, lost, point("valid", 2, 3.5, None)];
+    let curves = Curves::new(&points, Some(7.0));
+    let steps = |curve: &[CurvePoint]| curve.iter().map(|it| it.step).collect::<Vec<_>>();
+    assert_eq!((steps(&curves.train), steps(&curves.valid)), (vec![1], vec![2]));
+    let CurvePoint { tokens, flops, seconds, .. } = curves.valid[0];
+    assert_eq!((tokens, flops, seconds), (200.0, Some(1400.0), 0.75));
+
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &[]));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let before = run.history().losses().unwrap();
+    let path = run.path().join("metrics.jsonl");
+    let lines = fs::read_to_string(&path).unwrap();
+    let lines = lines.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        if line["split"] == "train" && line["step"] == 4 {
+            line["loss"] = Value::Null;
+        }
+        format!("{line}\n")
+    });
+    fs::write(&path, lines.collect::<String>()).unwrap();
+    let after = run.history().losses().unwrap();
+    let place = |of: &LossPoint| of.split == "train" && of.step == 4;
+    let number = before.iter().position(place).unwrap();
+    assert_eq!(after.len(), before.len());
+    assert_eq!(after[number].loss, None);
+    assert_eq!(after[number].step_milliseconds, before[number].step_milliseconds);
+    assert!(after[number].step_milliseconds.is_some());
 }
 
 #[test]
