@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
-use crate::files::{self, FileError, LockedFile, read_error, write_error};
+use crate::files::{self, FileError, LockedFile, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::RunState;
@@ -128,10 +128,16 @@ impl Run {
         let path = [root.join(name), PathBuf::from(name)]
             .into_iter()
             .find(|path| path.join(CONFIG).is_file())
-            .ok_or_else(|| ArtifactError::UnknownRun {
-                name: name.into(),
-                root: root.into(),
-                known: run_names(root),
+            .ok_or_else(|| match root.join(name) {
+                path if is_run(&path) => {
+                    let (path, reason) = (path.join(CONFIG), "it is missing".into());
+                    FileError::Damaged { path, reason }.into()
+                }
+                _ => ArtifactError::UnknownRun {
+                    name: name.into(),
+                    root: root.into(),
+                    known: run_names(root).unwrap_or_default(),
+                },
             })?;
         files::verify(&path, CONFIG)?;
         files::verify(&path, TOKENIZER)?;
@@ -366,16 +372,19 @@ fn first_rows(data: TensorData, count: usize) -> TensorData {
     }
 }
 
-/// The runs under a folder, by name; none where it cannot be read.
-pub fn run_names(root: &Path) -> Vec<String> {
-    let entries = fs::read_dir(root).map_err(read_error(root));
-    let mut names: Vec<String> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.path().join(CONFIG).is_file())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+/// The runs under a folder, by name, the damaged ones too; none where there is no such folder.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn run_names(root: &Path) -> Result<Vec<String>, ArtifactError> {
+    let mut names = files::names(root)?;
+    // A run that is being made has another name until it is whole.
+    names.retain(|name| !name.starts_with(".part-") && is_run(&root.join(name)));
     names.sort();
-    names
+    Ok(names)
+}
+
+/// Whether a folder is a run, or was one before it was damaged.
+fn is_run(path: &Path) -> bool {
+    path.join(CONFIG).is_file() || Checkpoints::new(path, 1).folder().is_dir()
 }

@@ -47,7 +47,7 @@ struct Row {
 
 pub(super) fn run(args: ListRunsArgs) -> anyhow::Result<()> {
     let root = &args.runs.artifacts;
-    let mut rows: Vec<Row> = run_names(root).iter().map(|name| row(root, name)).collect();
+    let mut rows: Vec<Row> = run_names(root)?.iter().map(|name| row(root, name)).collect();
     match args.sort {
         RunOrder::Name => {} // as they are
         RunOrder::Age => rows.sort_by_key(|row| row.age.unwrap_or(u64::MAX)),

@@ -447,6 +447,22 @@ fn runs_are_listed_with_what_has_become_of_them() {
     let by_loss = runs(root, &["--sort", "loss"]);
     assert_eq!(by_loss[3]["name"], "broken");
 
+    // Without its configuration it is still there; other folders are none.
+    fs::create_dir(artifacts.join("notes")).unwrap();
+    let config = artifacts.join("whole/config.json");
+    let kept = fs::read(&config).unwrap();
+    fs::remove_file(&config).unwrap();
+    let found = runs(root, &["--sort", "name"]);
+    assert_eq!((found.len(), &found[3]["status"]), (4, &json!("damaged")));
+    let error = found[3]["error"].as_str().unwrap();
+    assert!(error.contains("whole/config.json is damaged: it is missing"), "{error}");
+    fs::write(&config, kept).unwrap();
+    // Where nothing can be read, nobody knows whether there is a run.
+    let output = emberlm(root, &["runs", "--artifacts", "artifacts/whole/config.json"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("cannot read artifacts/whole/config.json"), "{message}");
+
     // A last loss that is no number is the end of a run; none at all is not.
     let mut diverged = summary.clone();
     diverged["final_val_loss"] = Value::Null;
