@@ -3,9 +3,10 @@ use burn::tensor::backend::Backend;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
@@ -18,6 +19,8 @@ use crate::train::RunState;
 pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = "lock";
+/// Much longer than [`Run::is_being_trained`] holds a lock.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// A run directory.
 #[derive(Debug, Clone)]
@@ -283,16 +286,25 @@ impl Run {
     /// [`ArtifactError::Busy`], or a folder that cannot be written.
     pub fn lock(&self) -> Result<LockedFile, ArtifactError> {
         let path = self.path.join(LOCK);
-        let file = File::options().create(true).append(true).open(&path);
-        let file = file.map_err(write_error(&path))?;
-        let file = LockedFile::new(file);
-        file.ok_or_else(|| ArtifactError::Busy { path: self.path.clone() })
+        let lock = || -> Result<Option<LockedFile>, FileError> {
+            let file = File::options().create(true).append(true).open(&path);
+            Ok(LockedFile::new(file.map_err(write_error(&path))?))
+        };
+        let begun = Instant::now();
+        loop {
+            match lock()? {
+                Some(file) => return Ok(file),
+                None if begun.elapsed() < GLANCE => std::thread::sleep(GLANCE / 10),
+                None => return Err(ArtifactError::Busy { path: self.path.clone() }),
+            }
+        }
     }
 
     /// Whether a program trains this run now.
     pub fn is_being_trained(&self) -> bool {
         let file = File::open(self.path.join(LOCK)).ok();
-        file.is_some_and(|file| LockedFile::new(file).is_none())
+        // Who looks at the same time looks only; and the file is closed at once.
+        file.is_some_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// Goes on with other settings. They are written before anything is trained with them, and

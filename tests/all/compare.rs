@@ -396,6 +396,26 @@ fn results_are_told_where_a_page_cannot_be_written() {
     assert_eq!(found["runs"][0]["name"], "narrow");
 }
 
+/// `runs` and `train --resume` in one moment.
+#[test]
+fn who_looks_at_a_run_keeps_nobody_from_training_it() {
+    let run = Run::open(&RUNS.path().join("artifacts"), "narrow").unwrap();
+    drop(run.lock().unwrap());
+    let looking = fs::File::open(run.path().join("lock")).unwrap();
+    looking.try_lock_shared().unwrap();
+    assert!(!run.is_being_trained(), "another one that looks");
+    let closed = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        drop(looking);
+    });
+    let lock = run.lock().unwrap();
+    closed.join().unwrap();
+    assert!(run.is_being_trained());
+    assert!(run.lock().is_err());
+    drop(lock);
+    assert!(!run.is_being_trained());
+}
+
 fn runs(root: &Path, extra: &[&str]) -> Vec<Value> {
     let text = succeed(&emberlm(root, &[&["runs", "--json"], extra].concat()));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
