@@ -303,8 +303,15 @@ impl Run {
     /// Whether a program trains this run now.
     pub fn is_being_trained(&self) -> bool {
         let file = File::open(self.path.join(LOCK)).ok();
-        // Who looks at the same time looks only; and the file is closed at once.
-        file.is_some_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        // Others may look at the same time.
+        file.is_some_and(|file| match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => true,
+            _ => {
+                // What could not be locked cannot be unlocked either.
+                let _ = file.unlock();
+                false
+            }
+        })
     }
 
     /// Goes on with other settings. They are written before anything is trained with them, and
