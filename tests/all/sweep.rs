@@ -320,6 +320,34 @@ fn measured(loss: f64, bits_per_byte: Option<f64>) -> Ended {
 }
 
 #[test]
+fn a_ledger_knows_what_it_was_told_in_any_order() {
+    let root = tempfile::tempdir().unwrap();
+    let search = json!({ "model.n_layers": [1, 2, 3] });
+    let sweep = parse(&json!({ "name": "mine", "search": search })).unwrap();
+    let mut ledger = Ledger::open(root.path(), &sweep).unwrap();
+    let told = [(3, 0), (1, 1), (1, 0), (3, 1), (1, 2)];
+    for (number, (trial, rung)) in told.into_iter().enumerate() {
+        ledger.record(trial, rung, measured(number as f64, None)).unwrap();
+    }
+    ledger.record(1, 1, measured(9.0, None)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ledger.result(3, 0), Some(&measured(0.0, None)));
+        assert_eq!(ledger.result(1, 1), Some(&measured(9.0, None)));
+        assert_eq!([(2, 0), (3, 2), (0, 0), (4, 0)].map(|(a, b)| ledger.result(a, b)), [None; 4]);
+        assert_eq!(ledger.last(1), Some((2, &measured(4.0, None))));
+        assert_eq!(ledger.last(3), Some((1, &measured(3.0, None))));
+        assert_eq!([0, 2, 4].map(|trial| ledger.last(trial)), [None; 3]);
+        // Also from the disk, where another order may be.
+        drop(ledger);
+        let path = root.path().join("sweeps/mine/sweep.json");
+        let mut kept: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        kept["results"].as_array_mut().unwrap().reverse();
+        std::fs::write(&path, kept.to_string()).unwrap();
+        ledger = Ledger::open(root.path(), &sweep).unwrap();
+    }
+}
+
+#[test]
 fn what_was_not_measured_has_no_rank_and_the_metric_stays() {
     let root = tempfile::tempdir().unwrap();
     let search = json!({ "model.n_layers": [1, 2, 3, 4] });

@@ -1,5 +1,5 @@
 use anyhow::{Context, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::artifact::Run;
 use crate::backend::BackendKind;
@@ -9,7 +9,7 @@ use crate::commands::size::size;
 use crate::config::{self, Architecture, DataConfig, RunConfig};
 use crate::data::{SplitText, Task};
 use crate::model;
-use crate::sweep::{Metric, Sweep, Trial, explain};
+use crate::sweep::{Metric, Setting, Sweep, Trial, explain};
 use crate::tokenizer;
 use crate::train::{flops_per_token, total_steps, training_memory};
 
@@ -51,11 +51,13 @@ impl<'a> Examiner<'a> {
     pub(super) fn examine(&mut self) -> BTreeMap<usize, Result<Candidate, String>> {
         let trials = self.sweep.trials();
         let mut all = BTreeMap::new();
-        for (place, trial) in trials.iter().enumerate() {
-            let twin = trials[..place].iter().find(|other| other.settings == trial.settings);
-            let found = match twin {
-                Some(twin) => Err(format!("the same as {}", twin.run(&self.sweep.name))),
-                None => self.candidate(trial).map_err(|error| format!("{error:#}")),
+        let mut firsts: HashMap<Vec<String>, &Trial> = HashMap::new();
+        for trial in &trials {
+            let settings = trial.settings.iter().map(Setting::assignment).collect();
+            let first = *firsts.entry(settings).or_insert(trial);
+            let found = match first.number == trial.number {
+                true => self.candidate(trial).map_err(|error| format!("{error:#}")),
+                false => Err(format!("the same as {}", first.run(&self.sweep.name))),
             };
             all.insert(trial.number, found);
         }
