@@ -124,16 +124,17 @@ fn known(run: &Run, row: Row) -> Row {
         let step = run.checkpoints().steps()?.last().copied();
         let history = run.history();
         let summary = history.summary_so_far()?;
-        let points = history.losses()?;
         let of_summary = summary.as_ref().and_then(|summary| summary.best_val_loss);
+        // Of long runs the metrics are long, too.
+        let points = if of_summary.is_some() { Vec::new() } else { history.losses()? };
         let valid = points.iter().filter(|point| point.split == "valid");
         let valid = valid.filter_map(|point| point.loss);
         let loss = of_summary.or_else(|| valid.min_by(f64::total_cmp));
-        let status = match summary.and_then(|summary| summary.final_val_loss) {
+        let status = match summary.map(|summary| summary.final_val_loss) {
             _ if run.is_being_trained() => Status::Training,
-            Some(_) => Status::Finished,
+            Some(Some(_)) => Status::Finished,
             None if points.is_empty() && step == Some(0) => Status::Imported,
-            None => Status::Stopped,
+            _ => Status::Stopped,
         };
         Ok((step, loss, status))
     };
