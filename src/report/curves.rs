@@ -96,6 +96,12 @@ impl Curves {
     }
 }
 
+/// The least and the most of some numbers; infinite, the least above the most, of none.
+pub fn range(values: impl IntoIterator<Item = f64>) -> [f64; 2] {
+    let wider = |[low, high]: [f64; 2], value| [low.min(value), high.max(value)];
+    values.into_iter().fold([f64::INFINITY, f64::NEG_INFINITY], wider)
+}
+
 fn mean(points: &[CurvePoint]) -> Option<CurvePoint> {
     let last = points.last()?;
     let sum: f64 = points.iter().map(|point| point.loss).sum();

@@ -8,7 +8,7 @@ use textwrap::core::display_width;
 use crate::commands::runs::cut;
 use crate::commands::size::count;
 use crate::report::terminal::harmless;
-use crate::report::{Axis, Compared, Comparison, CurvePoint, Line, colour, line_chart};
+use crate::report::{Axis, Compared, Comparison, CurvePoint, Line, colour, line_chart, range};
 
 /// Columns where there is no terminal, and the most in one.
 const WIDTH: usize = 80;
@@ -72,14 +72,9 @@ fn curves(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Re
             }
         })
         .collect();
-    let range = |values: &mut dyn Iterator<Item = f64>| {
-        values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| {
-            [low.min(value), high.max(value)]
-        })
-    };
     let points = || lines.iter().flat_map(|line| &line.points);
-    let [_, most] = range(&mut points().map(|(x, _)| *x));
-    let [low, high] = range(&mut points().map(|(_, loss)| *loss));
+    let [_, most] = range(points().map(|(x, _)| *x));
+    let [low, high] = range(points().map(|(_, loss)| *loss));
     if !most.is_finite() {
         return writeln!(out, "there is no loss to plot over {}", axis.label());
     }
