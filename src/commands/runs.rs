@@ -10,6 +10,7 @@ use crate::artifact::{ArtifactError, Run, run_names};
 use crate::cli::{ListRunsArgs, RunOrder};
 use crate::files::folder_size;
 use crate::model;
+use crate::report::terminal::clipped;
 
 /// Columns of a name; longer ones are cut.
 const NAME: usize = 28;
@@ -86,7 +87,7 @@ pub(super) fn run(args: ListRunsArgs) -> anyhow::Result<()> {
         writeln!(
             out,
             "{:<width$}  {status:<8} {:>8} {:>10} {:>8} {:>10} {:>5}",
-            cut(&row.name, width),
+            clipped(&row.name, width),
             row.step.map(|step| step.to_string()).unwrap_or_default(),
             row.parameters.map(|number| count(number as u64)).unwrap_or_default(),
             row.loss.map(|loss| format!("{loss:.4}")).unwrap_or_default(),
@@ -157,13 +158,5 @@ fn age(seconds: u64) -> String {
         60..3600 => format!("{}m", seconds / 60),
         3600..86400 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86400),
-    }
-}
-
-/// The beginning of a text that is too long.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    match text.chars().count() > width {
-        true => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
-        false => text.into(),
     }
 }

@@ -1,13 +1,11 @@
 use console::Term;
 use serde_json::Value;
 use std::io::{self, Write};
-use std::time::Duration;
 use textwrap::Options;
 use textwrap::core::display_width;
 
-use crate::commands::runs::cut;
-use crate::commands::size::count;
-use crate::report::terminal::harmless;
+use crate::commands::size::{count, time};
+use crate::report::terminal::{clipped, harmless};
 use crate::report::{Axis, Compared, Comparison, CurvePoint, Line, colour, line_chart, range};
 
 /// Columns where there is no terminal, and the most in one.
@@ -86,7 +84,7 @@ fn curves(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Re
     let on_axis = |share: f64| match axis {
         Axis::Steps | Axis::Tokens => count((share * most) as u64),
         Axis::Flops => format!("{:.1e}", share * most),
-        Axis::Time => lasting(share * most),
+        Axis::Time => time(share * most),
     };
     let x_labels = [0.0, 0.5, 1.0].map(on_axis).to_vec();
     let y_labels =
@@ -106,10 +104,6 @@ fn curves(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Re
     writeln!(out, "  {}", legend.collect::<Vec<_>>().join("   "))
 }
 
-fn lasting(seconds: f64) -> String {
-    humantime::format_duration(Duration::from_secs(seconds.round() as u64)).to_string()
-}
-
 /// Lines of the table of results; those that no run has are left out.
 fn results(runs: &[Compared]) -> Vec<(String, Vec<String>)> {
     let last = |run: &Compared| run.curves.train.last().or(run.curves.valid.last()).copied();
@@ -120,7 +114,7 @@ fn results(runs: &[Compared]) -> Vec<(String, Vec<String>)> {
         ("steps", &|run| Some(last(run)?.step.to_string())),
         ("tokens", &|run| Some(count(last(run)?.tokens as u64))),
         ("operations", &|run| Some(format!("{:.2e}", last(run)?.flops?))),
-        ("time of its steps", &|run| Some(lasting(last(run)?.seconds))),
+        ("time of its steps", &|run| Some(time(last(run)?.seconds))),
         ("tokens a second", &|run| Some(format!("{:.0}", run.summary.as_ref()?.tokens_per_s))),
         ("best validation loss", &|run| loss(run.summary.as_ref()?.best_val_loss)),
         ("final validation loss", &|run| loss(run.summary.as_ref()?.final_val_loss)),
@@ -206,7 +200,7 @@ fn line(
     let height = wrapped.iter().map(Vec::len).max().unwrap_or(0).max(1);
     for number in 0..height {
         let mut text = match number {
-            0 => cut(name, label - 1),
+            0 => clipped(name, label - 1),
             _ => String::new(),
         };
         for (place, value) in wrapped.iter().enumerate() {
@@ -243,7 +237,7 @@ fn texts(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Res
         let blocks: Vec<Vec<String>> = texts
             .iter()
             .map(|(name, text)| {
-                let head = [cut(name, column), "─".repeat(column)];
+                let head = [clipped(name, column), "─".repeat(column)];
                 let lines = textwrap::wrap(text, column);
                 head.into_iter().chain(lines.into_iter().map(|line| line.into_owned())).collect()
             })
