@@ -283,6 +283,8 @@ fn the_terminal_shows_curves_results_settings_and_texts_in_80_columns() {
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+    let alone = succeed(&emberlm(RUNS.path(), &["compare", "narrow", "--quick"]));
+    assert!(!alone.contains("setting"), "{alone}");
     // No colours where there is no terminal; then each run has its number.
     assert!(
         !text.contains('\u{1b}') && text.contains("1 narrow   2 wide   3 translator"),

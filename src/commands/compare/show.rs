@@ -47,7 +47,8 @@ pub(super) fn write(out: &mut impl Write, comparison: &Comparison) -> io::Result
         .map(|difference| (difference.key.clone(), difference.values.iter().map(setting).collect()))
         .collect();
     match settings.is_empty() {
-        true => writeln!(out, "no setting differs")?,
+        true if names.len() > 1 => writeln!(out, "no setting differs")?,
+        true => {} // from what should they?
         false => table(out, "settings that differ", &names, &settings, width)?,
     }
     texts(out, comparison, width)

@@ -158,6 +158,7 @@ function results() {
 
 function settings() {
   if (!report.differences.length) {
+    if (report.runs.length < 2) { $("differences").closest("section").hidden = true; return; }
     $("differences").replaceWith(made("p", { className: "soft" }, "None."));
     return;
   }
