@@ -468,6 +468,38 @@ fn runs_are_listed_with_what_has_become_of_them() {
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let by_loss = runs(root, &["--sort", "loss"]);
     assert_eq!(by_loss[3]["name"], "broken");
+    fs::write(artifacts.join("broken/notes"), vec![0; 1 << 20]).unwrap();
+    let hours = std::time::Duration::from_secs(5 * 3600);
+    for entry in fs::read_dir(artifacts.join("halfway")).unwrap() {
+        let entry = fs::File::open(entry.unwrap().path()).unwrap();
+        entry.set_modified(std::time::SystemTime::now() - hours).unwrap();
+    }
+    let by_size = runs(root, &["--sort", "size"]);
+    assert_eq!(by_size[0]["name"], "broken");
+    let bytes: Vec<u64> = by_size.iter().map(|row| row["bytes"].as_u64().unwrap()).collect();
+    assert!(bytes.is_sorted_by(|a, b| a >= b), "{bytes:?}");
+    let by_age = runs(root, &["--sort", "age"]);
+    let ages: Vec<u64> = by_age.iter().map(|row| row["age"].as_u64().unwrap()).collect();
+    assert!(ages.is_sorted() && ages[2] < 3600 && ages[3] >= 5 * 3600, "{ages:?}");
+    assert_eq!(by_age[3]["name"], "halfway");
+    assert!(succeed(&emberlm(root, &["runs"])).contains(" 5h\n"));
+    // What was trained elsewhere has a model of no step, and no metrics.
+    let imported = artifacts.join("halfway");
+    fs::rename(
+        imported.join("checkpoints/step-00000006"),
+        imported.join("checkpoints/step-00000000"),
+    )
+    .unwrap();
+    for step in fs::read_dir(imported.join("checkpoints")).unwrap() {
+        let step = step.unwrap().path();
+        if step.is_dir() && !step.ends_with("step-00000000") {
+            fs::remove_dir_all(step).unwrap();
+        }
+    }
+    fs::remove_file(imported.join("metrics.jsonl")).unwrap();
+    let found = &runs(root, &["--sort", "name"])[2];
+    assert_eq!((&found["status"], &found["step"]), (&json!("imported"), &json!(0)));
+    assert_eq!(found["loss"], Value::Null);
 
     // Without its configuration it is still there; other folders are none.
     fs::create_dir(artifacts.join("notes")).unwrap();
