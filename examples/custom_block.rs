@@ -8,13 +8,13 @@
 //! cargo run --example custom_block -- MY.json
 //! ```
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use burn::module::{AutodiffModule, Module, Param};
 use burn::optim::{GradientsParams, Optimizer};
 use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Int, Tensor};
 use emberlm::backend::{self, GptBackend, Job, TrainBackend};
-use emberlm::config::{self, ModelConfig, RunConfig};
+use emberlm::config::{self, ModelConfig, RunConfig, Span};
 use emberlm::data::{Corpus, EvaluationLoader, LoaderPosition, TokenBatch, TrainLoader};
 use emberlm::model::{
     Block, Embedding, FeedForward, Head, Initializer, Norm, Pass, Places, Record, Role, Rows,
@@ -179,7 +179,14 @@ impl Job for Example {
         let mut model = CustomModel::<B>::new(&config, block, &device);
         let before = evaluate(&model);
         let mut optimizer = ModelOptimizer::of_module(&config.train.optimizer, &model)?;
-        let steps = config.train.steps.unwrap_or_default() as usize;
+        // This loop is as short as can be; the library's own does more.
+        let Span::Steps(steps) = config.train.length() else {
+            bail!("recipe.train: this example counts its length in steps; give `steps`");
+        };
+        if config.train.accumulation != 1 {
+            bail!("recipe.train.accumulation: a step of this example is one batch; leave it out");
+        }
+        let steps = steps as usize;
         let schedule = Schedule::new(&config.train.schedule, Some(steps), 0);
         let loader = TrainLoader::of_run(&config, &corpus, LoaderPosition::default());
         for step in 0..steps {

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile};
@@ -36,7 +36,8 @@ pub fn read_error(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
     |source| FileError::Read { path: path.into(), source }
 }
 
-/// Writes a file beside its place, syncs it, and moves it there.
+/// Writes a file beside its place, syncs it, and moves it there. A link leads to the place; what is
+/// there and is no file, as a pipe or a device, is written as it is.
 ///
 /// # Errors
 /// A disk that cannot be written; then the place is as it was.
@@ -45,6 +46,14 @@ pub fn write_whole(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), FileError> {
     let whole = || {
+        match fs::metadata(path) {
+            Ok(found) if !found.is_file() && !found.is_dir() => {
+                return write(&mut File::options().write(true).open(path)?);
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {} // to be replaced, or made
+        }
+        let path = &followed(path);
         let mut file = beside(path)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
@@ -52,6 +61,16 @@ pub fn write_whole(
         sync_folder(folder_of(path))
     };
     whole().map_err(write_error(path))
+}
+
+/// Where links lead, also to what is not there yet.
+fn followed(path: &Path) -> PathBuf {
+    let mut place = path.to_path_buf();
+    // The system has followed them, and so they end.
+    while let Ok(next) = fs::read_link(&place) {
+        place = place.parent().unwrap_or(Path::new("")).join(next);
+    }
+    place
 }
 
 /// A file in the folder of another, which vanishes unless it is renamed.

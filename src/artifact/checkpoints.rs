@@ -49,7 +49,7 @@ impl Checkpoints {
         Self { run: run.into(), keep }
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.run.join("checkpoints")
     }
 

@@ -1,4 +1,4 @@
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -33,8 +33,8 @@ pub struct Summary {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub best_step: Option<usize>,
     /// The last model's loss on the whole validation split, in nats a token. Absent of a run that
-    /// was stopped, and can be resumed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// was stopped, and can be resumed; null, and here NaN, where it is not a number.
+    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "or_nan")]
     pub final_val_loss: Option<f64>,
     /// The same in bits a byte, where the model predicts every byte.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -50,6 +50,12 @@ pub struct Summary {
     /// Over the whole of `seconds`, evaluations and checkpoints included.
     pub tokens_per_s: f64,
     pub backend: String,
+}
+
+/// JSON has no number for what is none.
+fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let number: Option<f64> = Option::deserialize(deserializer)?;
+    Ok(Some(number.unwrap_or(f64::NAN)))
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -81,7 +87,9 @@ pub struct LossPoint {
     /// `train` or `valid`.
     pub split: String,
     pub step: u64,
-    pub loss: f64,
+    /// None where it is not a number; the step has been taken all the same.
+    #[serde(default)]
+    pub loss: Option<f64>,
     /// Learned from since the run began; of a step.
     #[serde(default)]
     pub tokens: Option<f64>,
@@ -111,8 +119,7 @@ impl History {
         Ok(file.map_err(write_error(&path))?)
     }
 
-    /// The losses so far, in the order in which they were written; those that are no number are
-    /// left out.
+    /// The losses so far, in the order in which they were written.
     ///
     /// # Errors
     /// A file that cannot be read.

@@ -3,14 +3,15 @@ use burn::tensor::backend::Backend;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
 use crate::data::Task;
-use crate::files::{self, FileError, LockedFile, read_error, write_error};
+use crate::files::{self, FileError, LockedFile, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::RunState;
@@ -18,6 +19,8 @@ use crate::train::RunState;
 pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = "lock";
+/// Much longer than [`Run::is_being_trained`] holds a lock.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// A run directory.
 #[derive(Debug, Clone)]
@@ -107,10 +110,16 @@ impl Run {
         let path = [root.join(name), PathBuf::from(name)]
             .into_iter()
             .find(|path| path.join(CONFIG).is_file())
-            .ok_or_else(|| ArtifactError::UnknownRun {
-                name: name.into(),
-                root: root.into(),
-                known: run_names(root),
+            .ok_or_else(|| match root.join(name) {
+                path if is_run(&path) => {
+                    let (path, reason) = (path.join(CONFIG), "it is missing".into());
+                    FileError::Damaged { path, reason }.into()
+                }
+                _ => ArtifactError::UnknownRun {
+                    name: name.into(),
+                    root: root.into(),
+                    known: run_names(root).unwrap_or_default(),
+                },
             })?;
         files::verify(&path, CONFIG)?;
         files::verify(&path, TOKENIZER)?;
@@ -276,16 +285,32 @@ impl Run {
     /// [`ArtifactError::Busy`], or a folder that cannot be written.
     pub fn lock(&self) -> Result<LockedFile, ArtifactError> {
         let path = self.path.join(LOCK);
-        let file = File::options().create(true).append(true).open(&path);
-        let file = file.map_err(write_error(&path))?;
-        let file = LockedFile::new(file);
-        file.ok_or_else(|| ArtifactError::Busy { path: self.path.clone() })
+        let lock = || -> Result<Option<LockedFile>, FileError> {
+            let file = File::options().create(true).append(true).open(&path);
+            Ok(LockedFile::new(file.map_err(write_error(&path))?))
+        };
+        let begun = Instant::now();
+        loop {
+            match lock()? {
+                Some(file) => return Ok(file),
+                None if begun.elapsed() < GLANCE => std::thread::sleep(GLANCE / 10),
+                None => return Err(ArtifactError::Busy { path: self.path.clone() }),
+            }
+        }
     }
 
     /// Whether a program trains this run now.
     pub fn is_being_trained(&self) -> bool {
         let file = File::open(self.path.join(LOCK)).ok();
-        file.is_some_and(|file| LockedFile::new(file).is_none())
+        // Others may look at the same time.
+        file.is_some_and(|file| match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => true,
+            _ => {
+                // What could not be locked cannot be unlocked either.
+                let _ = file.unlock();
+                false
+            }
+        })
     }
 
     /// Goes on with other settings. They are written before anything is trained with them, and
@@ -378,18 +403,19 @@ fn first_rows(data: TensorData, count: usize) -> TensorData {
     }
 }
 
-/// The runs under a folder, by name; none where it cannot be read. What begins with a dot is not
-/// finished.
-pub fn run_names(root: &Path) -> Vec<String> {
-    let entries = fs::read_dir(root).map_err(read_error(root));
-    let mut names: Vec<String> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.path().join(CONFIG).is_file())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with('.'))
-        .collect();
+/// The runs under a folder, by name, the damaged ones too; none where there is no such folder.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn run_names(root: &Path) -> Result<Vec<String>, ArtifactError> {
+    let mut names = files::names(root)?;
+    // A run that is being made has another name until it is whole.
+    names.retain(|name| !name.starts_with(files::PART) && is_run(&root.join(name)));
     names.sort();
-    names
+    Ok(names)
+}
+
+/// Whether a folder is a run, or was one before it was damaged.
+fn is_run(path: &Path) -> bool {
+    path.join(CONFIG).is_file() || Checkpoints::new(path, 1).folder().is_dir()
 }

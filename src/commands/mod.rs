@@ -1,5 +1,6 @@
 //! One file a subcommand. They put the modules together, add context to errors, and print.
 
+mod advice;
 mod bench;
 mod compare;
 mod completions;

@@ -3,7 +3,7 @@ use std::io::Write;
 use super::signals::STOPPED;
 
 /// A mistake of ours, on whatever thread.
-const PANIC: i32 = 101;
+pub(super) const PANIC: i32 = 101;
 
 /// Lets a panic on any thread end the process from here on, even one that would be caught: burn
 /// catches those of device tasks and only logs them, and a run would go on with garbage.

@@ -10,6 +10,7 @@ use crate::artifact::{ArtifactError, Run, run_names};
 use crate::cli::{ListRunsArgs, RunOrder};
 use crate::files::folder_size;
 use crate::model;
+use crate::report::terminal::clipped;
 
 /// Columns of a name; longer ones are cut.
 const NAME: usize = 28;
@@ -47,7 +48,7 @@ struct Row {
 
 pub(super) fn run(args: ListRunsArgs) -> anyhow::Result<()> {
     let root = &args.runs.artifacts;
-    let mut rows: Vec<Row> = run_names(root).iter().map(|name| row(root, name)).collect();
+    let mut rows: Vec<Row> = run_names(root)?.iter().map(|name| row(root, name)).collect();
     match args.sort {
         RunOrder::Name => {} // as they are
         RunOrder::Age => rows.sort_by_key(|row| row.age.unwrap_or(u64::MAX)),
@@ -86,7 +87,7 @@ pub(super) fn run(args: ListRunsArgs) -> anyhow::Result<()> {
         writeln!(
             out,
             "{:<width$}  {status:<8} {:>8} {:>10} {:>8} {:>10} {:>5}",
-            cut(&row.name, width),
+            clipped(&row.name, width),
             row.step.map(|step| step.to_string()).unwrap_or_default(),
             row.parameters.map(|number| count(number as u64)).unwrap_or_default(),
             row.loss.map(|loss| format!("{loss:.4}")).unwrap_or_default(),
@@ -124,15 +125,17 @@ fn known(run: &Run, row: Row) -> Row {
         let step = run.checkpoints().steps()?.last().copied();
         let history = run.history();
         let summary = history.summary_so_far()?;
-        let points = history.losses()?;
         let of_summary = summary.as_ref().and_then(|summary| summary.best_val_loss);
-        let valid = points.iter().filter(|point| point.split == "valid").map(|point| point.loss);
+        // Of long runs the metrics are long, too.
+        let points = if of_summary.is_some() { Vec::new() } else { history.losses()? };
+        let valid = points.iter().filter(|point| point.split == "valid");
+        let valid = valid.filter_map(|point| point.loss);
         let loss = of_summary.or_else(|| valid.min_by(f64::total_cmp));
-        let status = match summary.and_then(|summary| summary.final_val_loss) {
+        let status = match summary.map(|summary| summary.final_val_loss) {
             _ if run.is_being_trained() => Status::Training,
-            Some(_) => Status::Finished,
+            Some(Some(_)) => Status::Finished,
             None if points.is_empty() && step == Some(0) => Status::Imported,
-            None => Status::Stopped,
+            _ => Status::Stopped,
         };
         Ok((step, loss, status))
     };
@@ -155,13 +158,5 @@ fn age(seconds: u64) -> String {
         60..3600 => format!("{}m", seconds / 60),
         3600..86400 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86400),
-    }
-}
-
-/// The beginning of a text that is too long.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    match text.chars().count() > width {
-        true => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
-        false => text.into(),
     }
 }

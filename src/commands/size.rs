@@ -1,3 +1,7 @@
+//! Bytes, numbers and times as people read them.
+
+use std::time::Duration;
+
 const GIB: u64 = 1 << 30;
 
 /// Bytes as people read them.
@@ -15,4 +19,13 @@ pub(super) fn count(number: u64) -> String {
         Some((unit, name)) => format!("{:.1} {name}", number as f64 / *unit as f64),
         None => number.to_string(),
     }
+}
+
+/// Seconds as people say them.
+pub(super) fn time(seconds: f64) -> String {
+    let whole = match seconds {
+        ..10.0 => return format!("{seconds:.1}s"),
+        _ => Duration::from_secs(seconds.round() as u64),
+    };
+    humantime::format_duration(whole).to_string()
 }

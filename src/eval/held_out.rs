@@ -34,6 +34,8 @@ pub struct HeldOut {
     split: Split,
     task: Task,
     places: Vec<ScoredPlace>,
+    /// Whether windows have been left out.
+    is_part: bool,
 }
 
 /// What a model makes of a text.
@@ -86,11 +88,12 @@ impl HeldOut {
             }
             (Some(_), _, _) => return Err(HeldOutError::NotNextToken),
         };
-        Ok(Self { split, task, places })
+        Ok(Self { split, task, places, is_part: false })
     }
 
     /// No more than the first windows.
     pub fn limit(&mut self, windows: usize) {
+        self.is_part |= windows < self.places.len();
         self.places.truncate(windows);
     }
 
@@ -108,23 +111,33 @@ impl HeldOut {
     }
 
     /// The bytes of the text that all windows together predict: those of the split, but for the
-    /// tokens that nothing comes before. None where not every byte is predicted.
+    /// tokens that nothing comes before; of some of the windows those of their tokens. None where not
+    /// every byte is predicted.
     pub fn bytes(&self, tokenizer: &dyn Tokenizer) -> Option<usize> {
         let whole = self.split.bytes_per_target(self.task).map(|_| self.split.bytes)?;
+        let special = tokenizer.end_of_text();
+        let bytes = |ids: &mut dyn Iterator<Item = u32>| -> usize {
+            ids.filter(|id| Some(*id) != special)
+                .map(|id| tokenizer.token_bytes(id).map_or(0, |bytes| bytes.len()))
+                .sum()
+        };
+        if self.is_part {
+            let targets = self.places.iter().flat_map(|place| {
+                let Example { target, asked, .. } = self.example(place);
+                let first = asked.and_then(|asked| asked.first().copied()).unwrap_or(0);
+                target.into_iter().skip(first)
+            });
+            return Some(bytes(&mut targets.into_iter()));
+        }
         let SplitTokens::Text(stream) = &self.split.tokens else {
             return Some(whole);
         };
-        let first = texts(stream, self.split.packing)
+        let mut first = texts(stream, self.split.packing)
             .enumerate()
             // A text after another begins with the token that ended that one.
             .filter(|(number, _)| *number == 0 || !stream.has_ends())
             .flat_map(|(_, text)| stream.read(text.start..text.start + 1));
-        let special = tokenizer.end_of_text();
-        let bytes: usize = first
-            .filter(|id| Some(*id) != special)
-            .map(|id| tokenizer.token_bytes(id).map_or(0, |bytes| bytes.len()))
-            .sum();
-        Some(whole.saturating_sub(bytes))
+        Some(whole.saturating_sub(bytes(&mut first)))
     }
 
     /// Measures a model.

@@ -23,6 +23,10 @@ pub struct Comparison {
     pub date: String,
     /// What the curves are plotted against at first.
     pub axis: Axis,
+    /// Whether all cut texts alike, so that what one token costs can be compared.
+    pub same_tokenizer: bool,
+    /// Whether texts were read to their ends; the first windows of two models need not be one text.
+    pub whole: bool,
     pub runs: Vec<Compared>,
     pub differences: Vec<Difference>,
     /// Of a prompt and a seed each.
@@ -45,6 +49,19 @@ pub struct Compared {
     pub curves: Curves,
 }
 
+impl Compared {
+    /// With at most so many points of a curve.
+    fn thinned(&self, most: usize) -> Self {
+        Self {
+            name: self.name.clone(),
+            summary: self.summary.clone(),
+            measured: self.measured.clone(),
+            curves: self.curves.thinned(most),
+            ..*self
+        }
+    }
+}
+
 /// A setting that is not the same in all runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
@@ -59,7 +76,7 @@ pub struct Difference {
 pub struct Written {
     pub prompt: String,
     pub seed: u64,
-    /// In the order of the runs; none of a run that continues nothing.
+    /// In the order of the runs; none of a run that continues nothing, or cannot read the prompt.
     pub texts: Vec<Option<String>>,
 }
 
@@ -70,10 +87,14 @@ impl Comparison {
     /// # Errors
     /// Numbers that JSON cannot have.
     pub fn page(&self) -> serde_json::Result<String> {
-        let mut thinned = self.clone();
-        for run in &mut thinned.runs {
-            run.curves = run.curves.thinned(POINTS);
-        }
+        let thinned = Self {
+            version: self.version.clone(),
+            date: self.date.clone(),
+            runs: self.runs.iter().map(|run| run.thinned(POINTS)).collect(),
+            differences: self.differences.clone(),
+            texts: self.texts.clone(),
+            ..*self
+        };
         let names: Vec<&str> = self.runs.iter().map(|run| run.name.as_str()).collect();
         let title = format!("{} · emberlm", names.join(", "));
         page(&title, &[PLOT_STYLE, STYLE], BODY, &thinned, &[PLOT, SCRIPT])

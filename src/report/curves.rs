@@ -66,7 +66,8 @@ impl Curves {
             tokens = point.tokens.unwrap_or(tokens);
             seconds += point.step_milliseconds.unwrap_or_default() / 1e3;
             let flops = flops_per_token.map(|flops| flops * tokens);
-            let (step, loss) = (point.step, point.loss);
+            // What is no number is not drawn.
+            let (step, Some(loss)) = (point.step, point.loss) else { continue };
             let point_of_curve = CurvePoint { step, tokens, flops, seconds, loss };
             match point.split.as_str() {
                 "train" => curves.train.push(point_of_curve),
@@ -93,6 +94,12 @@ impl Curves {
             false => &self.valid,
         }
     }
+}
+
+/// The least and the most of some numbers; infinite, the least above the most, of none.
+pub fn range(values: impl IntoIterator<Item = f64>) -> [f64; 2] {
+    let wider = |[low, high]: [f64; 2], value| [low.min(value), high.max(value)];
+    values.into_iter().fold([f64::INFINITY, f64::NEG_INFINITY], wider)
 }
 
 fn mean(points: &[CurvePoint]) -> Option<CurvePoint> {

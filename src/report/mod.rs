@@ -15,6 +15,6 @@ pub mod terminal;
 
 pub use chart::{Line, colour, line_chart};
 pub use comparison::{Compared, Comparison, Difference, Written, differences};
-pub use curves::{Axis, CurvePoint, Curves};
+pub use curves::{Axis, CurvePoint, Curves, range};
 pub use page::LOOK;
 pub use picture::{Picture, PictureError};

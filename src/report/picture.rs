@@ -2,7 +2,7 @@ use plotters::prelude::*;
 use plotters::style::register_font;
 use std::sync::Once;
 
-use super::{Axis, CurvePoint, Curves};
+use super::{Axis, CurvePoint, Curves, range};
 
 const SIZE: (u32, u32) = (960, 600);
 /// Of the letters; every program that shows SVG has one of that name.
@@ -42,8 +42,8 @@ pub struct Picture<'a> {
 impl<'a> Picture<'a> {
     /// # Errors
     /// [`PictureError::Nothing`]
-    pub fn new(
-        runs: impl IntoIterator<Item = (&'a str, &'a Curves)>,
+    pub fn new<'b>(
+        runs: impl IntoIterator<Item = (&'a str, &'b Curves)>,
         axis: Axis,
     ) -> Result<Self, PictureError> {
         // Two points a column at most.
@@ -52,13 +52,8 @@ impl<'a> Picture<'a> {
         let points = runs.iter().flat_map(|(_, curves)| curves.train.iter().chain(&curves.valid));
         let placed: Vec<_> =
             points.filter_map(|point| Some((point.on(axis)?, point.loss))).collect();
-        let range = |values: &mut dyn Iterator<Item = f64>| {
-            values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| {
-                [low.min(value), high.max(value)]
-            })
-        };
-        let [_, most] = range(&mut placed.iter().map(|(x, _)| *x));
-        let [low, high] = range(&mut placed.iter().map(|(_, loss)| *loss));
+        let [_, most] = range(placed.iter().map(|(x, _)| *x));
+        let [low, high] = range(placed.iter().map(|(_, loss)| *loss));
         if placed.is_empty() {
             return Err(PictureError::Nothing(axis));
         }

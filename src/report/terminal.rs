@@ -94,6 +94,11 @@ pub fn visible(bytes: &[u8]) -> String {
     text
 }
 
+/// A text in lines that a terminal takes for nothing else: no control character gets to it.
+pub fn harmless(text: &str) -> String {
+    text.split('\n').map(|line| visible(line.as_bytes())).collect::<Vec<_>>().join("\n")
+}
+
 fn push_bytes(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         text.push_str(&format!("<0x{byte:02X}>"));

@@ -29,7 +29,7 @@ impl Status {
 /// A trial and its place.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// Counted from one; of trials that have finished a rung.
+    /// Counted from one; of trials that have finished a rung, and have what they are compared by.
     pub rank: Option<usize>,
     pub run: String,
     pub status: Status,
@@ -54,7 +54,10 @@ impl Leaderboard {
         let mut rows: Vec<Row> =
             ledger.trials().iter().map(|trial| row(sweep, trial, ledger)).collect();
         let metric = ledger.metric();
-        let score = |row: &Row| row.measured.as_ref().map(|measured| measured.score(metric));
+        let score = |row: &Row| {
+            let score = row.measured.as_ref().map(|measured| measured.score(metric));
+            score.filter(|score| score.is_finite())
+        };
         let order = |a: &Row, b: &Row| match (score(a), score(b)) {
             (Some(first), Some(second)) => b.rung.cmp(&a.rung).then(first.total_cmp(&second)),
             (Some(_), None) => Ordering::Less,
@@ -62,7 +65,7 @@ impl Leaderboard {
             (None, None) => (a.status as u8).cmp(&(b.status as u8)),
         };
         rows.sort_by(|a, b| order(a, b).then(a.trial.number.cmp(&b.trial.number)));
-        for (rank, row) in (1..).zip(rows.iter_mut().filter(|row| row.measured.is_some())) {
+        for (rank, row) in (1..).zip(rows.iter_mut().filter(|row| score(row).is_some())) {
             row.rank = Some(rank);
         }
         Self { rows, paths }

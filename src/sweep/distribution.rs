@@ -59,8 +59,8 @@ impl Distribution {
         if step <= 0.0 {
             return Some(("step", step.to_string(), "a positive number"));
         }
-        let none_between = (high / step).floor() * step < low;
-        none_between.then(|| ("step", step.to_string(), "one that has a multiple in the bounds"))
+        let [first, last] = multiples([low, high], step);
+        (first > last).then(|| ("step", step.to_string(), "one that has a multiple in the bounds"))
     }
 
     /// A value at random.
@@ -85,12 +85,20 @@ fn number(drawn: f64, [low, high]: [f64; 2], step: Option<f64>) -> Value {
         let rounded: f64 = format!("{drawn:.*e}", DIGITS - 1).parse().unwrap_or(drawn);
         return Number::from_f64(rounded.clamp(low, high)).map_or(Value::Null, Value::Number);
     };
-    let (first, last) = ((low / step).ceil(), (high / step).floor());
+    let [first, last] = multiples([low, high], step);
     let number = (drawn / step).round().clamp(first, last) * step;
     // The multiples of 16 are whole numbers, as widths must be.
     if step.fract() == 0.0 && number.abs() < 2f64.powi(53) {
         return Value::from(number as i64);
     }
     let rounded: f64 = format!("{number:.12e}").parse().unwrap_or(number);
-    Number::from_f64(rounded).map_or(Value::Null, Value::Number)
+    let within = rounded.clamp(low, high) + 0.0; // not -0
+    Number::from_f64(within).map_or(Value::Null, Value::Number)
+}
+
+/// The first and the last multiple of a step within bounds, in steps. A bound that is a multiple is
+/// one of them, although 0.3 / 0.1 is a little less than 3.
+fn multiples([low, high]: [f64; 2], step: f64) -> [f64; 2] {
+    const ROUNDING: f64 = 1e-9;
+    [(low / step - ROUNDING).ceil(), (high / step + ROUNDING).floor()]
 }

@@ -59,6 +59,7 @@ struct Kept {
     trials: Vec<Trial>,
     /// Why some trials are left out, by their numbers.
     skipped: BTreeMap<usize, String>,
+    /// By trial and rung.
     results: Vec<Entry>,
 }
 
@@ -68,6 +69,12 @@ struct Entry {
     trial: usize,
     rung: usize,
     ended: Ended,
+}
+
+impl Entry {
+    fn place(&self) -> (usize, usize) {
+        (self.trial, self.rung)
+    }
 }
 
 /// The results of a sweep so far, on disk at any moment.
@@ -128,6 +135,9 @@ impl Ledger {
                     (Method::Random { seed: a, .. }, Method::Random { seed: b, .. }) => a == b,
                     (before, now) => before == now,
                 };
+                if before.metric != now.metric {
+                    return changed("its metric was another one");
+                }
                 if before.base != now.base {
                     return changed("its configuration was another one");
                 }
@@ -137,7 +147,9 @@ impl Ledger {
                 if !now.trials.starts_with(&before.trials) {
                     return changed("its trials were others");
                 }
-                Kept { skipped: before.skipped, results: before.results, ..now }
+                let Kept { skipped, mut results, .. } = before;
+                results.sort_by_key(Entry::place);
+                Kept { skipped, results, ..now }
             }
         };
         let ledger = Self { folder, kept, _lock: lock };
@@ -196,14 +208,20 @@ impl Ledger {
 
     /// How a trial came out of a rung, if it has.
     pub fn result(&self, trial: usize, rung: usize) -> Option<&Ended> {
-        let entry = self.kept.results.iter().find(|it| it.trial == trial && it.rung == rung);
-        entry.map(|entry| &entry.ended)
+        let found = self.find(trial, rung).ok()?;
+        Some(&self.kept.results[found].ended)
+    }
+
+    /// Where the result is, or would be.
+    fn find(&self, trial: usize, rung: usize) -> Result<usize, usize> {
+        self.kept.results.binary_search_by_key(&(trial, rung), Entry::place)
     }
 
     /// The last rung that a trial has come out of, and how.
     pub fn last(&self, trial: usize) -> Option<(usize, &Ended)> {
-        let entries = self.kept.results.iter().filter(|entry| entry.trial == trial);
-        entries.max_by_key(|entry| entry.rung).map(|entry| (entry.rung, &entry.ended))
+        let end = self.kept.results.partition_point(|entry| entry.trial <= trial);
+        let entry = self.kept.results[..end].last().filter(|entry| entry.trial == trial)?;
+        Some((entry.rung, &entry.ended))
     }
 
     /// Keeps how a trial came out of a rung.
@@ -211,8 +229,10 @@ impl Ledger {
     /// # Errors
     /// A disk that cannot be written.
     pub fn record(&mut self, trial: usize, rung: usize, ended: Ended) -> Result<(), SweepError> {
-        self.kept.results.retain(|entry| (entry.trial, entry.rung) != (trial, rung));
-        self.kept.results.push(Entry { trial, rung, ended });
+        match self.find(trial, rung) {
+            Ok(found) => self.kept.results[found].ended = ended,
+            Err(place) => self.kept.results.insert(place, Entry { trial, rung, ended }),
+        }
         self.write()
     }
 

@@ -1,7 +1,9 @@
 //! Runs side by side: curves, settings, pages, pictures, and `emberlm compare` from outside.
 
-use emberlm::artifact::LossPoint;
-use emberlm::report::{Axis, Compared, Comparison, Curves, Picture, Written, differences};
+use emberlm::artifact::{LossPoint, Run};
+use emberlm::report::{
+    Axis, Compared, Comparison, CurvePoint, Curves, Picture, Written, differences,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -10,13 +12,15 @@ use tempfile::TempDir;
 
 use crate::command_line::{emberlm, succeed, train};
 
-/// Two runs of a few steps that differ in width, and a translator.
+/// Two runs of a few steps that differ in width, a translator, and an encoder.
 static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     succeed(&train(folder.path(), &["--run", "narrow"]));
     succeed(&train(folder.path(), &["--run", "wide", "--set", "model.d_model=32"]));
-    let architecture = ["--set", "model.architecture=encoder-decoder"];
-    succeed(&train(folder.path(), &[&["--run", "translator"], &architecture[..]].concat()));
+    for (name, architecture) in [("translator", "encoder-decoder"), ("encoder", "encoder")] {
+        let architecture = format!("model.architecture={architecture}");
+        succeed(&train(folder.path(), &["--run", name, "--set", &architecture]));
+    }
     folder
 });
 
@@ -30,7 +34,7 @@ fn point(split: &str, step: u64, loss: f64, spent: Option<(f64, f64)>) -> LossPo
     LossPoint {
         split: split.into(),
         step,
-        loss,
+        loss: Some(loss),
         tokens: spent.map(|(tokens, _)| tokens),
         step_milliseconds: spent.map(|(_, milliseconds)| milliseconds),
     }
@@ -58,6 +62,41 @@ fn an_evaluation_has_had_the_tokens_and_the_time_of_the_steps_before_it() {
     assert_eq!(on(Axis::Time), [0.75, 1.0]);
     let train: Vec<f64> = curves.train.iter().map(|point| point.seconds).collect();
     assert_eq!(train, [0.5, 0.75, 1.0]);
+}
+
+/// As `train.non_finite=skip` leaves them: what a step cost counts, whatever came of it.
+#[test]
+fn steps_without_a_loss_have_taken_their_time() {
+    let lost = LossPoint { loss: None, ..point("train", 2, 0.0, Some((200.0, 250.0))) };
+    let first = point("train", 1, 4.0, Some((100.0, 500.0)));
+    let points = [first, lost, point("valid", 2, 3.5, None)];
+    let curves = Curves::new(&points, Some(7.0));
+    let steps = |curve: &[CurvePoint]| curve.iter().map(|it| it.step).collect::<Vec<_>>();
+    assert_eq!((steps(&curves.train), steps(&curves.valid)), (vec![1], vec![2]));
+    let CurvePoint { tokens, flops, seconds, .. } = curves.valid[0];
+    assert_eq!((tokens, flops, seconds), (200.0, Some(1400.0), 0.75));
+
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &[]));
+    let run = Run::open(&folder.path().join("artifacts"), "stories").unwrap();
+    let before = run.history().losses().unwrap();
+    let path = run.path().join("metrics.jsonl");
+    let lines = fs::read_to_string(&path).unwrap();
+    let lines = lines.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        if line["split"] == "train" && line["step"] == 4 {
+            line["loss"] = Value::Null;
+        }
+        format!("{line}\n")
+    });
+    fs::write(&path, lines.collect::<String>()).unwrap();
+    let after = run.history().losses().unwrap();
+    let place = |of: &LossPoint| of.split == "train" && of.step == 4;
+    let number = before.iter().position(place).unwrap();
+    assert_eq!(after.len(), before.len());
+    assert_eq!(after[number].loss, None);
+    assert_eq!(after[number].step_milliseconds, before[number].step_milliseconds);
+    assert!(after[number].step_milliseconds.is_some());
 }
 
 #[test]
@@ -102,6 +141,8 @@ fn comparison() -> Comparison {
         version: "1".into(),
         date: "2026-01-01T00:00:00Z".into(),
         axis: Axis::Steps,
+        same_tokenizer: true,
+        whole: true,
         runs: vec![run("a"), run("b & <i>c</i>")],
         differences: Vec::new(),
         texts: vec![Written {
@@ -206,6 +247,28 @@ fn what_is_compared_is_what_other_commands_say() {
     }
 }
 
+/// Of characters that are a byte each nats a token are nats a byte.
+#[test]
+fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
+    let found = compare(&["narrow", "encoder", "--limit", "3", "--max-tokens", "1"]);
+    assert_eq!((&found["whole"], &found["same_tokenizer"]), (&json!(false), &json!(true)));
+    let value = |run: usize, name: &str| {
+        let measures = found["runs"][run]["measured"]["measures"].as_array().unwrap();
+        measures.iter().find(|it| it["name"] == name)?["value"].as_f64()
+    };
+    let bits = value(0, "loss").unwrap() / std::f64::consts::LN_2;
+    assert!((value(0, "bits a byte").unwrap() - bits).abs() < 1e-12);
+    assert_eq!(value(1, "bits a byte"), None);
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &["--run", "characters"]));
+    let bytes = ["--run", "bytes", "--set", "tokenizer={\"kind\": \"byte\"}"];
+    succeed(&train(folder.path(), &bytes));
+    let args = ["compare", "characters", "bytes", "--json", "--limit", "10000"];
+    let found = succeed(&emberlm(folder.path(), &[&args[..], &["--max-tokens", "1"]].concat()));
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!((&found["whole"], &found["same_tokenizer"]), (&json!(true), &json!(false)));
+}
+
 #[test]
 fn the_terminal_shows_curves_results_settings_and_texts_in_80_columns() {
     let args = ["compare", "narrow", "wide", "translator", "--max-tokens", "30"];
@@ -220,11 +283,40 @@ fn the_terminal_shows_curves_results_settings_and_texts_in_80_columns() {
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+    let alone = succeed(&emberlm(RUNS.path(), &["compare", "narrow", "--quick"]));
+    assert!(!alone.contains("setting"), "{alone}");
     // No colours where there is no terminal; then each run has its number.
     assert!(
         !text.contains('\u{1b}') && text.contains("1 narrow   2 wide   3 translator"),
         "{text}"
     );
+}
+
+#[test]
+fn a_chart_says_of_which_loss_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for run in ["one", "two"] {
+        succeed(&train(root, &["--run", run]));
+    }
+    let unevaluated = |run: &str| {
+        let path = root.join("artifacts").join(run).join("metrics.jsonl");
+        let lines = fs::read_to_string(&path).unwrap();
+        let kept = lines.lines().filter(|line| !line.contains("\"valid\""));
+        fs::write(&path, kept.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    };
+    let shown = || succeed(&emberlm(root, &["compare", "one", "two", "--quick"]));
+    assert!(
+        shown().starts_with("validation loss over steps\n") && shown().contains("1 one   2 two\n")
+    );
+    unevaluated("two");
+    let mixed = shown();
+    assert!(mixed.starts_with("validation loss over steps\n"), "{mixed}");
+    assert!(mixed.contains("1 one   2 two (training)\n"), "{mixed}");
+    unevaluated("one");
+    let training = shown();
+    assert!(training.starts_with("training loss over steps\n"), "{training}");
+    assert!(training.contains("1 one   2 two\n"), "{training}");
 }
 
 #[test]
@@ -248,13 +340,82 @@ fn what_cannot_be_compared_is_one_line() {
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.contains(expected), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(output.stdout.is_empty());
     };
+    // Nobody knows an encoder's operations; that is found before any text is read.
+    let nothing = "there is no loss to draw over floating-point operations";
+    refused(&["encoder", "--over", "flops", "--svg", "e.svg", "--text", "no.txt"], nothing);
     refused(&["narrow", "nothing"], "there is no run `nothing`");
     refused(&["narrow", "--html", "no/such.html"], "there is no folder no");
     refused(&["narrow", "--svg", "artifacts"], "artifacts is a folder; name a file");
     refused(&["narrow", "--text", "no.txt"], "no.txt");
     refused(&["narrow", "--temperature", "-1"], "temperature");
     refused(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
+}
+
+/// Bytes at random, as a model writes them that has learned nothing.
+#[test]
+fn no_control_character_of_a_model_gets_to_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &["--set", "tokenizer={\"kind\": \"byte\"}"]));
+    let args = ["compare", "stories", "--max-tokens", "300", "--temperature", "50"];
+    let found = succeed(&emberlm(folder.path(), &[&args[..], &["--json"]].concat()));
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let text = found["texts"][0]["texts"][0].as_str().unwrap();
+    assert!(text.chars().any(|it| it.is_control() && it != '\n'), "{text:?}");
+    let shown = succeed(&emberlm(folder.path(), &args));
+    assert!(shown.chars().all(|it| !it.is_control() || it == '\n'), "{shown:?}");
+    assert!(shown.contains("<0x"), "{shown}");
+}
+
+/// What stands after a prompt has been written after it.
+#[test]
+fn a_run_that_cannot_read_the_first_ones_prompt_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    succeed(&train(root, &["--run", "stories"]));
+    fs::write(root.join("own.txt"), "one two three. ".repeat(60)).unwrap();
+    let own = ["--run", "own", "--data", "own.txt", "--set", "tokenizer={\"kind\": \"character\"}"];
+    succeed(&train(root, &own));
+    let output = emberlm(root, &["compare", "stories", "own", "--json"]);
+    let found: Value = serde_json::from_str(&succeed(&output)).unwrap();
+    assert!(found["texts"][0]["texts"][0].is_string(), "{found}");
+    assert_eq!(found["texts"][0]["texts"][1], Value::Null);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("own cannot read the prompt of the first run"), "{message}");
+}
+
+/// What has been measured for hours is told, whatever becomes of the files.
+#[cfg(target_os = "linux")]
+#[test]
+fn results_are_told_where_a_page_cannot_be_written() {
+    let args = ["compare", "narrow", "--quick", "--json", "--html", "/dev/full"];
+    let output = emberlm(RUNS.path(), &args);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("cannot write /dev/full"), "{message}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["runs"][0]["name"], "narrow");
+}
+
+/// `runs` and `train --resume` in one moment.
+#[test]
+fn who_looks_at_a_run_keeps_nobody_from_training_it() {
+    let run = Run::open(&RUNS.path().join("artifacts"), "narrow").unwrap();
+    drop(run.lock().unwrap());
+    let looking = fs::File::open(run.path().join("lock")).unwrap();
+    looking.try_lock_shared().unwrap();
+    assert!(!run.is_being_trained(), "another one that looks");
+    let closed = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        drop(looking);
+    });
+    let lock = run.lock().unwrap();
+    closed.join().unwrap();
+    assert!(run.is_being_trained());
+    assert!(run.lock().is_err());
+    drop(lock);
+    assert!(!run.is_being_trained());
 }
 
 fn runs(root: &Path, extra: &[&str]) -> Vec<Value> {
@@ -307,6 +468,63 @@ fn runs_are_listed_with_what_has_become_of_them() {
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let by_loss = runs(root, &["--sort", "loss"]);
     assert_eq!(by_loss[3]["name"], "broken");
+    fs::write(artifacts.join("broken/notes"), vec![0; 1 << 20]).unwrap();
+    let hours = std::time::Duration::from_secs(5 * 3600);
+    for entry in fs::read_dir(artifacts.join("halfway")).unwrap() {
+        let entry = fs::File::open(entry.unwrap().path()).unwrap();
+        entry.set_modified(std::time::SystemTime::now() - hours).unwrap();
+    }
+    let by_size = runs(root, &["--sort", "size"]);
+    assert_eq!(by_size[0]["name"], "broken");
+    let bytes: Vec<u64> = by_size.iter().map(|row| row["bytes"].as_u64().unwrap()).collect();
+    assert!(bytes.is_sorted_by(|a, b| a >= b), "{bytes:?}");
+    let by_age = runs(root, &["--sort", "age"]);
+    let ages: Vec<u64> = by_age.iter().map(|row| row["age"].as_u64().unwrap()).collect();
+    assert!(ages.is_sorted() && ages[2] < 3600 && ages[3] >= 5 * 3600, "{ages:?}");
+    assert_eq!(by_age[3]["name"], "halfway");
+    assert!(succeed(&emberlm(root, &["runs"])).contains(" 5h\n"));
+    // What was trained elsewhere has a model of no step, and no metrics.
+    let imported = artifacts.join("halfway");
+    fs::rename(
+        imported.join("checkpoints/step-00000006"),
+        imported.join("checkpoints/step-00000000"),
+    )
+    .unwrap();
+    for step in fs::read_dir(imported.join("checkpoints")).unwrap() {
+        let step = step.unwrap().path();
+        if step.is_dir() && !step.ends_with("step-00000000") {
+            fs::remove_dir_all(step).unwrap();
+        }
+    }
+    fs::remove_file(imported.join("metrics.jsonl")).unwrap();
+    let found = &runs(root, &["--sort", "name"])[2];
+    assert_eq!((&found["status"], &found["step"]), (&json!("imported"), &json!(0)));
+    assert_eq!(found["loss"], Value::Null);
+
+    // Without its configuration it is still there; other folders are none.
+    fs::create_dir(artifacts.join("notes")).unwrap();
+    let config = artifacts.join("whole/config.json");
+    let kept = fs::read(&config).unwrap();
+    fs::remove_file(&config).unwrap();
+    let found = runs(root, &["--sort", "name"]);
+    assert_eq!((found.len(), &found[3]["status"]), (4, &json!("damaged")));
+    let error = found[3]["error"].as_str().unwrap();
+    assert!(error.contains("whole/config.json is damaged: it is missing"), "{error}");
+    fs::write(&config, kept).unwrap();
+    // Where nothing can be read, nobody knows whether there is a run.
+    let output = emberlm(root, &["runs", "--artifacts", "artifacts/whole/config.json"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("cannot read artifacts/whole/config.json"), "{message}");
+
+    // A last loss that is no number is the end of a run; none at all is not.
+    let mut diverged = summary.clone();
+    diverged["final_val_loss"] = Value::Null;
+    fs::write(artifacts.join("whole/summary.json"), diverged.to_string()).unwrap();
+    assert_eq!(runs(root, &["--sort", "name"])[3]["status"], "finished");
+    diverged.as_object_mut().unwrap().remove("final_val_loss");
+    fs::write(artifacts.join("whole/summary.json"), diverged.to_string()).unwrap();
+    assert_eq!(runs(root, &["--sort", "name"])[3]["status"], "stopped");
 
     // A summary that cannot be read is not one that was never written.
     fs::write(artifacts.join("whole/summary.json"), "{").unwrap();

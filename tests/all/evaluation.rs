@@ -212,6 +212,19 @@ fn the_bytes_are_those_of_the_tokens_that_are_predicted() {
     assert_eq!(held_out(split).bytes(&characters), Some(text.len() - 2));
     let split = Split::text(ByteTokenizer.encode(text).unwrap(), text.len());
     assert_eq!(held_out(split).bytes(&ByteTokenizer), Some(text.len() - 1));
+    let twos = "éé ééeé éé aé éé";
+    // Of the first windows of eight the bytes are counted token by token.
+    let part = |text: &str, stride, windows| {
+        let ids = characters.encode(text).unwrap();
+        let split = Split::text(ids, text.len());
+        let mut held_out = HeldOut::new(split, Task::NextToken, 8, stride).unwrap();
+        held_out.limit(windows);
+        held_out.bytes(&characters)
+    };
+    assert_eq!(part(twos, None, 1), Some(13));
+    assert_eq!(part(twos, None, 2), Some(13 + 11));
+    assert_eq!(part(twos, Some(3), 2), Some(13 + 4));
+    assert_eq!(part(text, None, 100), Some(text.len() - 2));
     // Three documents of two bytes; of those without ends the first byte of each is not predicted.
     let end = ByteTokenizer.end_of_text().unwrap();
     let ended = TokenStream::of_documents(vec![7, 8, end, 7, 8, end, 7, 8, end], vec![0, 3, 6]);

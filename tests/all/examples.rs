@@ -88,6 +88,18 @@ fn a_configuration_chooses_a_block_of_ones_own() {
     assert!(standard.factors.is_empty() && standard.after < standard.before, "{standard:?}");
     let unknown = with(json!({"kind": "rezer"})).unwrap_err();
     assert!(format!("{unknown:#}").contains("rezero"), "{unknown:#}");
+    // What its loop does not do is refused.
+    for (train, expected) in [
+        (json!({ "epochs": 1 }), "counts its length in steps"),
+        (json!({ "steps": 3, "accumulation": 2 }), "a step of this example is one batch"),
+    ] {
+        value["block"] = json!({ "kind": "standard" });
+        value["recipe"]["train"] = train;
+        let path = folder.path().join("block.json");
+        fs::write(&path, value.to_string()).unwrap();
+        let refused = custom_block::run(&path).unwrap_err();
+        assert!(refused.to_string().contains(expected), "{refused}");
+    }
 }
 
 #[test]

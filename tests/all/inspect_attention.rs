@@ -11,8 +11,8 @@ use emberlm::backend::GptBackend;
 use emberlm::config::{Architecture, ModelConfig};
 use emberlm::model::{Observer, Output, Part};
 use emberlm::report::inside::{
-    AttentionLayer, PageError, Passage, Selection, attention, attention_page, write_maps,
-    write_steps,
+    AttentionLayer, PageError, Passage, Selection, attention, attention_page, attention_size,
+    write_maps, write_steps,
 };
 use emberlm::report::terminal::Style;
 
@@ -205,7 +205,11 @@ fn element<'a>(page: &'a str, id: &str) -> &'a str {
 #[test]
 fn a_page_has_all_numbers_and_nothing_gets_out_of_its_place() {
     on_each_backend!(|device: B| {
-        for change in [json!({ "n_kv_heads": 1 }), json!({ "architecture": "encoder-decoder" })] {
+        for change in [
+            json!({ "n_kv_heads": 1 }),
+            json!({ "architecture": "encoder" }),
+            json!({ "architecture": "encoder-decoder" }),
+        ] {
             let config = with(change);
             let model = model::<Inner<B>>(&config, &device);
             let passage = passage(&config);
@@ -233,10 +237,16 @@ fn a_page_has_all_numbers_and_nothing_gets_out_of_its_place() {
             assert_eq!(facts["tokens"], json!(tokens));
             assert_eq!(facts["source"], json!(source));
             assert_eq!(facts["place"], 2);
+            // Beside a decoder an encoder reads the source, alone the text.
+            for (layer, facts) in layers.iter().zip(facts["layers"].as_array().unwrap()) {
+                let is_of_source = !source.is_empty() && layer.path.starts_with("encoder");
+                assert_eq!(facts["ofSource"], is_of_source, "{}", layer.path);
+            }
             assert_eq!(facts["layers"].as_array().unwrap().len(), layers.len());
 
             // As the page reads them: keys and values of each key head, then all of each head.
             let bytes = BASE64_STANDARD.decode(facts["numbers"].as_str().unwrap()).unwrap();
+            assert_eq!(attention_size(&config, &passage, &[]).unwrap(), bytes.len());
             let numbers: Vec<f32> = bytes
                 .chunks(4)
                 .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
@@ -280,6 +290,59 @@ fn a_page_that_no_browser_opens_is_refused() {
         let page = attention_page("much", &[layer], &["a".to_owned()], &[], 0);
         let refused = PageError::TooLarge { layers: 1, tokens: 1, mib: 48 };
         assert_eq!(page.unwrap_err().to_string(), refused.to_string());
+    });
+    // Before anything is computed: a key and a value of width 4, shared by three heads of which each
+    // has a query, what is attended, three matrices of scores and a part of the output; bias, output.
+    let config = with(json!({ "n_kv_heads": 1, "n_heads": 3, "d_model": 12 }));
+    let long = Passage { source: None, tokens: vec![1; 1300] };
+    let t = 1300;
+    let layer = 2 * t * 4 + 3 * (2 * t * 4 + 3 * t * t + t * 12) + 12 + t * 12;
+    let mib = |layers: usize| (4 * layers * layer) >> 20;
+    for (asked, layers) in [(&[][..], 2), (&[1], 1)] {
+        let refused = attention_size(&config, &long, asked).unwrap_err().to_string();
+        let expected = PageError::TooLarge { layers, tokens: t, mib: mib(layers) };
+        assert_eq!(refused, expected.to_string());
+    }
+    let shorter = Passage { tokens: vec![1; 1000], ..long };
+    assert!(attention_size(&config, &shorter, &[]).is_err());
+    attention_size(&config, &shorter, &[0]).unwrap();
+}
+
+/// A target of nine tokens, and a source of seven.
+#[test]
+fn rows_and_columns_have_the_texts_of_what_looks_and_is_looked_at() {
+    on_each_backend!(|device: B| {
+        let config = with(json!({ "architecture": "encoder-decoder" }));
+        let model = model::<Inner<B>>(&config, &device);
+        let layers = attention(&model, &passage(&config), &[]);
+        let texts = |letter, count: usize| -> Vec<String> {
+            (0..count).map(|place| format!("{letter}{place}")).collect()
+        };
+        let (tokens, source) = (texts('t', 9), texts('s', 7));
+        let selection = Selection { tokens: &tokens, source: &source, head: None, place: 8 };
+        let mut seen = Vec::new();
+        for layer in &layers {
+            let mut text = Vec::new();
+            write_steps(&mut text, layer, 0, selection, Style { width: 120, ..Style::PLAIN })
+                .unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let (stack, attention) =
+                (layer.path.split('.').next().unwrap(), layer.path.rsplit('.').next().unwrap());
+            // The encoder's last token is the seventh.
+            let (looking, keys) = match (stack, attention) {
+                ("encoder", _) => ("what token 6, \"s6\"", &source),
+                (_, "cross_attention") => ("what token 8, \"t8\"", &source),
+                _ => ("what token 8, \"t8\"", &tokens),
+            };
+            assert!(text.contains(looking), "{}: {text}", layer.path);
+            let found: Vec<&str> =
+                text.lines().filter_map(|line| line.split('"').nth(1)).skip(1).collect();
+            assert_eq!(found, *keys, "{}: {text}", layer.path);
+            seen.push((stack, attention));
+        }
+        let encoder = ("encoder", "attention");
+        let decoder = [("decoder", "attention"), ("decoder", "cross_attention")];
+        assert_eq!(seen, [&[encoder; 2][..], &decoder, &decoder].concat());
     });
 }
 

@@ -17,6 +17,8 @@ static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
         let architecture_set = format!("model.architecture={architecture}");
         succeed(&train(folder.path(), &["--run", architecture, "--set", &architecture_set]));
     }
+    let deep = ["--set", "model.architecture=encoder-decoder", "--set", "model.n_encoder_layers=3"];
+    succeed(&train(folder.path(), &[&["--run", "deep-encoder"], &deep[..]].concat()));
     folder
 });
 
@@ -144,6 +146,19 @@ fn the_page_is_in_the_run_or_where_it_is_asked_for() {
         &["bytes", "--attention", TEXT, "--out", "artifacts/bytes/config.json/x"],
         "cannot write",
     );
+}
+
+#[test]
+fn a_translators_encoder_may_have_more_layers_and_other_tokens_than_its_decoder() {
+    let args =
+        ["deep-encoder", "--attention", "Hi", "--target", "It was a red ball.", "--layer", "2"];
+    let text = inspect(&args);
+    assert!(text.contains("encoder layer 2, head 0: what token 1, \"i\", looks at"), "{text}");
+    let first = inspect(&[&args[..], &["--place", "0"]].concat());
+    assert!(first.contains("what token 0, \"H\", looks at"), "{first}");
+    // Of the target there would be one.
+    refused(&[&args[..], &["--place", "2"]].concat(), "no token 2; the text has 0 to 1");
+    inspect(&[&args[..], &["--layer", "0", "--place", "2"]].concat());
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod engine;
 mod eval_command;
 mod evaluation;
 mod examples;
+mod files;
 mod generate_command;
 mod generation;
 mod gguf;

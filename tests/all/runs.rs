@@ -528,7 +528,7 @@ fn folders_of_runs_are_like_others_and_unfinished_ones_are_not_listed() {
         }
     }
     copy_folder(&root.join("stories"), &root.join(".part-x"));
-    assert_eq!(emberlm::artifact::run_names(&root), ["stories"]);
+    assert_eq!(emberlm::artifact::run_names(&root).unwrap(), ["stories"]);
     let listed = succeed(&emberlm(folder.path(), &["runs"]));
     assert!(listed.contains("stories") && !listed.contains(".part-x"), "{listed}");
 }

@@ -2,8 +2,8 @@
 
 use emberlm::config;
 use emberlm::sweep::{
-    Distribution, Measured, Method, Metric, Rung, Sweep, Trial, builtin_sweeps, rungs, short_names,
-    survivors,
+    Distribution, Ended, Leaderboard, Ledger, Measured, Method, Metric, Rung, Status, Sweep, Trial,
+    builtin_sweeps, rungs, short_names, survivors,
 };
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
@@ -296,4 +296,86 @@ fn what_was_not_measured_is_no_good() {
     assert_eq!((measured.score(Metric::Loss), measured.score(Metric::BitsPerByte)), (2.0, 3.0));
     let pairs = Measured { bits_per_byte: None, ..measured };
     assert_eq!(survivors(&[(1, pairs.score(Metric::BitsPerByte))], 1), [0; 0]);
+}
+
+/// In floating point 0.3 / 0.1 is less than 3, and 3 * 0.1 more than 0.3.
+#[test]
+fn bounds_that_are_multiples_of_a_step_are_drawn() {
+    for (low, high, step, expected) in [
+        (0.0, 0.3, 0.1, &[0.0, 0.1, 0.2, 0.3][..]),
+        (0.25, 0.3, 0.1, &[0.3]),
+        (0.7, 0.9, 0.1, &[0.7, 0.8, 0.9]),
+        (-0.3, 0.1, 0.2, &[-0.2, 0.0]),
+    ] {
+        let search = json!({ "train.z_loss": { "kind": "uniform", "low": low, "high": high, "step": step } });
+        let mut found = values(&random(search, 200, 1), "train.z_loss");
+        found.sort_by(f64::total_cmp);
+        found.dedup();
+        assert_eq!(found, expected, "{low} to {high} by {step}");
+    }
+}
+
+fn measured(loss: f64, bits_per_byte: Option<f64>) -> Ended {
+    Ended::Finished(Measured { steps: 1, loss, bits_per_byte, params: 1, seconds: 1.0 })
+}
+
+#[test]
+fn a_ledger_knows_what_it_was_told_in_any_order() {
+    let root = tempfile::tempdir().unwrap();
+    let search = json!({ "model.n_layers": [1, 2, 3] });
+    let sweep = parse(&json!({ "name": "mine", "search": search })).unwrap();
+    let mut ledger = Ledger::open(root.path(), &sweep).unwrap();
+    let told = [(3, 0), (1, 1), (1, 0), (3, 1), (1, 2)];
+    for (number, (trial, rung)) in told.into_iter().enumerate() {
+        ledger.record(trial, rung, measured(number as f64, None)).unwrap();
+    }
+    ledger.record(1, 1, measured(9.0, None)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ledger.result(3, 0), Some(&measured(0.0, None)));
+        assert_eq!(ledger.result(1, 1), Some(&measured(9.0, None)));
+        assert_eq!([(2, 0), (3, 2), (0, 0), (4, 0)].map(|(a, b)| ledger.result(a, b)), [None; 4]);
+        assert_eq!(ledger.last(1), Some((2, &measured(4.0, None))));
+        assert_eq!(ledger.last(3), Some((1, &measured(3.0, None))));
+        assert_eq!([0, 2, 4].map(|trial| ledger.last(trial)), [None; 3]);
+        // Also from the disk, where another order may be.
+        drop(ledger);
+        let path = root.path().join("sweeps/mine/sweep.json");
+        let mut kept: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        kept["results"].as_array_mut().unwrap().reverse();
+        std::fs::write(&path, kept.to_string()).unwrap();
+        ledger = Ledger::open(root.path(), &sweep).unwrap();
+    }
+}
+
+#[test]
+fn what_was_not_measured_has_no_rank_and_the_metric_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let search = json!({ "model.n_layers": [1, 2, 3, 4] });
+    let document = json!({ "name": "mine", "search": search, "metric": "bits-per-byte" });
+    let sweep = parse(&document).unwrap();
+    let mut ledger = Ledger::open(root.path(), &sweep).unwrap();
+    ledger.record(1, 0, measured(0.1, None)).unwrap();
+    ledger.record(2, 0, measured(0.2, Some(2.0))).unwrap();
+    ledger.record(3, 0, measured(0.3, Some(1.5))).unwrap();
+    let board = Leaderboard::new("mine", sweep.paths(), &ledger);
+    let rows = board.rows.iter().map(|row| (row.trial.number, row.rank, row.status));
+    let expected = [
+        (3, Some(1), Status::Finished),
+        (2, Some(2), Status::Finished),
+        (1, None, Status::Finished),
+        (4, None, Status::Open),
+    ];
+    assert_eq!(rows.collect::<Vec<_>>(), expected);
+    assert_eq!(board.best().unwrap().trial.number, 3);
+
+    drop(ledger);
+    let other = Sweep { metric: Metric::Loss, ..sweep.clone() };
+    let error = Ledger::open(root.path(), &other).unwrap_err().to_string();
+    assert!(error.contains("was begun as another one: its metric was another one"), "{error}");
+    let mut ledger = Ledger::open(root.path(), &sweep).unwrap();
+    assert_eq!(Leaderboard::new("mine", sweep.paths(), &ledger), board);
+
+    ledger.record(2, 0, measured(0.2, None)).unwrap();
+    ledger.record(3, 0, measured(0.3, None)).unwrap();
+    assert_eq!(Leaderboard::new("mine", sweep.paths(), &ledger).best(), None);
 }

@@ -317,6 +317,55 @@ fn a_signal_ends_a_sweep_with_the_checkpoints_of_its_trials() {
     assert_eq!(ranks(path), ranks(whole.path()));
 }
 
+/// As where the same Ctrl-C ends the program that the output is piped to.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_sweep_in_order_where_nobody_reads_what_it_says() {
+    let folder = long(1);
+    let mut child = start(folder.path(), &[]);
+    has_checkpoint(folder.path(), "mine-001");
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(summary(folder.path(), "mine-001")["steps"].as_u64().unwrap() < 400);
+}
+
+/// Somebody has ended one of the trials, and not the sweep: nobody knows yet what it is worth.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trial_that_is_stopped_from_outside_is_gone_on_with() {
+    let (whole, stopped) = (long(2), long(2));
+    succeed(&emberlm(whole.path(), &["sweep", "mine.json", "--quiet"]));
+    let path = stopped.path();
+    let child = start(path, &[]);
+    has_checkpoint(path, "mine-001");
+    // The second word after the name in brackets is the parent's id (proc(5)).
+    let is_trial = |stat: &str| {
+        let words = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
+        words.and_then(|mut words| words.nth(1)) == Some(&child.id().to_string())
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let trial = processes
+        .filter(|it| fs::read_to_string(it.path().join("stat")).is_ok_and(|stat| is_trial(&stat)))
+        .map(|it| it.file_name().into_string().unwrap())
+        .next()
+        .unwrap();
+    assert!(Command::new("kill").args(["-TERM", &trial]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("1 of the trials broke off"), "{message}");
+    let told = BufReader::new(&output.stdout[..]).lines().map(Result::unwrap);
+    let told: Vec<Value> = told.map(|line| serde_json::from_str(&line).unwrap()).collect();
+    assert_eq!(runs(&told, "broken_off"), ["mine-001"]);
+    assert!(told.iter().any(|it| it["reason"] == "it was stopped from outside"), "{told:?}");
+    assert_eq!(runs(&told, "finished"), ["mine-002"]);
+    assert_eq!(runs(&events(path, &[]), "started"), ["mine-001"]);
+    assert_eq!(ranks(path), ranks(whole.path()));
+}
+
 /// One that fails by itself is not tried again, and the others are what they are.
 #[test]
 fn a_trial_that_fails_is_told_and_ranked_last() {
@@ -332,6 +381,38 @@ fn a_trial_that_fails_is_told_and_ranked_last() {
     assert_eq!((cell(&table[1], "status"), cell(&table[1], "rank")), ("failed", ""));
     assert!(runs(&events(path, &[]), "started").is_empty());
     assert_eq!(runs(&events(path, &["--retry"]), "failed"), ["mine-002"]);
+
+    // A run that has come to its end with a loss that is no number, of which the sweep knows nothing
+    // yet, is no other.
+    let file = path.join("artifacts/mine-001/summary.json");
+    let mut summary = summary(path, "mine-001");
+    summary["final_val_loss"] = Value::Null;
+    fs::write(file, summary.to_string()).unwrap();
+    let file = path.join("artifacts/sweeps/mine/sweep.json");
+    let mut kept = read(&file);
+    kept["results"] = json!([]);
+    fs::write(file, kept.to_string()).unwrap();
+    let output = emberlm(path, &["sweep", "mine.json", "--json"]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("its loss over the validation split is not a number"), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("no trial could be ranked by its loss"), "{message}");
+}
+
+#[test]
+fn what_is_said_of_the_best_fits_its_architecture() {
+    for (architecture, command) in [
+        ("encoder", "emberlm fill-mask mine-001 TEXT"),
+        ("encoder-decoder", "emberlm generate mine-001 --prompt TEXT"),
+    ] {
+        let search = json!({ "model.architecture": [architecture] });
+        let folder = folder(&search, &json!({ "kind": "grid" }), &json!({}));
+        let artifacts = ["--artifacts", "elsewhere"];
+        let said =
+            succeed(&emberlm(folder.path(), &[&["sweep", "mine.json"], &artifacts[..]].concat()));
+        assert!(said.ends_with(&format!("the best: {command} --artifacts elsewhere\n")), "{said}");
+    }
 }
 
 #[test]
@@ -348,6 +429,11 @@ fn sweeps_that_cannot_be_are_one_line() {
     refused(path, &["sweep", "mine"], "no sweep `mine`; built in are ");
     write(path, &json!({ "model.n_layers": [1] }), &grid, &json!({}));
     refused(path, &["sweep", "mine.json", "--memory", "lots"], "`lots` is no size");
+    let mut encoders: Value = read(&path.join("mine.json"));
+    encoders["metric"] = "bits-per-byte".into();
+    encoders["set"]["model.architecture"] = "encoder".into();
+    fs::write(path.join("encoders.json"), encoders.to_string()).unwrap();
+    refused(path, &["sweep", "encoders.json"], "it has no bits a byte, only a `loss`");
     refused(path, &["sweep", "mine.json", "--data", "missing.txt"], "missing.txt");
     trained(path, "mine-001", &[]);
     let output = emberlm(path, &["sweep", "mine.json"]);

@@ -35,6 +35,10 @@ def check(page, name):
     if args.shots:
         page.screenshot(path=args.shots / f"{name}.png", full_page=True)
 
+    # Rounded to seconds before they are minutes.
+    times = page.evaluate("[59.94, 59.96, 119.7, 3599.6].map(lasting)")
+    assert times == ["59.9 s", "1 min 0 s", "2 min 0 s", "1 h 0 min"], times
+
     # What the tables say is what the data say.
     head = page.locator("#results thead th").all_inner_texts()
     assert head[1:] == runs, head
@@ -43,6 +47,14 @@ def check(page, name):
         cells = row.locator("td").all_inner_texts()
         losses = [run["summary"] and f"{run['summary']['best_val_loss']:.4f}" for run in report["runs"]]
         assert cells == [loss or "" for loss in losses], cells
+    # Nobody is the best by tokens that are cut otherwise.
+    marked = page.locator("#results tr:has(.best) th").all_inner_texts()
+    if not report["same_tokenizer"]:
+        assert set(marked) <= {"measured: bits a byte"}, marked
+    if not (report["same_tokenizer"] or report["whole"]):
+        assert not marked, marked
+    if report["same_tokenizer"] and row.count() and sum(map(bool, losses)) > 1:
+        assert "best validation loss" in marked, marked
     keys = page.locator("#differences tbody th").all_inner_texts()
     assert keys == [difference["key"] for difference in report["differences"]], keys
     assert page.locator(".text").count() == sum(

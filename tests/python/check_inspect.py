@@ -4,8 +4,11 @@
     emberlm inspect RUN --attention "Anna had a red ball." --out attention.html
     venv/bin/python tests/python/check_inspect.py attention.html --shots shots
 
+and for a translator, whose encoder reads other tokens than its decoder, also with a long --target.
+
 In light and dark, on a screen and at the width of a phone: clicks a head and a token, walks from
-token to token and from head to head by keyboard, points at a number, goes back by the address. The
+token to token and from head to head by keyboard, through every layer, points at a number, goes back
+by the address. The
 numbers of every head are recomputed in the page: rows of weights must sum to one, and the weights
 times the values must be what the model gave. Nothing may be wider than the screen, nothing may be
 asked of anybody, and the console must stay empty. Screenshots go to a folder.
@@ -66,6 +69,7 @@ def check(page, name):
     last.click()
     page.locator("#tokens button").first.click()
     assert heading(page) == [layers - 1, heads - 1, 0]
+    tokens = page.evaluate("own.length")
     assert last.get_attribute("aria-checked") == "true"
     assert page.locator("[aria-checked=true]").count() == 2
     assert page.locator("td.bar").count() >= 1
@@ -93,6 +97,23 @@ def check(page, name):
     assert heading(page)[2] == tokens - 1
     page.mouse.move(1, 1)
     assert page.is_hidden("#tip")
+
+    # Through all layers, each time from the last token: what looks and what is looked at are its own.
+    facts = page.evaluate("facts.layers")
+    for number, facts_of_layer in [*enumerate(facts), *reversed([*enumerate(facts)])]:
+        page.locator("#tokens button").last.click()
+        page.locator(".layer").nth(number).locator("button").first.click()
+        buttons = page.locator("#tokens button")
+        assert buttons.count() == facts_of_layer["queries"], facts_of_layer["path"]
+        side = "source" if facts_of_layer["ofSource"] else "tokens"
+        assert page.evaluate(f"own.join() === facts.{side}.map(shown).join()")
+        assert heading(page)[2] < facts_of_layer["queries"]
+        assert page.locator("#tokens [aria-checked=true]").count() == 1
+        side = "source" if facts_of_layer["ofSource"] or facts_of_layer["cross"] else "tokens"
+        keys = page.evaluate(f"facts.{side}.map((text, place) => place + ' ' + shown(text))")
+        assert facts_of_layer["keys"] == len(keys)
+        for named in page.locator("td:has(code)").all_text_contents():
+            assert named in keys, (named, facts_of_layer["path"])
 
     # The address brings back what was looked at.
     layer, head, place = heading(page)

@@ -12,7 +12,7 @@ use super::progress::note;
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind};
 use crate::cli::{CompareArgs, CurveAxis};
-use crate::files;
+use crate::files::{self, write_error};
 use crate::model;
 use crate::report::{Axis, Compared, Comparison, Curves, Picture, Written, differences};
 use crate::train::flops_per_token;
@@ -24,29 +24,37 @@ pub(super) fn run(args: CompareArgs) -> anyhow::Result<()> {
     penalties(&args.sampling).validate()?;
     let runs = args.runs.iter().map(|name| Run::open(&args.common.artifacts, name));
     let runs = runs.collect::<Result<Vec<_>, _>>()?;
+    let known = runs.iter().map(known).collect::<anyhow::Result<Vec<_>>>()?;
     // Before anything is computed.
     for path in [&args.html, &args.svg, &args.png].into_iter().flatten() {
         check_place(path)?;
     }
-    let comparison = comparison(&args, backend, &runs)?;
-    write_files(&args, &comparison)?;
+    let curves = runs.iter().zip(&known).map(|(run, known)| (run.name(), &known.curves));
+    let picture = match args.svg.is_some() || args.png.is_some() {
+        true => Some(Picture::new(curves, axis(args.over))?),
+        false => None,
+    };
+    let comparison = comparison(&args, backend, &runs, known)?;
     let mut out = std::io::stdout().lock();
     match args.json {
         true => writeln!(out, "{}", serde_json::to_string(&comparison)?)?,
         false => show::write(&mut out, &comparison)?,
     }
-    Ok(())
+    write_files(&args, &comparison, picture)
 }
 
 fn comparison(
     args: &CompareArgs,
     backend: BackendKind,
     runs: &[Run],
+    mut compared: Vec<Compared>,
 ) -> anyhow::Result<Comparison> {
     let configurations = runs.iter().map(|run| serde_json::to_value(run.config()));
     let configurations = configurations.collect::<Result<Vec<_>, _>>()?;
-    let mut compared = runs.iter().map(known).collect::<anyhow::Result<Vec<_>>>()?;
+    let tokenizers = runs.iter().map(|run| Ok(run.tokenizer()?.saved()));
+    let tokenizers = tokenizers.collect::<anyhow::Result<Vec<_>>>()?;
     let mut texts = Vec::new();
+    let mut whole = true;
     if !args.quick {
         let prompts = match (&args.prompt[..], runs) {
             ([], [first, ..]) => vec![first.config().sample.prompt.clone()],
@@ -66,6 +74,7 @@ fn comparison(
             let model = Model { args, run, asked: &asked };
             let found = backend::dispatch(backend.on(args.common.target.device), model)?
                 .with_context(|| format!("the run {}", run.name()))?;
+            whole &= found.whole;
             compared.step = Some(found.step);
             compared.measured = Some(found.measured);
             for (text, written) in texts.iter_mut().zip(found.texts) {
@@ -78,6 +87,8 @@ fn comparison(
         version: env!("CARGO_PKG_VERSION").into(),
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         axis: axis(args.over),
+        same_tokenizer: tokenizers.windows(2).all(|pair| pair[0] == pair[1]),
+        whole,
         runs: compared,
         differences: differences(&configurations),
         texts,
@@ -119,15 +130,18 @@ fn check_place(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
         bail!("{} is a folder; name a file", path.display());
     }
+    // A pipe or a device is written as it is.
+    if path.is_file() || !path.exists() {
+        tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map_err(write_error(path))?;
+    }
     Ok(())
 }
 
-fn write_files(args: &CompareArgs, comparison: &Comparison) -> anyhow::Result<()> {
-    let runs = comparison.runs.iter().map(|run| (run.name.as_str(), &run.curves));
-    let picture = match args.svg.is_some() || args.png.is_some() {
-        true => Some(Picture::new(runs, comparison.axis)?),
-        false => None,
-    };
+fn write_files(
+    args: &CompareArgs,
+    comparison: &Comparison,
+    picture: Option<Picture>,
+) -> anyhow::Result<()> {
     let mut files: Vec<(&Path, Vec<u8>)> = Vec::new();
     if let Some(path) = &args.html {
         files.push((path, comparison.page()?.into_bytes()));

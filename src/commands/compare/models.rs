@@ -1,4 +1,3 @@
-use anyhow::Context;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -6,7 +5,7 @@ use crate::artifact::Run;
 use crate::backend::{GptBackend, Job, TrainBackend};
 use crate::cli::CompareArgs;
 use crate::commands::generate::{penalties, sampling};
-use crate::commands::progress;
+use crate::commands::progress::{self, note};
 use crate::data::{Corpus, Split, Task};
 use crate::eval::{HeldOut, Measure, Outcome, Stopped};
 use crate::generate::{Batch, NextToken, Overflow, Request, Ticket, begun, opening};
@@ -26,6 +25,8 @@ pub(super) struct Model<'a> {
 pub(super) struct Found {
     pub(super) step: usize,
     pub(super) measured: Outcome,
+    /// Whether the text was read to its end.
+    pub(super) whole: bool,
     /// Of each prompt and seed; none of a model that continues nothing.
     pub(super) texts: Vec<Option<String>>,
 }
@@ -40,24 +41,24 @@ impl Job for Model<'_> {
         let step = self.run.best_step()?;
         let model = self.run.load_checkpoint::<B::InnerBackend>(step, &device)?;
         let model = LanguageModel::new(model, &config.model);
-        let measured = self.measure(&model, task, &tokenizer)?;
+        let (measured, whole) = self.measure(&model, task, &tokenizer)?;
         let texts = match &model.model {
             AnyModel::Gpt(model) => self.texts(model, task, tokenizer.as_ref())?,
             AnyModel::Seq2Seq(model) => self.texts(model, task, tokenizer.as_ref())?,
             AnyModel::Encoder(_) => vec![None; self.asked.len()],
         };
-        Ok(Found { step, measured, texts })
+        Ok(Found { step, measured, whole, texts })
     }
 }
 
 impl Model<'_> {
-    /// The text that all are measured on, or the run's own validation split.
+    /// The text that all are measured on, or the run's own validation split, and whether all of it.
     fn measure<B: GptBackend>(
         &self,
         model: &LanguageModel<B>,
         task: Task,
         tokenizer: &Arc<dyn Tokenizer>,
-    ) -> anyhow::Result<Outcome> {
+    ) -> anyhow::Result<(Outcome, bool)> {
         let config = self.run.config();
         let (split, data) = match &self.args.text {
             Some(path) => {
@@ -72,14 +73,14 @@ impl Model<'_> {
         let context_length = config.model.context_length;
         let mut held_out = HeldOut::new(split, task, context_length, None)?;
         let limit = self.args.limit as usize;
-        let mut bytes = held_out.bytes(tokenizer.as_ref());
         let mut protocol =
             "the loss of each token, all before it in its window being given".to_owned();
-        if limit < held_out.len() {
+        let whole = held_out.len() <= limit;
+        if !whole {
             held_out.limit(limit);
             protocol += &format!("; the first {limit} windows");
-            bytes = None;
         }
+        let bytes = held_out.bytes(tokenizer.as_ref());
         let top_k: Vec<usize> = self.args.top_k.iter().map(|k| *k as usize).collect();
         let bar = progress::items(held_out.len(), self.run.name());
         let mut watch = |done: usize| {
@@ -98,14 +99,15 @@ impl Model<'_> {
                 .iter()
                 .map(|(k, hits)| Measure::share(&format!("top-{k} accuracy"), *hits, score.tokens)),
         );
-        Ok(Outcome {
+        let outcome = Outcome {
             task: "text".into(),
             data,
             weights: "f32".into(),
             protocol,
             examples: score.tokens,
             measures,
-        })
+        };
+        Ok((outcome, whole))
     }
 
     /// As `emberlm generate` would write each.
@@ -123,8 +125,18 @@ impl Model<'_> {
         let mut tickets: HashMap<Ticket, usize> = HashMap::new();
         let mut texts = vec![Some(String::new()); self.asked.len()];
         for (number, (prompt, seed)) in self.asked.iter().enumerate() {
-            let request = self.request(prompt, *seed, begin, tokenizer)?;
-            tickets.insert(batch.enter(request)?, number);
+            match self.request(prompt, *seed, begin, tokenizer)? {
+                Some(request) => {
+                    tickets.insert(batch.enter(request)?, number);
+                }
+                None => texts[number] = None,
+            }
+        }
+        if texts.iter().any(Option::is_none) {
+            note(format_args!(
+                "{} cannot read the prompt of the first run and writes nothing; give another with --prompt TEXT",
+                self.run.name()
+            ));
         }
         while !batch.is_empty() {
             for (ticket, progress) in batch.step() {
@@ -137,20 +149,24 @@ impl Model<'_> {
         Ok(texts)
     }
 
+    /// None of a prompt that nobody has asked for, and that the run cannot read.
     fn request(
         &self,
         prompt: &str,
         seed: u64,
         begin: Option<u32>,
         tokenizer: &dyn Tokenizer,
-    ) -> anyhow::Result<Request> {
+    ) -> anyhow::Result<Option<Request>> {
         let (sampling, most) = (sampling(&self.args.sampling), self.args.max_tokens);
-        let tokens = match self.args.prompt.is_empty() {
+        let tokens = match (tokenizer.encode(prompt), self.args.prompt.is_empty()) {
+            (Ok(_), true) => opening(tokenizer, prompt),
+            (Ok(tokens), false) => tokens,
             // It is the first run's, and another may not have its characters.
-            true => opening(tokenizer, prompt),
-            false => tokenizer
-                .encode(prompt)
-                .with_context(|| format!("the prompt {prompt:?} cannot be encoded"))?,
+            (Err(_), true) => return Ok(None),
+            (Err(error), false) => {
+                let context = format!("the prompt {prompt:?} cannot be encoded");
+                return Err(anyhow::Error::new(error).context(context));
+            }
         };
         let request = match begin {
             Some(begin) => Request::translation(tokens, begin, sampling, seed, most),
@@ -159,6 +175,6 @@ impl Model<'_> {
                 ..Request::new(begun(tokenizer, tokens), sampling, seed, most)
             },
         };
-        Ok(Request { penalties: penalties(&self.args.sampling), ..request })
+        Ok(Some(Request { penalties: penalties(&self.args.sampling), ..request }))
     }
 }

@@ -1,13 +1,12 @@
 use console::Term;
 use serde_json::Value;
 use std::io::{self, Write};
-use std::time::Duration;
 use textwrap::Options;
 use textwrap::core::display_width;
 
-use crate::commands::runs::cut;
-use crate::commands::size::count;
-use crate::report::{Axis, Compared, Comparison, CurvePoint, Line, colour, line_chart};
+use crate::commands::size::{count, time};
+use crate::report::terminal::{clipped, harmless};
+use crate::report::{Axis, Compared, Comparison, CurvePoint, Line, colour, line_chart, range};
 
 /// Columns where there is no terminal, and the most in one.
 const WIDTH: usize = 80;
@@ -31,8 +30,14 @@ pub(super) fn write(out: &mut impl Write, comparison: &Comparison) -> io::Result
     curves(out, comparison, width)?;
     writeln!(out)?;
     table(out, "results", &names, &results(&comparison.runs), width)?;
-    if let Some(measured) = comparison.runs.iter().find_map(|run| run.measured.as_ref()) {
+    let mut notes: Vec<String> = Vec::new();
+    for measured in comparison.runs.iter().flat_map(|run| &run.measured) {
         let note = format!("measured on {}: {}", measured.data, measured.protocol);
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    for note in notes {
         writeln!(out, "{}", textwrap::fill(&note, Options::new(width).subsequent_indent("  ")))?;
     }
     writeln!(out)?;
@@ -42,7 +47,8 @@ pub(super) fn write(out: &mut impl Write, comparison: &Comparison) -> io::Result
         .map(|difference| (difference.key.clone(), difference.values.iter().map(setting).collect()))
         .collect();
     match settings.is_empty() {
-        true => writeln!(out, "no setting differs")?,
+        true if names.len() > 1 => writeln!(out, "no setting differs")?,
+        true => {} // from what should they?
         false => table(out, "settings that differ", &names, &settings, width)?,
     }
     texts(out, comparison, width)
@@ -65,22 +71,21 @@ fn curves(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Re
             }
         })
         .collect();
-    let range = |values: &mut dyn Iterator<Item = f64>| {
-        values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| {
-            [low.min(value), high.max(value)]
-        })
-    };
     let points = || lines.iter().flat_map(|line| &line.points);
-    let [_, most] = range(&mut points().map(|(x, _)| *x));
-    let [low, high] = range(&mut points().map(|(_, loss)| *loss));
+    let [_, most] = range(points().map(|(x, _)| *x));
+    let [low, high] = range(points().map(|(_, loss)| *loss));
     if !most.is_finite() {
         return writeln!(out, "there is no loss to plot over {}", axis.label());
     }
-    writeln!(out, "validation loss over {}", axis.label())?;
+    // What is drawn of a run that was never evaluated is another loss.
+    let is_training = |run: &Compared| run.curves.valid.is_empty() && !run.curves.train.is_empty();
+    let all_training = comparison.runs.iter().all(|run| run.curves.valid.is_empty());
+    let loss = if all_training { "training loss" } else { "validation loss" };
+    writeln!(out, "{loss} over {}", axis.label())?;
     let on_axis = |share: f64| match axis {
         Axis::Steps | Axis::Tokens => count((share * most) as u64),
         Axis::Flops => format!("{:.1e}", share * most),
-        Axis::Time => lasting(share * most),
+        Axis::Time => time(share * most),
     };
     let x_labels = [0.0, 0.5, 1.0].map(on_axis).to_vec();
     let y_labels =
@@ -90,15 +95,14 @@ fn curves(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Re
     for row in line_chart(&lines, bounds, [x_labels, y_labels.to_vec()], size, coloured) {
         writeln!(out, "{row}")?;
     }
-    let legend = comparison.runs.iter().enumerate().map(|(number, run)| match coloured {
-        true => format!("{} {}", colour(number).apply_to("━━"), run.name),
-        false => format!("{} {}", CHARACTERS[number % CHARACTERS.len()], run.name),
+    let legend = comparison.runs.iter().enumerate().map(|(number, run)| {
+        let of = if is_training(run) && !all_training { " (training)" } else { "" };
+        match coloured {
+            true => format!("{} {}{of}", colour(number).apply_to("━━"), run.name),
+            false => format!("{} {}{of}", CHARACTERS[number % CHARACTERS.len()], run.name),
+        }
     });
     writeln!(out, "  {}", legend.collect::<Vec<_>>().join("   "))
-}
-
-fn lasting(seconds: f64) -> String {
-    humantime::format_duration(Duration::from_secs(seconds.round() as u64)).to_string()
 }
 
 /// Lines of the table of results; those that no run has are left out.
@@ -111,7 +115,7 @@ fn results(runs: &[Compared]) -> Vec<(String, Vec<String>)> {
         ("steps", &|run| Some(last(run)?.step.to_string())),
         ("tokens", &|run| Some(count(last(run)?.tokens as u64))),
         ("operations", &|run| Some(format!("{:.2e}", last(run)?.flops?))),
-        ("time of its steps", &|run| Some(lasting(last(run)?.seconds))),
+        ("time of its steps", &|run| Some(time(last(run)?.seconds))),
         ("tokens a second", &|run| Some(format!("{:.0}", run.summary.as_ref()?.tokens_per_s))),
         ("best validation loss", &|run| loss(run.summary.as_ref()?.best_val_loss)),
         ("final validation loss", &|run| loss(run.summary.as_ref()?.final_val_loss)),
@@ -197,7 +201,7 @@ fn line(
     let height = wrapped.iter().map(Vec::len).max().unwrap_or(0).max(1);
     for number in 0..height {
         let mut text = match number {
-            0 => cut(name, label - 1),
+            0 => clipped(name, label - 1),
             _ => String::new(),
         };
         for (place, value) in wrapped.iter().enumerate() {
@@ -218,14 +222,15 @@ fn texts(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Res
         writeln!(out)?;
         writeln!(out, "prompt {:?}, seed {}", written.prompt, written.seed)?;
         let runs = comparison.runs.iter().zip(&written.texts);
-        let texts: Vec<(&str, &str)> =
-            runs.filter_map(|(run, text)| Some((run.name.as_str(), text.as_deref()?))).collect();
+        let texts: Vec<(&str, String)> = runs
+            .filter_map(|(run, text)| Some((run.name.as_str(), harmless(text.as_deref()?))))
+            .collect();
         let column = (width + 3) / texts.len().max(1);
         if column < TEXT + 3 {
             for (name, text) in texts {
                 writeln!(out, "{name}:")?;
                 let options = Options::new(width).initial_indent("  ").subsequent_indent("  ");
-                writeln!(out, "{}", textwrap::fill(text, options))?;
+                writeln!(out, "{}", textwrap::fill(&text, options))?;
             }
             continue;
         }
@@ -233,7 +238,7 @@ fn texts(out: &mut impl Write, comparison: &Comparison, width: usize) -> io::Res
         let blocks: Vec<Vec<String>> = texts
             .iter()
             .map(|(name, text)| {
-                let head = [cut(name, column), "─".repeat(column)];
+                let head = [clipped(name, column), "─".repeat(column)];
                 let lines = textwrap::wrap(text, column);
                 head.into_iter().chain(lines.into_iter().map(|line| line.into_owned())).collect()
             })

@@ -54,7 +54,14 @@ impl Asked {
         if let Some(head) = args.head.filter(|head| *head >= model.n_heads) {
             bail!("--head: there is no head {head}; there are 0 to {}", model.n_heads - 1);
         }
-        let last = passage.tokens.len() - 1;
+        // The last layer is the one whose steps are shown; of an encoder where no other is asked for.
+        let is_encoder = |layer: &usize| passage.source.is_some() && *layer >= model.n_layers;
+        let looking = match !args.layer.is_empty() && args.layer.iter().all(is_encoder) {
+            true => passage.source.as_deref().unwrap_or_default(),
+            false => &passage.tokens,
+        };
+        let last = looking.len() - 1;
+        inside::attention_size(model, &passage, &args.layer)?;
         if let Some(place) = args.place.filter(|place| *place > last) {
             bail!("--place: there is no token {place}; the text has 0 to {last}");
         }

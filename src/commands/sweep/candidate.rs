@@ -1,15 +1,15 @@
-use anyhow::Context;
-use std::collections::BTreeMap;
+use anyhow::{Context, bail};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::artifact::Run;
 use crate::backend::BackendKind;
 use crate::cli::SweepArgs;
 use crate::commands::params::vocab_size;
 use crate::commands::size::size;
-use crate::config::{self, DataConfig, RunConfig};
+use crate::config::{self, Architecture, DataConfig, RunConfig};
 use crate::data::{SplitText, Task};
 use crate::model;
-use crate::sweep::{Sweep, Trial, explain};
+use crate::sweep::{Metric, Setting, Sweep, Trial, explain};
 use crate::tokenizer;
 use crate::train::{flops_per_token, total_steps, training_memory};
 
@@ -51,11 +51,13 @@ impl<'a> Examiner<'a> {
     pub(super) fn examine(&mut self) -> BTreeMap<usize, Result<Candidate, String>> {
         let trials = self.sweep.trials();
         let mut all = BTreeMap::new();
-        for (place, trial) in trials.iter().enumerate() {
-            let twin = trials[..place].iter().find(|other| other.settings == trial.settings);
-            let found = match twin {
-                Some(twin) => Err(format!("the same as {}", twin.run(&self.sweep.name))),
-                None => self.candidate(trial).map_err(|error| format!("{error:#}")),
+        let mut firsts: HashMap<Vec<String>, &Trial> = HashMap::new();
+        for trial in &trials {
+            let settings = trial.settings.iter().map(Setting::assignment).collect();
+            let first = *firsts.entry(settings).or_insert(trial);
+            let found = match first.number == trial.number {
+                true => self.candidate(trial).map_err(|error| format!("{error:#}")),
+                false => Err(format!("the same as {}", first.run(&self.sweep.name))),
             };
             all.insert(trial.number, found);
         }
@@ -83,12 +85,16 @@ impl<'a> Examiner<'a> {
         };
         config.model.vocab_size = Some(vocab_size);
         config.validate()?;
+        let is_encoder = config.model.architecture == Architecture::Encoder;
+        if is_encoder && self.sweep.metric == Metric::BitsPerByte {
+            bail!("an encoder does not predict every byte: it has no bits a byte, only a `loss`");
+        }
         let memory = training_memory(&config, vocab_size, self.backend.into())?;
         let needed = memory.needed(self.backend);
         if let Some(available) = self.available
             && needed > available
         {
-            anyhow::bail!("training takes {}, and there is {}", size(needed), size(available));
+            bail!("training takes {}, and there is {}", size(needed), size(available));
         }
         let RunConfig { model, train, .. } = &config;
         let tokens = (train.examples_per_step() * model.context_length) as f64;

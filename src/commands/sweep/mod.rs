@@ -10,10 +10,11 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::advice;
 use super::plan::{bytes, free_memory};
-use super::progress;
+use super::progress::{self, note};
 use super::signals::{STOPPED, on_signal};
 use super::train::apply_data;
 use crate::artifact::{History, Run};
@@ -23,7 +24,7 @@ use crate::files::write_whole;
 use crate::sweep::{Ended, Leaderboard, Ledger, Rung, Sweep, Trial, survivors};
 use candidate::{Candidate, Examiner};
 use show::Show;
-use trainer::{Exit, Order, Trainer, is_there, measured};
+use trainer::{Exit, Order, PATIENCE, Trainer, is_there, outcome};
 
 /// How often trials are asked how they are.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -184,9 +185,13 @@ impl Work<'_> {
         let mut waiting: VecDeque<Trial> = members.iter().filter(is_open).cloned().collect();
         let mut running: Vec<Running> = Vec::new();
         let outcome = self.take_turns(place, rungs, members, &mut waiting, &mut running);
-        // Also where this program fails: their checkpoints are worth waiting for.
+        // Some are still at work where this program has failed: their checkpoints are worth waiting for.
         for one in &mut running {
             one.trainer.stop();
+        }
+        let begun = Instant::now();
+        while !running.iter_mut().all(|one| one.trainer.has_ended()) && begun.elapsed() < PATIENCE {
+            std::thread::sleep(PAUSE);
         }
         outcome
     }
@@ -266,10 +271,10 @@ impl Work<'_> {
         let goes_on = is_there(artifacts, &run)?;
         // This program was killed before it could note what has come out.
         if goes_on
-            && let Some(measured) = measured(artifacts, &run)?
-            && rung.steps.is_none_or(|steps| measured.steps as u64 >= steps)
+            && let Some((steps, ended)) = outcome(artifacts, &run)?
+            && rung.steps.is_none_or(|length| steps as u64 >= length)
         {
-            self.record(&trial, place, Ended::Finished(measured))?;
+            self.record(&trial, place, ended)?;
             return Ok(None);
         }
         let threads = (self.args.parallel > 1).then(|| {
@@ -349,20 +354,13 @@ impl Work<'_> {
     /// Tells how it went.
     fn conclude(&self, finished: bool) -> anyhow::Result<()> {
         let board = self.board();
-        self.show.leaderboard(&board)?;
-        self.show.note(&format!("\nas a table: {}", self.ledger.table().display()))?;
-        if let Some(best) = board.best() {
-            let artifacts = &self.args.common.artifacts;
-            let root = match artifacts.as_os_str() == "artifacts" {
-                true => String::new(),
-                false => format!(" --artifacts {}", artifacts.display()),
-            };
-            self.show.note(&format!("the best: emberlm generate {}{root}", best.run))?;
-        }
+        let told = self.tell(&board);
         if self.stop.load(Ordering::SeqCst) {
-            writeln!(std::io::stderr(), "stopped; the same command goes on from here")?;
+            // The same signal may have ended whoever reads this.
+            let _ = writeln!(std::io::stderr(), "stopped; the same command goes on from here");
             std::process::exit(STOPPED);
         }
+        told?;
         if !finished {
             let logs = self.ledger.log("NAME");
             bail!(
@@ -370,6 +368,21 @@ impl Work<'_> {
                 self.broken,
                 logs.display()
             );
+        }
+        // What has come of each stands above.
+        if board.best().is_none() {
+            bail!("no trial could be ranked by its {}", self.sweep.metric.name());
+        }
+        Ok(())
+    }
+
+    fn tell(&self, board: &Leaderboard) -> anyhow::Result<()> {
+        self.show.leaderboard(board)?;
+        self.show.note(&format!("\nas a table: {}", self.ledger.table().display()))?;
+        let artifacts = &self.args.common.artifacts;
+        // Who has removed the run needs no advice on it.
+        if let Some(best) = board.best().and_then(|best| Run::open(artifacts, &best.run).ok()) {
+            self.show.note(&format!("the best: {}", advice::use_of(&best, artifacts)))?;
         }
         Ok(())
     }
@@ -382,6 +395,6 @@ fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
         if stop.swap(true, Ordering::SeqCst) {
             std::process::exit(STOPPED);
         }
-        eprintln!("stopping after these steps; once more to stop at once");
+        note(format_args!("stopping after these steps; once more to stop at once"));
     })
 }

@@ -1,8 +1,10 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::commands::size::time;
+use crate::report::terminal::clipped;
 use crate::sweep::{Ended, Leaderboard, Measured, Metric, Row, Rung, Setting, short_names};
 
 /// Columns of a terminal.
@@ -173,7 +175,10 @@ impl Show {
     }
 
     fn score(&self, measured: &Measured) -> String {
-        format!("{:.4}", measured.score(self.metric))
+        match measured.score(self.metric) {
+            score if score.is_finite() => format!("{score:.4}"),
+            _ => "unknown".into(),
+        }
     }
 
     /// `key=value key=value`
@@ -214,12 +219,12 @@ impl Show {
         let below = |row: &Row| (!fits).then(|| self.line(&row.trial.settings));
         let lines =
             if fits { lines } else { aligned(&wide.iter().map(narrow).collect::<Vec<_>>()) };
-        let mut all = vec![cut(&lines[0])];
+        let mut all = vec![clipped(&lines[0], WIDTH)];
         for (line, row) in lines[1..].iter().zip(&board.rows) {
-            all.push(cut(line));
+            all.push(clipped(line, WIDTH));
             // Why one is where it is.
             for more in [below(row), row.reason.clone()].into_iter().flatten() {
-                all.push(cut(&format!("   {more}")));
+                all.push(clipped(&format!("   {more}"), WIDTH));
             }
         }
         all
@@ -240,21 +245,4 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
     };
     rows.iter().map(line).collect()
-}
-
-/// As much of a line as a terminal has room for.
-fn cut(line: &str) -> String {
-    if line.chars().count() <= WIDTH {
-        return line.into();
-    }
-    line.chars().take(WIDTH - 2).chain("..".chars()).collect()
-}
-
-/// Seconds as people say them.
-fn time(seconds: f64) -> String {
-    let whole = match seconds {
-        ..10.0 => return format!("{seconds:.1}s"),
-        _ => Duration::from_secs(seconds.round() as u64),
-    };
-    humantime::format_duration(whole).to_string()
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::SweepArgs;
+use crate::commands::panic::PANIC;
 use crate::sweep::{Ended, Measured};
 
-/// How long a run may be held by a program that was ended, and writes its last checkpoint.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a program may take that was asked to end, and writes its last checkpoint.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A trial that is being trained, by this program in a process of its own: it has its memory to
 /// itself, and what goes wrong with it is its own affair.
@@ -99,6 +100,10 @@ impl Trainer {
         self.stdin = None;
     }
 
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// What has come of it, if it has ended.
     ///
     /// # Errors
@@ -110,57 +115,58 @@ impl Trainer {
 
     fn exit(&mut self, status: ExitStatus, artifacts: &Path) -> anyhow::Result<Exit> {
         match status.code() {
-            Some(0) => match measured(artifacts, &self.run)? {
-                Some(measured) => Ok(Exit::Ended(Ended::Finished(measured))),
-                None if self.stdin.is_none() => Ok(Exit::Stopped),
-                None => {
-                    let reason = "its loss over the validation split is not a number";
-                    Ok(Exit::Ended(Ended::Failed(reason.into())))
-                }
-            },
+            Some(0) => Ok(match outcome(artifacts, &self.run)? {
+                Some((_, ended)) => Exit::Ended(ended),
+                None if self.stdin.is_none() => Exit::Stopped,
+                None => Exit::Broken("it was stopped from outside".into()),
+            }),
             // What the program can explain would be the same another time.
-            Some(2) => Ok(match self.error()? {
+            Some(2) => Ok(match self.last("error: ")? {
                 Some(reason) => Exit::Ended(Ended::Failed(reason)),
                 None => Exit::Broken("it failed without a word".into()),
             }),
-            _ => Ok(Exit::Broken(match self.error()? {
+            Some(PANIC) => Ok(Exit::Broken(match self.last("emberlm stops: ")? {
                 Some(reason) => format!("{status}: {reason}"),
                 None => status.to_string(),
             })),
+            // It had no time to say anything; what speaks of an error is from others.
+            _ => Ok(Exit::Broken(status.to_string())),
         }
     }
 
-    /// The last line of the log that speaks of an error.
-    fn error(&mut self) -> anyhow::Result<Option<String>> {
+    /// What follows a mark on the last line of the log that begins with it.
+    fn last(&mut self, mark: &str) -> anyhow::Result<Option<String>> {
         self.log.seek(SeekFrom::Start(self.begin))?;
         let mut text = Vec::new();
         self.log.read_to_end(&mut text)?;
         let text = String::from_utf8_lossy(&text);
-        let marks = ["error: ", "emberlm stops: "];
-        let mut lines = text.lines().rev();
-        let found = lines.find_map(|line| marks.iter().find_map(|mark| line.strip_prefix(*mark)));
-        Ok(found.map(String::from))
+        Ok(text.lines().rev().find_map(|line| line.strip_prefix(mark)).map(String::from))
     }
 }
 
 /// The environment variable by which the pool of threads is made.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// What a run that has come to its end was found to be worth.
+/// The steps of a run that has come to its end, and what it was found to be worth.
 ///
 /// # Errors
 /// A run that cannot be read.
-pub(super) fn measured(artifacts: &Path, run: &str) -> anyhow::Result<Option<Measured>> {
+pub(super) fn outcome(artifacts: &Path, run: &str) -> anyhow::Result<Option<(usize, Ended)>> {
     let run = Run::open(artifacts, run)?;
     // There is none of a run that was killed.
     let Ok(summary) = run.history().summary() else { return Ok(None) };
-    Ok(summary.final_val_loss.map(|loss| Measured {
-        steps: summary.steps,
-        loss,
-        bits_per_byte: summary.bits_per_byte,
-        params: summary.params,
-        seconds: summary.seconds,
-    }))
+    let steps = summary.steps;
+    let ended = summary.final_val_loss.map(|loss| match loss.is_finite() {
+        true => Ended::Finished(Measured {
+            steps,
+            loss,
+            bits_per_byte: summary.bits_per_byte,
+            params: summary.params,
+            seconds: summary.seconds,
+        }),
+        false => Ended::Failed("its loss over the validation split is not a number".into()),
+    });
+    Ok(ended.map(|ended| (steps, ended)))
 }
 
 /// Whether a run is there. One that another program is at work on is waited for: what was started by

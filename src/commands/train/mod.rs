@@ -8,6 +8,7 @@ use burn_train::Interrupter;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use super::advice;
 use super::progress::{is_quiet, note};
 use super::signals::{STOPPED, on_signal};
 use crate::artifact::{Run, Summary};
@@ -259,11 +260,12 @@ impl Report<'_> {
         interrupter: &Interrupter,
     ) -> anyhow::Result<()> {
         let Self { config, corpus, run, .. } = *self;
+        let artifacts = &self.args.common.artifacts;
         let Outcome { model, state, ended } = outcome;
         let progress = state.progress;
         if progress.step == 0 {
             say(self.args, format_args!("stopped before the first step; nothing was saved"));
-            self.say_how_to_go_on();
+            say(self.args, format_args!("to go on: {}", advice::going_on(run, artifacts)));
             return Ok(());
         }
         let seconds = Duration::from_secs(progress.seconds.round() as u64);
@@ -352,12 +354,8 @@ impl Report<'_> {
         let sample = run.history().sample_path(progress.step);
         let sample = std::fs::read(&sample).with_context(|| sample.display().to_string())?;
         say(self.args, format_args!("\na sample:\n\n{}", String::from_utf8_lossy(&sample)));
-        let command = match corpus.task {
-            Task::NextToken => format!("generate {}", run.name()),
-            Task::Translation { .. } => format!("generate {} --prompt TEXT", run.name()),
-            Task::MaskedTokens { .. } => format!("fill-mask {} TEXT", run.name()),
-        };
-        say(self.args, format_args!("more: emberlm {command}{}", self.root()));
+        let command = advice::use_of(run, artifacts);
+        say(self.args, format_args!("more: {command}"));
         Ok(())
     }
 
@@ -366,13 +364,9 @@ impl Report<'_> {
         self.run.history().write_summary(summary)?;
         self.say_end(summary)?;
         say(self.args, format_args!("run: {}", self.run.path().display()));
-        self.say_how_to_go_on();
+        let artifacts = &self.args.common.artifacts;
+        say(self.args, format_args!("to go on: {}", advice::going_on(self.run, artifacts)));
         Ok(())
-    }
-
-    fn say_how_to_go_on(&self) {
-        let name = self.run.name();
-        say(self.args, format_args!("to go on: emberlm train --resume {name}{}", self.root()));
     }
 
     /// What is left to say to a program: the summary, or where the run is.
@@ -384,15 +378,6 @@ impl Report<'_> {
         };
         let _ = writeln!(std::io::stdout(), "{line}");
         Ok(())
-    }
-
-    /// Where a command finds the run, if it is not where commands look first.
-    fn root(&self) -> String {
-        let artifacts = &self.args.common.artifacts;
-        if artifacts.as_os_str() == "artifacts" {
-            return String::new();
-        }
-        format!(" --artifacts {}", artifacts.display())
     }
 }
 

@@ -25,9 +25,9 @@ function short(value) {
 }
 
 function lasting(seconds) {
-  if (seconds < 60) return `${seconds.toFixed(1)} s`;
-  const minutes = Math.floor(seconds / 60), rest = Math.round(seconds % 60);
-  return minutes < 60 ? `${minutes} min ${rest} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds), minutes = Math.floor(whole / 60);
+  return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 /* Curves. */
@@ -118,6 +118,10 @@ function results() {
   const last = key => run => (run.curves.train.at(-1) ?? run.curves.valid.at(-1))?.[key] ?? null;
   const decimals = value => value.toFixed(4);
   const percent = value => `${(100 * value).toFixed(1)}%`;
+  // Tokens of other tokenizers cost other amounts, and the first windows may be other texts.
+  const least = report.same_tokenizer ? "least" : null;
+  const read = new Set(report.runs.flatMap(run => run.measured?.examples ?? []));
+  const sameTokens = report.same_tokenizer && read.size < 2;
   // Name, value, how it is written, and whether the least or the most is best.
   const rows = [
     ["parameters", run => run.parameters, short],
@@ -127,16 +131,16 @@ function results() {
     ["FLOPs", last("flops"), short],
     ["time of its steps", last("seconds"), lasting],
     ["tokens a second", of("tokens_per_s"), short],
-    ["best validation loss", of("best_val_loss"), decimals, "least"],
-    ["final validation loss", of("final_val_loss"), decimals, "least"],
+    ["best validation loss", of("best_val_loss"), decimals, least],
+    ["final validation loss", of("final_val_loss"), decimals, least],
     ["source entropy", of("source_entropy"), decimals],
-    ["measured: loss", measure("loss"), decimals, "least"],
-    ["measured: perplexity", measure("perplexity"), value => short(value), "least"],
-    ["measured: bits a byte", measure("bits a byte"), decimals, "least"],
+    ["measured: loss", measure("loss"), decimals, sameTokens && "least"],
+    ["measured: perplexity", measure("perplexity"), value => short(value), sameTokens && "least"],
+    ["measured: bits a byte", measure("bits a byte"), decimals, (sameTokens || report.whole) && "least"],
   ];
   const names = new Set(report.runs.flatMap(run => run.measured?.measures.map(it => it.name) ?? []));
   for (const name of names) {
-    if (name.startsWith("top-")) rows.push([`measured: ${name}`, measure(name), percent, "most"]);
+    if (name.startsWith("top-")) rows.push([`measured: ${name}`, measure(name), percent, sameTokens && "most"]);
   }
   const body = rows.flatMap(([name, value, write, best]) => {
     const values = report.runs.map(value);
@@ -154,6 +158,7 @@ function results() {
 
 function settings() {
   if (!report.differences.length) {
+    if (report.runs.length < 2) { $("differences").closest("section").hidden = true; return; }
     $("differences").replaceWith(made("p", { className: "soft" }, "None."));
     return;
   }

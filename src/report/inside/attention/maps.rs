@@ -13,21 +13,27 @@ const LEAST: usize = 7;
 const LEVELS: [(f32, char, u8); 5] =
     [(0.0, '·', 236), (0.02, '░', 52), (0.1, '▒', 124), (0.3, '▓', 208), (0.6, '█', 229)];
 
-/// Of a translator's cross-attention the columns are a source's tokens.
+/// Of a translator's cross-attention the columns are a source's tokens, and of its encoder the rows
+/// are, too.
 #[derive(Debug, Clone, Copy)]
 pub struct Selection<'a> {
-    /// Texts of the tokens that look, and of those that a source has.
+    /// Texts of the tokens that the decoder reads, or the encoder where it is alone, and of those
+    /// that a source has.
     pub tokens: &'a [String],
     pub source: &'a [String],
     /// One head of each layer; all where absent.
     pub head: Option<usize>,
-    /// The token that is followed.
+    /// The token that is followed; the last one where a layer has fewer.
     pub place: usize,
 }
 
 impl Selection<'_> {
+    fn queries(&self, layer: &AttentionLayer) -> &[String] {
+        if layer.is_of_source { self.source } else { self.tokens }
+    }
+
     fn keys(&self, layer: &AttentionLayer) -> &[String] {
-        if layer.is_cross { self.source } else { self.tokens }
+        if layer.is_cross || layer.is_of_source { self.source } else { self.tokens }
     }
 }
 
@@ -161,8 +167,9 @@ pub fn write_steps(
     style: Style,
 ) -> io::Result<()> {
     let head = &layer.heads[number];
-    let (place, s, k) = (selection.place, layer.keys, layer.head_dim);
-    let token = format!("{:?}", selection.tokens[place]);
+    let (s, k) = (layer.keys, layer.head_dim);
+    let place = selection.place.min(layer.queries - 1);
+    let token = format!("{:?}", selection.queries(layer)[place]);
     let heading = format!("{}, head {number}: what token {place}, {token}, looks at", title(layer));
     writeln!(out, "{}", style.bold(&clipped(&heading, style.width)))?;
     let mut how = format!("Q and K are of {k} numbers; scaled by {}", short(layer.scale));

@@ -7,7 +7,7 @@ mod page;
 mod steps;
 
 pub use maps::{Selection, write_maps, write_steps};
-pub use page::{PageError, attention_page};
+pub use page::{PageError, attention_page, attention_size};
 pub use steps::{HeadSteps, Steps};
 
 use burn::tensor::backend::Backend;
@@ -27,6 +27,8 @@ pub struct AttentionLayer {
     pub layer: usize,
     /// What is looked at are a source's tokens, not the text's own.
     pub is_cross: bool,
+    /// What looks are a source's tokens too: the layer is one of an encoder beside a decoder.
+    pub is_of_source: bool,
     pub queries: usize,
     pub keys: usize,
     pub head_dim: usize,
@@ -48,7 +50,9 @@ pub fn attention<B: GptBackend>(
     passage: &Passage,
     layers: &[usize],
 ) -> Vec<AttentionLayer> {
-    let witness = Witness { layers, path: RefCell::default(), found: RefCell::default() };
+    let has_source = passage.source.is_some();
+    let witness =
+        Witness { layers, has_source, path: RefCell::default(), found: RefCell::default() };
     passage.observe(model, &witness);
     witness.found.into_inner()
 }
@@ -56,6 +60,7 @@ pub fn attention<B: GptBackend>(
 struct Witness<'a> {
     /// All where there are none.
     layers: &'a [usize],
+    has_source: bool,
     path: RefCell<Vec<Part>>,
     found: RefCell<Vec<AttentionLayer>>,
 }
@@ -122,6 +127,7 @@ impl<B: GptBackend> Observer<B> for Witness<'_> {
         self.found.borrow_mut().push(AttentionLayer {
             layer,
             is_cross: path.ends_with("cross_attention"),
+            is_of_source: self.has_source && path.starts_with("encoder"),
             path,
             queries: t,
             keys: s,

@@ -42,8 +42,10 @@ const layers = (() => {
 })();
 
 let at = { layer: 0, head: 0, place: facts.place };
-const texts = layer => (layer.cross ? facts.source : facts.tokens).map(shown);
-const own = facts.tokens.map(shown);
+const [target, source] = [facts.tokens, facts.source].map(tokens => tokens.map(shown));
+const texts = layer => (layer.cross || layer.ofSource ? source : target);
+// What looks in the chosen layer.
+let own = null;
 
 // Colours of the page, as numbers.
 let colors = {};
@@ -349,7 +351,17 @@ function mark() {
 const buttonOf = () => $("heads").querySelectorAll(".layer")[at.layer].querySelectorAll("button")[at.head];
 function show() { untip(); mark(); showSteps(); keep(); }
 function follow(place) { at.place = place; show(); }
-function look(layer, head) { at.layer = layer; at.head = head; show(); }
+function look(layer, head) { turn(layer, head); show(); }
+// A translator's encoder reads other tokens than its decoder.
+function turn(layer, head) {
+  at.layer = layer;
+  at.head = head;
+  const tokens = layers[layer].ofSource ? source : target;
+  if (tokens === own) return;
+  own = tokens;
+  at.place = Math.min(at.place, own.length - 1);
+  buildTokens();
+}
 
 // The address says what is looked at, so that it can be gone back to and sent on.
 function keep() { history.replaceState(null, "", `#layer=${at.layer}&head=${at.head}&token=${at.place}`); }
@@ -359,9 +371,9 @@ function recall() {
     const number = asked.has(name) ? Number(asked.get(name)) : other;
     return Number.isInteger(number) && number >= 0 && number < length ? number : other;
   };
-  at.layer = within("layer", layers.length, 0);
-  at.head = within("head", layers[at.layer].heads.length, 0);
-  at.place = within("token", own.length, facts.place);
+  const layer = within("layer", layers.length, 0);
+  turn(layer, within("head", layers[layer].heads.length, 0));
+  at.place = within("token", own.length, Math.min(facts.place, own.length - 1));
 }
 
 const moved = (number, by, length) => Math.max(0, Math.min(length - 1, number + by));
@@ -389,6 +401,5 @@ function paint() {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 addEventListener("hashchange", () => { recall(); show(); });
 recall();
-buildTokens();
 buildHeads();
 paint();
