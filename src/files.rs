@@ -21,6 +21,19 @@ pub enum FileError {
     Damaged { path: PathBuf, reason: String },
 }
 
+impl FileError {
+    /// The same of a file that would have been moved with its folder.
+    #[must_use]
+    pub fn moved(mut self, from: &Path, to: &Path) -> Self {
+        let (Self::Write { path, .. } | Self::Read { path, .. } | Self::Damaged { path, .. }) =
+            &mut self;
+        if let Ok(within) = path.strip_prefix(from) {
+            *path = to.join(within);
+        }
+        self
+    }
+}
+
 /// How the names of what is not finished, or about to be removed, begin.
 pub const PART: &str = ".part-";
 /// Names the checksums of the other files of its folder.

@@ -82,9 +82,10 @@ impl Run {
         let run = Self { name: config.name.clone(), config: config.clone(), tokenizer, path };
         let written = files::write_folder(&run.path, |part| {
             model(part)?;
-            files::write_json(&part.join(TOKENIZER), &run.tokenizer)?;
-            files::write_json(&part.join(CONFIG), &run.config)?;
-            Ok(files::write_checksums(part, &[CONFIG, TOKENIZER])?)
+            let written = files::write_json(&part.join(CONFIG), &run.config)
+                .and_then(|()| files::write_json(&part.join(TOKENIZER), &run.tokenizer))
+                .and_then(|()| files::write_checksums(part, &[CONFIG, TOKENIZER]));
+            Ok(written.map_err(|error| error.moved(part, &run.path))?)
         });
         if written.is_err() && is_new {
             // Best effort: the error that matters is the first one.
