@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use tempfile::TempDir;
 
-use crate::command_line::{emberlm, succeed, train};
+use crate::command_line::{TINY, emberlm, succeed, train};
 
 /// Two runs of a few steps that differ in width, a translator, and an encoder.
 static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
@@ -262,11 +262,17 @@ fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
     let folder = tempfile::tempdir().unwrap();
     succeed(&train(folder.path(), &["--run", "characters"]));
     let bytes = ["--run", "bytes", "--set", "tokenizer={\"kind\": \"byte\"}"];
-    succeed(&train(folder.path(), &bytes));
+    let shorter = ["--set", "model.context_length=16"];
+    succeed(&train(folder.path(), &[&bytes[..], &shorter].concat()));
     let args = ["compare", "characters", "bytes", "--json", "--limit", "10000"];
     let found = succeed(&emberlm(folder.path(), &[&args[..], &["--max-tokens", "1"]].concat()));
     let found: Value = serde_json::from_str(&found).unwrap();
     assert_eq!((&found["whole"], &found["same_tokenizer"]), (&json!(true), &json!(false)));
+    // What one has read to its end, and the other not, is said of each.
+    let windows = found["runs"][0]["measured"]["examples"].as_u64().unwrap().div_ceil(32);
+    let args = ["compare", "characters", "bytes", "--limit", &windows.to_string()];
+    let shown = succeed(&emberlm(folder.path(), &[&args[..], &["--max-tokens", "1"]].concat()));
+    assert_eq!(shown.matches("measured on each run's own").count(), 2, "{shown}");
 }
 
 #[test]
@@ -375,8 +381,8 @@ fn a_run_that_cannot_read_the_first_ones_prompt_writes_nothing() {
     let root = folder.path();
     succeed(&train(root, &["--run", "stories"]));
     fs::write(root.join("own.txt"), "one two three. ".repeat(60)).unwrap();
-    let own = ["--run", "own", "--data", "own.txt", "--set", "tokenizer={\"kind\": \"character\"}"];
-    succeed(&train(root, &own));
+    let own = [&["train"], &TINY[..], &["--run", "own", "--data", "own.txt"]].concat();
+    succeed(&emberlm(root, &own));
     let output = emberlm(root, &["compare", "stories", "own", "--json"]);
     let found: Value = serde_json::from_str(&succeed(&output)).unwrap();
     assert!(found["texts"][0]["texts"][0].is_string(), "{found}");
