@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Bytes as people read them.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
-        ..GIB => format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
+        ..MIB => format!("{:.1} KiB", bytes as f64 / KIB as f64),
+        ..GIB => format!("{:.1} MiB", bytes as f64 / MIB as f64),
         _ => format!("{:.2} GiB", bytes as f64 / GIB as f64),
     }
 }
