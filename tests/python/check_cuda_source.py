@@ -21,6 +21,8 @@ import nvidia.cu13
 ARCHITECTURES = ["sm_80", "sm_90a", "sm_100a"]
 
 home = pathlib.Path(next(iter(nvidia.cu13.__path__)))
+# NVRTC opens its builtins by their name alone; what is loaded already is found by that.
+ctypes.CDLL(str(next(home.glob("lib/libnvrtc-builtins.so.*"))))
 nvrtc = ctypes.CDLL(str(next(home.glob("lib/libnvrtc.so.*"))))
 include = home / "include"
 # cubecl-cuda asks for libcu++ beside CUDA's own headers, where it is installed.
