@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-const KIB: u64 = 1 << 10;
+const KIB: f64 = 1024.0;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Bytes as people read them.
 pub(super) fn size(bytes: u64) -> String {
-    match bytes {
-        ..MIB => format!("{:.1} KiB", bytes as f64 / KIB as f64),
-        ..GIB => format!("{:.1} MiB", bytes as f64 / MIB as f64),
-        _ => format!("{:.2} GiB", bytes as f64 / GIB as f64),
+    let number = bytes as f64;
+    if bytes < MIB {
+        format!("{:.1} KiB", number / KIB)
+    } else if bytes < GIB {
+        format!("{:.1} MiB", number / MIB as f64)
+    } else {
+        format!("{:.2} GiB", number / GIB as f64)
     }
 }
 
