@@ -5,7 +5,7 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::autodiff::{Autodiff, NodeId};
-use burn::tensor::backend::Backend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 use std::fmt::{self, Debug, Formatter};
@@ -23,6 +23,15 @@ use crate::config::NormKind;
 use crate::config::Precision;
 
 impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
+    fn sum(one: FloatTensor<Self>, mut other: FloatTensor<Self>) -> FloatTensor<Self> {
+        // Only the parents' nodes are asked for below: the sum may take the memory of the other.
+        let of_other = std::mem::replace(&mut other.primitive, one.primitive.clone());
+        let sum = B::sum(one.primitive.clone(), of_other);
+        to_float(record::<B, C, 2, 1>([&one, &other], sum, |gradient, _| {
+            [Some(gradient.clone()), Some(gradient)]
+        }))
+    }
+
     fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
         #[derive(Debug)]
         struct ActivationBackward<const D: usize>;
@@ -327,7 +336,7 @@ impl<B: Backend, const N: usize> Debug for Pass<B, N> {
 #[derive(Debug)]
 struct Recorded;
 
-impl<B: Backend, const N: usize> Backward<B, N> for Recorded {
+impl<B: GptBackend, const N: usize> Backward<B, N> for Recorded {
     type State = Pass<B, N>;
 
     fn backward(
@@ -341,7 +350,17 @@ impl<B: Backend, const N: usize> Backward<B, N> for Recorded {
         let gradients = (ops.state.0)(gradient, wanted);
         for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                grads.register::<B>(parent.id, gradient);
+                // Gradients are found by a tensor of their node. `register` would add them up, too,
+                // but not by the backend's own kernel.
+                let mut gradient = Autodiff::<B>::from_inner(gradient);
+                gradient.node = parent;
+                let gathered = grads.remove(&gradient);
+                let (parent, gradient) = (gradient.node.id, gradient.primitive);
+                let sum = match gathered {
+                    Some(gathered) => B::sum(gradient, gathered),
+                    None => gradient,
+                };
+                grads.register::<B>(parent, sum);
             }
         }
     }

@@ -109,6 +109,16 @@ pub trait GptBackend: Backend {
         }
     }
 
+    /// The sum of two tensors of one shape, such as the residual stream and a sublayer's output.
+    fn add<const D: usize>(one: Tensor<Self, D>, other: Tensor<Self, D>) -> Tensor<Self, D> {
+        from_float(Self::sum(to_float(one), to_float(other)))
+    }
+
+    /// [`GptBackend::add`] of any rank, which is also how gradients are added up.
+    fn sum(one: FloatTensor<Self>, other: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(one, other)
+    }
+
     /// The feed-forward network's non-linearity, element by element.
     fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
         default_activation(input, kind)

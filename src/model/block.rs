@@ -152,8 +152,8 @@ impl<B: GptBackend> Block<B> {
         norm: PlacedNorm<B>,
     ) -> Tensor<B, 3> {
         match self.placement {
-            NormPlacement::Post => apply(record, norm, stream + output),
-            _ => stream + apply(record, norm, output),
+            NormPlacement::Post => apply(record, norm, B::add(stream, output)),
+            _ => B::add(stream, apply(record, norm, output)),
         }
     }
 }

@@ -26,18 +26,12 @@ pub(super) fn forward(kind: Activation, x: &[f32]) -> Vec<f32> {
     }
 }
 
-/// The gradient with respect to `x`.
-pub(super) fn backward(kind: Activation, x: &[f32], gradient: &[f32]) -> Vec<f32> {
+/// The gradient of the output becomes that of `x`, in its place.
+pub(super) fn backward(kind: Activation, x: &[f32], gradient: &mut [f32]) {
     assert_eq!(x.len(), gradient.len());
-    // SAFETY: every part is written.
-    unsafe {
-        written(x.len(), |output| {
-            let inputs = x.chunks(TASK).zip(gradient.chunks(TASK));
-            team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (x, gradient))| {
-                backward_part(kind, x, gradient, output);
-            });
-        })
-    }
+    team::for_each(gradient.chunks_mut(TASK).zip(x.chunks(TASK)), |(gradient, x)| {
+        backward_part(kind, x, gradient);
+    });
 }
 
 /// `activation(gate) * up`
@@ -54,25 +48,25 @@ pub(super) fn gated(kind: Activation, gate: &[f32], up: &[f32]) -> Vec<f32> {
     }
 }
 
-/// The gradients with respect to gate and up, from these two and that of [`gated`].
-pub(super) fn gated_backward(kind: Activation, inputs: [&[f32]; 3]) -> [Vec<f32>; 2] {
-    let [gate, up, gradient] = inputs;
+/// The gradient of [`gated`] becomes that of the gate, in its place; also that of `up`.
+pub(super) fn gated_backward(
+    kind: Activation,
+    gate: &[f32],
+    up: &[f32],
+    gradient: &mut [f32],
+) -> Vec<f32> {
     let count = gate.len();
     assert_eq!([up.len(), gradient.len()], [count; 2]);
-    let mut of_up = Vec::new();
-    // SAFETY: every part of both is written.
-    let of_gate = unsafe {
-        written(count, |of_gate| {
-            of_up = written(count, |of_up| {
-                let inputs = gate.chunks(TASK).zip(up.chunks(TASK)).zip(gradient.chunks(TASK));
-                let outputs = of_gate.chunks_mut(TASK).zip(of_up.chunks_mut(TASK));
-                team::for_each(outputs.zip(inputs), |(outputs, ((gate, up), gradient))| {
-                    gated_backward_part(kind, [gate, up, gradient], outputs.into());
-                });
+    // SAFETY: every part is written.
+    unsafe {
+        written(count, |of_up| {
+            let inputs = gate.chunks(TASK).zip(up.chunks(TASK));
+            let outputs = gradient.chunks_mut(TASK).zip(of_up.chunks_mut(TASK));
+            team::for_each(outputs.zip(inputs), |((gradient, of_up), (gate, up))| {
+                gated_backward_part(kind, [gate, up], gradient, of_up);
             });
         })
-    };
-    [of_gate, of_up]
+    }
 }
 
 #[multiversion(targets = "simd")]
@@ -81,8 +75,8 @@ fn forward_part(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
 }
 
 #[multiversion(targets = "simd")]
-fn backward_part(kind: Activation, x: &[f32], gradient: &[f32], output: &mut [MaybeUninit<f32>]) {
-    backward_block(kind, x, gradient, output);
+fn backward_part(kind: Activation, x: &[f32], gradient: &mut [f32]) {
+    backward_block(kind, x, gradient);
 }
 
 #[multiversion(targets = "simd")]
@@ -116,31 +110,31 @@ fn forward_block(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
 }
 
 #[inline(always)]
-fn backward_block(kind: Activation, x: &[f32], gradient: &[f32], output: &mut [MaybeUninit<f32>]) {
-    let triples = output.iter_mut().zip(x.iter().zip(gradient));
+fn backward_block(kind: Activation, x: &[f32], gradient: &mut [f32]) {
+    let pairs = gradient.iter_mut().zip(x);
     match kind {
-        Activation::Gelu => triples.for_each(|(output, (x, gradient))| {
+        Activation::Gelu => pairs.for_each(|(gradient, x)| {
             let (cumulative, density) = normal(*x);
-            output.write(gradient * (cumulative + x * density));
+            *gradient *= cumulative + x * density;
         }),
-        Activation::GeluTanh => triples.for_each(|(output, (x, gradient))| {
+        Activation::GeluTanh => pairs.for_each(|(gradient, x)| {
             let gate = gate(*x);
             let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-            output.write(gradient * (gate + x * gate * (1.0 - gate) * slope));
+            *gradient *= gate + x * gate * (1.0 - gate) * slope;
         }),
-        Activation::Relu => triples.for_each(|(output, (x, gradient))| {
-            output.write(if *x > 0.0 { *gradient } else { 0.0 });
+        Activation::Relu => pairs.for_each(|(gradient, x)| {
+            *gradient = if *x > 0.0 { *gradient } else { 0.0 };
         }),
-        Activation::ReluSquared => triples.for_each(|(output, (x, gradient))| {
-            output.write(gradient * 2.0 * relu(*x));
+        Activation::ReluSquared => pairs.for_each(|(gradient, x)| {
+            *gradient *= 2.0 * relu(*x);
         }),
-        Activation::Silu => triples.for_each(|(output, (x, gradient))| {
+        Activation::Silu => pairs.for_each(|(gradient, x)| {
             let gate = sigmoid(*x);
-            output.write(gradient * (gate + x * gate * (1.0 - gate)));
+            *gradient *= gate + x * gate * (1.0 - gate);
         }),
-        Activation::Mish => triples.for_each(|(output, (x, gradient))| {
+        Activation::Mish => pairs.for_each(|(gradient, x)| {
             let gate = mish_gate(*x);
-            output.write(gradient * (gate + x * (1.0 - gate * gate) * sigmoid(*x)));
+            *gradient *= gate + x * (1.0 - gate * gate) * sigmoid(*x);
         }),
     }
 }
@@ -165,19 +159,16 @@ fn gated_blocks(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeU
 #[multiversion(targets = "simd")]
 fn gated_backward_part(
     kind: Activation,
-    [gate, up, gradient]: [&[f32]; 3],
-    [of_gate, of_up]: [&mut [MaybeUninit<f32>]; 2],
+    [gate, up]: [&[f32]; 2],
+    gradient: &mut [f32],
+    of_up: &mut [MaybeUninit<f32>],
 ) {
-    let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(gradient.chunks(BLOCK));
-    let outputs = of_gate.chunks_mut(BLOCK).zip(of_up.chunks_mut(BLOCK));
-    for (((gate, up), gradient), (of_gate, of_up)) in inputs.zip(outputs) {
-        let mut inner = [0.0; BLOCK];
-        let inner = &mut inner[..gate.len()];
-        for ((inner, up), gradient) in inner.iter_mut().zip(up).zip(gradient) {
-            *inner = up * gradient;
-        }
-        backward_block(kind, gate, inner, of_gate);
+    let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK));
+    let outputs = gradient.chunks_mut(BLOCK).zip(of_up.chunks_mut(BLOCK));
+    for ((gate, up), (gradient, of_up)) in inputs.zip(outputs) {
         gated_blocks(kind, gate, gradient, of_up);
+        gradient.iter_mut().zip(up).for_each(|(gradient, up)| *gradient *= up);
+        backward_block(kind, gate, gradient);
     }
 }
 

@@ -33,8 +33,8 @@ use attention::{Outcome, Room};
 use int8::Int8;
 use matrix::product;
 use tensors::{
-    check_heads, contiguous, dims, elements, forwards, heads, indices, like, matrix, of_width,
-    rows_of, tensor, weight_gradient, whole, width, with_rows,
+    check_heads, contiguous, dims, elements, elements_mut, forwards, heads, indices, like, matrix,
+    of_width, rows_of, tensor, weight_gradient, whole, width, with_rows,
 };
 
 /// Elements a task: large against the cost of handing one out, small enough to share evenly.
@@ -47,6 +47,21 @@ impl GptBackend for Flex {
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&CpuKernels)
+    }
+
+    /// On all threads, in the memory of one of them where nobody else holds it.
+    fn sum(one: FlexTensor, other: FlexTensor) -> FlexTensor {
+        let fits = |tensor: &FlexTensor| tensor.dtype() == DType::F32;
+        if !(fits(&one) && fits(&other) && one.layout().shape() == other.layout().shape()) {
+            return Self::float_add(one, other);
+        }
+        let [one, other] = [one, other].map(contiguous);
+        let (mut sum, other) = if one.is_unique() { (one, other) } else { (other, one) };
+        if sum.is_unique() {
+            rows::add(elements_mut(&mut sum), elements(&other));
+            return sum;
+        }
+        like(rows::sums(elements(&sum), elements(&other)), &sum)
     }
 
     fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
@@ -65,10 +80,10 @@ impl GptBackend for Flex {
         if input.dtype() != DType::F32 || gradient.dtype() != DType::F32 {
             return default_activation_backward(input, gradient, kind);
         }
-        let (input, gradient) = (contiguous(to_float(input)), contiguous(to_float(gradient)));
+        let (input, mut gradient) = (contiguous(to_float(input)), contiguous(to_float(gradient)));
         assert_eq!(input.layout().shape(), gradient.layout().shape());
-        let output = activation::backward(kind, elements(&input), elements(&gradient));
-        from_float(like(output, &input))
+        activation::backward(kind, elements(&input), elements_mut(&mut gradient));
+        from_float(gradient)
     }
 
     /// In place where nobody else holds the room; burn's own assignment always copies it.
@@ -202,9 +217,10 @@ impl Kernels<Flex> for CpuKernels {
         gradient: FlexTensor,
         kind: Activation,
     ) -> [FlexTensor; 2] {
-        let inputs = [gate, up, gradient].map(contiguous);
-        let gradients = activation::gated_backward(kind, inputs.each_ref().map(elements));
-        gradients.map(|gradient| like(gradient, &inputs[0]))
+        let [gate, up, mut gradient] = [gate, up, gradient].map(contiguous);
+        let of_gate = elements_mut(&mut gradient);
+        let of_up = activation::gated_backward(kind, elements(&gate), elements(&up), of_gate);
+        [gradient, like(of_up, &up)]
     }
 
     fn rotate(&self, input: FlexTensor, angles: [FlexTensor; 2], turn: Turn) -> FlexTensor {
@@ -236,16 +252,16 @@ impl Kernels<Flex> for CpuKernels {
         scaling: Scaling,
     ) -> [FlexTensor; 3] {
         let weight = weight.map(contiguous);
-        let (input, gradient) = (contiguous(input), contiguous(gradient));
+        let (input, mut gradient) = (contiguous(input), contiguous(gradient));
         let width = width(&input);
-        let (of_input, of_weight, of_bias) = normalization::backward(
+        let (of_weight, of_bias) = normalization::backward(
             elements(&input),
             width,
             weight.as_ref().map(elements),
-            elements(&gradient),
+            elements_mut(&mut gradient),
             scaling,
         );
-        [like(of_input, &input), tensor(of_weight, &[width]), tensor(of_bias, &[width])]
+        [gradient, tensor(of_weight, &[width]), tensor(of_bias, &[width])]
     }
 
     fn attend(&self, inputs: [FlexTensor; 3], sight: Sight) -> (FlexTensor, FlexTensor) {

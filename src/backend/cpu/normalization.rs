@@ -59,68 +59,57 @@ fn forward_rows(
     }
 }
 
-/// The gradients with respect to `x`, the weight and the bias.
+/// The gradient of the output becomes that of `x`, in its place; also those of the weight and the
+/// bias.
 pub(super) fn backward(
     x: &[f32],
     width: usize,
     weight: Option<&[f32]>,
-    gradient: &[f32],
+    gradient: &mut [f32],
     scaling: Scaling,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+) -> (Vec<f32>, Vec<f32>) {
     assert!(weight.is_none_or(|weight| weight.len() == width));
     assert!(gradient.len() == x.len() && x.len().is_multiple_of(width));
-    let mut sums = Vec::new();
-    // SAFETY: whole rows, and all of them, are written.
-    let output = unsafe {
-        written(x.len(), |room| {
-            let inputs = x.chunks(ROWS * width).zip(gradient.chunks(ROWS * width));
-            let parts = room.chunks_mut(ROWS * width).zip(inputs);
-            sums = team::map(parts, |(output, (x, gradient))| {
-                backward_rows(x, width, weight, gradient, scaling, output)
-            });
-        })
-    };
+    let parts = gradient.chunks_mut(ROWS * width).zip(x.chunks(ROWS * width));
+    let sums = team::map(parts, |(gradient, x)| backward_rows(x, width, weight, gradient, scaling));
     let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
     for (weight, bias) in sums {
         of_weight.iter_mut().zip(weight).for_each(|(sum, part)| *sum += part);
         of_bias.iter_mut().zip(bias).for_each(|(sum, part)| *sum += part);
     }
-    (output, of_weight, of_bias)
+    (of_weight, of_bias)
 }
 
-/// Also the sums over these rows that are the gradients of weight and bias.
+/// The sums over these rows that are the gradients of weight and bias.
 #[multiversion(targets = "simd")]
 fn backward_rows(
     x: &[f32],
     width: usize,
     weight: Option<&[f32]>,
-    gradient: &[f32],
+    gradient: &mut [f32],
     scaling: Scaling,
-    output: &mut [MaybeUninit<f32>],
 ) -> (Vec<f32>, Vec<f32>) {
     let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
-    // Of the row that it is at: the normalised numbers, and their gradients.
-    let (mut normal, mut inner) = (vec![0.0; width], vec![0.0; width]);
-    let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
-    for ((x, gradient), output) in rows.zip(output.chunks_exact_mut(width)) {
+    // The numbers of the row that it is at, normalised.
+    let mut normal = vec![0.0; width];
+    for (x, gradient) in x.chunks_exact(width).zip(gradient.chunks_exact_mut(width)) {
         let (mean, factor) = level_and_factor(x, scaling);
         for (normal, x) in normal.iter_mut().zip(x) {
             *normal = (x - mean) * factor;
         }
-        inner.copy_from_slice(gradient);
-        if let Some(weight) = weight {
-            inner.iter_mut().zip(weight).for_each(|(inner, weight)| *inner *= weight);
-        }
-        let along = sum_pairs(&inner, &normal, |a, b| a * b) / width as f32;
-        let level = if scaling.centered { sum(&inner, |x| x) / width as f32 } else { 0.0 };
-        for (output, (inner, normal)) in output.iter_mut().zip(inner.iter().zip(&normal)) {
-            output.write(factor * (inner - level - normal * along));
-        }
         for (sum, (gradient, normal)) in of_weight.iter_mut().zip(gradient.iter().zip(&normal)) {
             *sum += gradient * normal;
         }
-        for (sum, gradient) in of_bias.iter_mut().zip(gradient) {
+        for (sum, gradient) in of_bias.iter_mut().zip(&*gradient) {
             *sum += gradient;
+        }
+        if let Some(weight) = weight {
+            gradient.iter_mut().zip(weight).for_each(|(gradient, weight)| *gradient *= weight);
+        }
+        let along = sum_pairs(gradient, &normal, |a, b| a * b) / width as f32;
+        let level = if scaling.centered { sum(gradient, |x| x) / width as f32 } else { 0.0 };
+        for (gradient, normal) in gradient.iter_mut().zip(&normal) {
+            *gradient = factor * (*gradient - level - normal * along);
         }
     }
     (of_weight, of_bias)

@@ -2,8 +2,9 @@
 //! partial ones, so that they come out the same on every machine.
 
 use multiversion::multiversion;
+use std::mem::MaybeUninit;
 
-use super::{TASK, team};
+use super::{TASK, team, written};
 
 /// Rows whose columns are summed up by a task: the same on every machine.
 const ROWS: usize = 128;
@@ -77,6 +78,38 @@ fn add_rows(rows: &[f32], width: usize) -> Vec<f32> {
         sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
     }
     sums
+}
+
+/// `x += y`
+pub(super) fn add(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len());
+    team::for_each(x.chunks_mut(TASK).zip(y.chunks(TASK)), |(x, y)| add_part(x, y));
+}
+
+#[multiversion(targets = "simd")]
+fn add_part(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// `x + y`
+pub(super) fn sums(x: &[f32], y: &[f32]) -> Vec<f32> {
+    assert_eq!(x.len(), y.len());
+    // SAFETY: every part is written.
+    unsafe {
+        written(x.len(), |output| {
+            let inputs = x.chunks(TASK).zip(y.chunks(TASK));
+            team::for_each(output.chunks_mut(TASK).zip(inputs), |(output, (x, y))| {
+                sum_part(x, y, output);
+            });
+        })
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn sum_part(x: &[f32], y: &[f32], output: &mut [MaybeUninit<f32>]) {
+    for (output, (x, y)) in output.iter_mut().zip(x.iter().zip(y)) {
+        output.write(x + y);
+    }
 }
 
 /// `Σ x²` of all numbers of all slices: of tasks first, then of these in f64.

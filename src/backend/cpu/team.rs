@@ -16,9 +16,53 @@ const PATIENCE: Duration = Duration::from_micros(200);
 const PARTS: usize = 8;
 /// Looks for work between two at the clock.
 const LOOKS: usize = 256;
-/// Bits of [`Board::open`] that count parts.
+/// Bits of each of the two counts in [`Open`].
 const PART_BITS: u32 = 16;
 const PART_MASK: u64 = (1 << PART_BITS) - 1;
+
+/// The end from which a thread takes parts. Parts are mostly rows, in order: a thread that always
+/// begins at the same end finds in its own cache what it has written in the job before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    First,
+    Last,
+}
+
+/// The number of a job and, below it, its parts that nobody has taken yet: from one count to
+/// another.
+#[derive(Debug, Clone, Copy)]
+struct Open(u64);
+
+impl Open {
+    fn of_job(number: u64, parts: usize) -> Self {
+        Self(number << (2 * PART_BITS) | (parts as u64) << PART_BITS)
+    }
+
+    fn job(self) -> u64 {
+        self.0 >> (2 * PART_BITS)
+    }
+
+    fn from(self) -> u64 {
+        self.0 & PART_MASK
+    }
+
+    fn to(self) -> u64 {
+        self.0 >> PART_BITS & PART_MASK
+    }
+
+    fn is_empty(self) -> bool {
+        self.from() >= self.to()
+    }
+
+    /// The part at an end, and what stays open without it; none where nothing is open.
+    fn take(self, end: End) -> Option<(usize, Self)> {
+        match end {
+            _ if self.is_empty() => None,
+            End::First => Some((self.from() as usize, Self(self.0 + 1))),
+            End::Last => Some((self.to() as usize - 1, Self(self.0 - (1 << PART_BITS)))),
+        }
+    }
+}
 
 /// Work in parts, on the stack of who gives it out.
 struct Job<'a> {
@@ -45,35 +89,36 @@ impl Job<'_> {
 
 /// Where work is given out.
 struct Board {
-    /// The number of the job, and below it how many of its parts nobody has taken yet.
+    /// An [`Open`].
     open: AtomicU64,
     job: AtomicPtr<Job<'static>>,
     asleep: Vec<AtomicBool>,
 }
 
 impl Board {
+    fn open(&self, ordering: Ordering) -> Open {
+        Open(self.open.load(ordering))
+    }
+
     /// Takes and does a part; none where all are taken.
-    fn work(&self) -> bool {
-        let mut open = self.open.load(Ordering::Acquire);
-        loop {
-            if open & PART_MASK == 0 {
-                return false;
-            }
+    fn work(&self, end: End) -> bool {
+        let mut open = self.open(Ordering::Acquire);
+        let part = loop {
+            let Some((part, rest)) = open.take(end) else { return false };
             let taken = self.open.compare_exchange_weak(
-                open,
-                open - 1,
+                open.0,
+                rest.0,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             );
             match taken {
-                Ok(_) => break,
-                Err(now) => open = now,
+                Ok(_) => break part,
+                Err(now) => open = Open(now),
             }
-        }
-        let part = (open - 1) & PART_MASK;
+        };
         // SAFETY: it was put there before its parts, and stays alive, and there, until all of them
         // have finished, of which this is one.
-        unsafe { Job::run(self.job.load(Ordering::Relaxed), part as usize) };
+        unsafe { Job::run(self.job.load(Ordering::Relaxed), part) };
         true
     }
 
@@ -88,7 +133,7 @@ impl Board {
                     // Whoever else needs this core: the metrics, or the next batch.
                     thread::yield_now();
                 }
-                match self.work() {
+                match self.work(End::First) {
                     true => (idle_since, looks) = (Instant::now(), 0),
                     false => looks += 1,
                 }
@@ -98,7 +143,7 @@ impl Board {
             asleep.store(true, Ordering::SeqCst);
             // Work that was given out before it was known that this thread sleeps.
             while asleep.load(Ordering::SeqCst) {
-                if self.open.load(Ordering::SeqCst) & PART_MASK > 0 {
+                if !self.open(Ordering::SeqCst).is_empty() {
                     asleep.store(false, Ordering::SeqCst);
                     break;
                 }
@@ -151,14 +196,14 @@ pub(super) fn run(parts: usize, run: &(dyn Fn(usize) + Sync)) {
     let job = Job { run, finished: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
     let board = team.board;
     board.job.store(ptr::from_ref(&job).cast_mut().cast(), Ordering::Relaxed);
-    let number = (board.open.load(Ordering::Relaxed) >> PART_BITS).wrapping_add(1);
-    board.open.store(number << PART_BITS | parts as u64, Ordering::SeqCst);
+    let number = board.open(Ordering::Relaxed).job().wrapping_add(1);
+    board.open.store(Open::of_job(number, parts).0, Ordering::SeqCst);
     for (asleep, thread) in board.asleep.iter().zip(&team.threads) {
         if asleep.swap(false, Ordering::SeqCst) {
             thread.unpark();
         }
     }
-    while board.work() {}
+    while board.work(End::Last) {}
     let mut looks = 0;
     while job.finished.load(Ordering::Acquire) < parts {
         looks += 1;

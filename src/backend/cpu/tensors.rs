@@ -24,6 +24,13 @@ pub(super) fn elements(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("made contiguous, and its type was checked")
 }
 
+/// The elements in order, to be written: those of a copy where others hold them, too.
+pub(super) fn elements_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    assert!(tensor.layout().is_contiguous());
+    let (start, count) = (tensor.layout().start_offset(), tensor.layout().num_elements());
+    &mut tensor.storage_mut()[start..start + count]
+}
+
 pub(super) fn indices(tensor: FlexTensor) -> Vec<usize> {
     tensor.into_data().iter::<i64>().map(|index| index as usize).collect()
 }

@@ -37,10 +37,16 @@ const STRIPES: usize = 4;
 
 /// A weight as it is stored.
 pub(super) trait Weight: Copy + Sync {
+    /// Whether rows are asked for ahead: side by side, those of bytes are too short for the
+    /// processor to see by itself what is read next.
+    const AHEAD: bool;
+
     fn number(self) -> f32;
 }
 
 impl Weight for f32 {
+    const AHEAD: bool = false;
+
     #[inline(always)]
     fn number(self) -> f32 {
         self
@@ -48,6 +54,8 @@ impl Weight for f32 {
 }
 
 impl Weight for i8 {
+    const AHEAD: bool = true;
+
     #[inline(always)]
     fn number(self) -> f32 {
         f32::from(self)
@@ -241,7 +249,12 @@ fn add_sums<W: Weight>(
                 match <[f32; SIDE]>::try_from(x) {
                     Ok(x) => {
                         let x = x.map(|x| x * factor);
-                        add_scaled(y, x, rows.part::<SIDE>(first, start, width));
+                        add_scaled(
+                            y,
+                            x,
+                            rows.part::<SIDE>(first, start, width),
+                            SIDE * rows.stride,
+                        );
                     }
                     Err(_) => {
                         for (place, x) in x.iter().enumerate() {
@@ -255,9 +268,9 @@ fn add_sums<W: Weight>(
     }
 }
 
-/// `y += Σ x row`
+/// `y += Σ x row`; the rows that are next are so many weights further on.
 #[inline(always)]
-fn add_scaled<W: Weight>(y: &mut [f32], x: [f32; SIDE], rows: [&[W]; SIDE]) {
+fn add_scaled<W: Weight>(y: &mut [f32], x: [f32; SIDE], rows: [&[W]; SIDE], ahead: usize) {
     let (blocks, rest) = y.as_chunks_mut::<WIDTH>();
     let start = blocks.len() * WIDTH;
     // In step, so that nothing has to be checked on the way.
@@ -265,6 +278,11 @@ fn add_scaled<W: Weight>(y: &mut [f32], x: [f32; SIDE], rows: [&[W]; SIDE]) {
     let (first, second) = (a.zip(b).zip(c.zip(d)), e.zip(f).zip(g.zip(h)));
     for (block, (first, second)) in blocks.iter_mut().zip(first.zip(second)) {
         let (((a, b), (c, d)), ((e, f), (g, h))) = (first, second);
+        if W::AHEAD {
+            for row in [a, b, c, d, e, f, g, h] {
+                ask_for(row.as_ptr().wrapping_add(ahead));
+            }
+        }
         let mut sums = *block;
         for (x, row) in x.iter().zip([a, b, c, d, e, f, g, h]) {
             for (sum, weight) in sums.iter_mut().zip(row) {
@@ -278,6 +296,19 @@ fn add_scaled<W: Weight>(y: &mut [f32], x: [f32; SIDE], rows: [&[W]; SIDE]) {
             *y += x * row[start + place].number();
         }
     }
+}
+
+/// Has the processor fetch what will be read soon.
+#[inline(always)]
+fn ask_for<W>(place: *const W) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, of which any address may be given.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }
 
 /// `y += x row`
