@@ -223,8 +223,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         })
     }
 
-    /// Autodiff's own way makes a gradient of all heads for each part, zero for the others, and adds
-    /// the three up.
+    /// Autodiff's own way makes a gradient of all heads for each part, zero for the others, and
+    /// adds the three up.
     fn separate(joined: Tensor<Self, 4>, heads: [usize; 2]) -> [Tensor<Self, 4>; 3] {
         if B::kernels().is_none() || !fits(&joined) {
             return default_separate(joined, heads);
@@ -239,11 +239,15 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             record::<B, C, 1, _>([&joined], part, move |gradient, _| {
                 let mut gradients = gradients.lock().unwrap_or_else(PoisonError::into_inner);
                 gradients[number] = Some(from_float(gradient));
-                if gradients.iter().any(Option::is_none) {
-                    return [None];
+                match std::mem::take(&mut *gradients) {
+                    [Some(query), Some(key), Some(value)] => {
+                        [Some(to_float(B::join([query, key, value])))]
+                    }
+                    some => {
+                        *gradients = some;
+                        [None]
+                    }
                 }
-                let gradients = gradients.each_mut().map(Option::take).map(Option::unwrap);
-                [Some(to_float(B::join(gradients)))]
             })
         })
     }

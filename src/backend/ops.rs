@@ -4,8 +4,9 @@
 //! the gradient by itself. Where a backend has [`Kernels`], they are used instead, and autodiff is
 //! told of their gradients; the compositions stay the reference that they are tested against.
 //!
-//! B batch, T new positions, S all positions, H heads, K head width, D model width,
-//! V vocabulary, N any number of rows
+//! B batch, T new positions, S all positions, H query heads, G key heads, K head width, W width of a
+//! value, D model width, V vocabulary, N any number of rows, C rows of a cache, R positions that it
+//! has room for
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::{AutodiffBackend, Backend};
@@ -204,8 +205,10 @@ pub trait GptBackend: Backend {
         Self::attend(query, key, value, options)
     }
 
-    /// H query heads, G key heads and their values, which stand in one tensor. Where one of them
-    /// takes part in what is differentiated, all three have to.
+    /// H query heads, G key heads and their values, which stand in one tensor.
+    ///
+    /// Where one of them takes part in what is differentiated, all three have to: otherwise there
+    /// is no gradient of `joined`, without which a backward pass may panic.
     ///
     /// # Shapes
     /// - `joined` `[B, H + 2 G, T, K]` -> `[B, H, T, K]` and twice `[B, G, T, K]`
@@ -218,7 +221,7 @@ pub trait GptBackend: Backend {
     /// # Shapes
     /// - `[B, H, T, K]` and twice `[B, G, T, K]` -> `[B, H + 2 G, T, K]`
     fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
-        Tensor::cat(parts.to_vec(), 1)
+        Tensor::cat(Vec::from(parts), 1)
     }
 
     /// Writes new positions into the room for them: those of each entry of the batch into the row

@@ -8,75 +8,16 @@ use multiversion::multiversion;
 use std::ops::Range;
 
 use super::activation::{exp, not_positive};
+use super::heads::{Heads, Room};
 use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{highest, sum, sum_pairs};
-use super::team;
-use super::{TASK, written};
+use super::{team, written};
 use crate::backend::Sight;
 
 /// Queries whose scores are in memory at a time.
 const BLOCK: usize = 64;
 /// Multiplications below which other threads cost more than they bring.
 const SMALL: usize = 1 << 15;
-
-/// `[B, heads, length, width]`, however it lies in memory but for the numbers of a head, which are
-/// side by side.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Heads<'a> {
-    elements: &'a [f32],
-    shape: [usize; 4],
-    strides: [usize; 4],
-}
-
-impl<'a> Heads<'a> {
-    pub(super) fn new(elements: &'a [f32], shape: [usize; 4], strides: [usize; 4]) -> Self {
-        Self { elements, shape, strides }
-    }
-
-    pub(super) fn shape(&self) -> [usize; 4] {
-        self.shape
-    }
-
-    pub(super) fn head(&self, entry: usize, head: usize) -> Matrix<'a> {
-        let [_, _, length, width] = self.shape;
-        let start = entry * self.strides[0] + head * self.strides[1];
-        Matrix::new(&self.elements[start..], [length, width], [self.strides[2], self.strides[3]])
-    }
-}
-
-/// Where the gradient of [`Heads`] goes: some heads of `[B, length, heads, width]`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    /// The first number of the first of these heads.
-    start: *mut f32,
-    /// Heads in memory, these and others.
-    heads: usize,
-    length: usize,
-    width: usize,
-}
-
-// SAFETY: tasks write heads of their own.
-unsafe impl Send for Room {}
-// SAFETY: as above.
-unsafe impl Sync for Room {}
-
-impl Room {
-    /// # Safety
-    /// `start` begins the first of some of the `heads` of room for `[.., length, heads, width]`,
-    /// which nothing else reads or writes meanwhile.
-    pub(super) unsafe fn new(start: *mut f32, heads: usize, [length, width]: [usize; 2]) -> Self {
-        Self { start, heads, length, width }
-    }
-
-    /// # Safety
-    /// The rows are there, and no other task has them.
-    unsafe fn rows<'a>(self, entry: usize, head: usize, rows: Range<usize>) -> Target<'a> {
-        let stride = self.heads * self.width;
-        let start = (entry * self.length + rows.start) * stride + head * self.width;
-        // SAFETY: of the caller.
-        unsafe { Target::at(self.start.add(start), [rows.len(), self.width], stride) }
-    }
-}
 
 /// A shared place for numbers that tasks write, each its own.
 #[derive(Clone, Copy)]
@@ -195,8 +136,8 @@ pub(super) fn forward(
     lengths: impl Fn(usize) -> usize + Sync,
     sight: &Sight,
 ) -> (Vec<f32>, Vec<f32>) {
-    let ([b, h, t, _], g) = (query.shape, key.shape[1]);
-    let width = value.shape[3];
+    let ([b, h, t, _], g) = (query.shape(), key.shape()[1]);
+    let width = value.shape()[3];
     let pairs: usize = (0..b).map(|entry| t * lengths(entry)).sum();
     let mut output = Vec::new();
     let run = |places: Numbers, room: Room| {
@@ -218,7 +159,7 @@ pub(super) fn forward(
         };
         let tasks =
             (0..b * h).flat_map(|head| blocks(t).map(move |block| (head / h, head % h, block)));
-        match pairs * h * (query.shape[3] + width) {
+        match pairs * h * (query.shape()[3] + width) {
             ..SMALL => tasks.for_each(task),
             _ => team::for_each(tasks, task),
         }
@@ -233,35 +174,6 @@ pub(super) fn forward(
         })
     };
     (output, log_sums)
-}
-
-/// Heads of several tensors, `[B, T, heads of all, K]`.
-pub(super) fn join(parts: [Heads; 3]) -> Vec<f32> {
-    let [b, _, t, k] = parts[0].shape();
-    let all: usize = parts.iter().map(|part| part.shape()[1]).sum();
-    assert!(
-        parts.iter().all(|part| [part.shape()[0], part.shape()[2], part.shape()[3]] == [b, t, k])
-    );
-    let positions = (TASK / (all * k)).max(1);
-    // SAFETY: all heads of all positions are written.
-    unsafe {
-        written(b * t * all * k, |room| {
-            let rooms = room.chunks_mut(positions * all * k).enumerate();
-            team::for_each(rooms, |(number, room)| {
-                for (place, room) in room.chunks_exact_mut(all * k).enumerate() {
-                    let place = number * positions + place;
-                    let heads = parts.iter().flat_map(|part| {
-                        (0..part.shape()[1]).map(|head| part.head(place / t, head).row(place % t))
-                    });
-                    for (room, row) in room.chunks_exact_mut(k).zip(heads) {
-                        room.iter_mut().zip(row).for_each(|(room, x)| {
-                            room.write(*x);
-                        });
-                    }
-                }
-            });
-        })
-    }
 }
 
 /// What the forward pass has left.
@@ -285,7 +197,7 @@ pub(super) unsafe fn backward(
     sight: &Sight,
     [query_room, key_room, value_room]: [Room; 3],
 ) {
-    let ([b, h, t, _], [_, g, s, _]) = (query.shape, key.shape);
+    let ([b, h, t, _], [_, g, s, _]) = (query.shape(), key.shape());
     team::for_each(0..b * g, |task| {
         let (entry, of_key) = (task / g, task % g);
         let (keys, values) = (key.head(entry, of_key), value.head(entry, of_key));

@@ -5,6 +5,7 @@ mod activation;
 mod adamw;
 mod attention;
 mod embedding;
+mod heads;
 mod int8;
 mod loss;
 mod matrix;
@@ -29,7 +30,8 @@ use super::{
 };
 use crate::config::Activation;
 use crate::config::Precision;
-use attention::{Outcome, Room};
+use attention::Outcome;
+use heads::Room;
 use int8::Int8;
 use matrix::product;
 use tensors::{
@@ -120,11 +122,11 @@ impl GptBackend for Flex {
 
     fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
         if parts.iter().any(|part| part.dtype() != DType::F32) {
-            return Tensor::cat(parts.to_vec(), 1);
+            return Tensor::cat(Vec::from(parts), 1);
         }
         let parts = parts.map(|part| with_rows(to_float(part)));
         let [[b, h, t, k], [_, g, ..], _] = parts.each_ref().map(dims);
-        let joined = attention::join(parts.each_ref().map(heads));
+        let joined = heads::join(parts.each_ref().map(heads));
         from_float(tensor(joined, &[b, t, h + 2 * g, k]).transpose(1, 2))
     }
 

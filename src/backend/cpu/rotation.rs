@@ -3,13 +3,13 @@
 use multiversion::multiversion;
 use std::mem::MaybeUninit;
 
-use super::attention::Heads;
+use super::heads::Heads;
 use super::{TASK, team, written};
 use crate::backend::Turn;
 use crate::config::RotaryPairing;
 
-/// The heads, of which the first ones are turned, `[B, T, H, K]`; `angles` are cosines and sines, `[T, R / 2]` each, of the
-/// first R numbers of a head.
+/// The heads, of which the first `turn.heads` are turned, `[B, T, H, K]`; `angles` are cosines and
+/// sines, `[T, R / 2]` each, of the first R numbers of a head.
 pub(super) fn rotate(input: Heads, angles: [&[f32]; 2], half: usize, turn: Turn) -> Vec<f32> {
     let [b, h, t, k] = input.shape();
     assert!(2 * half <= k && angles.iter().all(|table| table.len() == t * half));

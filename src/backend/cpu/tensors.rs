@@ -3,7 +3,7 @@
 use burn::tensor::{Shape, TensorData};
 use burn_flex::FlexTensor;
 
-use super::attention::Heads;
+use super::heads::Heads;
 use super::matrix::Matrix;
 
 /// In order, though it may be a part of other memory.
