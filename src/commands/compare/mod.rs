@@ -35,12 +35,19 @@ pub(super) fn run(args: CompareArgs) -> anyhow::Result<()> {
         false => None,
     };
     let comparison = comparison(&args, backend, &runs, known)?;
+    // Both are tried: a disk may be full, and a reader may have had enough.
+    let told = tell(&args, &comparison);
+    write_files(&args, &comparison, picture)?;
+    told
+}
+
+fn tell(args: &CompareArgs, comparison: &Comparison) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match args.json {
-        true => writeln!(out, "{}", serde_json::to_string(&comparison)?)?,
-        false => show::write(&mut out, &comparison)?,
+        true => writeln!(out, "{}", serde_json::to_string(comparison)?)?,
+        false => show::write(&mut out, comparison)?,
     }
-    write_files(&args, &comparison, picture)
+    Ok(())
 }
 
 fn comparison(

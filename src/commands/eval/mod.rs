@@ -129,14 +129,10 @@ impl Job for Evaluate<'_> {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             results,
         };
-        let mut out = std::io::stdout().lock();
-        if self.args.json {
-            serde_json::to_writer(&mut out, &report)?;
-            writeln!(out)?;
-        } else {
-            show::lines(&report.results, &mut out)?;
-        }
-        self.keep(&report)
+        // Both are tried: a disk may be full, and a reader may have had enough.
+        let told = self.tell(&report);
+        self.keep(&report)?;
+        told
     }
 }
 
@@ -179,6 +175,17 @@ impl Evaluate<'_> {
         });
         bar.finish_and_clear();
         done
+    }
+
+    fn tell(&self, report: &Report) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.args.json {
+            serde_json::to_writer(&mut out, report)?;
+            writeln!(out)?;
+        } else {
+            show::lines(&report.results, &mut out)?;
+        }
+        Ok(())
     }
 
     /// Writes the results into the run, or where the command line says.
