@@ -160,10 +160,14 @@ impl Run {
             .map_err(|source| ArtifactError::Tokenizer { path: self.path.join(TOKENIZER), source })
     }
 
+    /// The tokenizer as it is kept.
+    pub fn saved_tokenizer(&self) -> &SavedTokenizer {
+        &self.tokenizer
+    }
+
     /// What the model does, with the run's tokenizer.
     pub fn task(&self, tokenizer: &dyn Tokenizer) -> Task {
-        let RunConfig { model, seed, .. } = &self.config;
-        Task::new(model.architecture, tokenizer.vocab_size(), *seed)
+        Task::of(&self.config, tokenizer)
     }
 
     pub fn history(&self) -> History {

@@ -23,7 +23,7 @@ pub(super) fn run(args: MergeArgs) -> anyhow::Result<()> {
     let vocab_size = config.model.vocab_size.unwrap_or_default();
     let shapes = model::parameter_shapes(&config.model, vocab_size);
     let mut tensors = run.model_tensors()?;
-    let tokenizer = run.tokenizer()?.saved();
+    let tokenizer = run.saved_tokenizer().clone();
     let bar = progress::items(shapes.len(), "tensors");
     let merged =
         Run::create_with_model(&args.runs.artifacts, &config, tokenizer, &shapes, |index| {

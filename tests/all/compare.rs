@@ -141,7 +141,10 @@ fn comparison() -> Comparison {
         version: "1".into(),
         date: "2026-01-01T00:00:00Z".into(),
         axis: Axis::Steps,
+        same_task: true,
         same_tokenizer: true,
+        same_validation: true,
+        same_text: true,
         whole: true,
         runs: vec![run("a"), run("b & <i>c</i>")],
         differences: Vec::new(),
@@ -247,6 +250,39 @@ fn what_is_compared_is_what_other_commands_say() {
     }
 }
 
+/// A page marks the best of what can be compared alone.
+#[test]
+fn what_runs_have_in_common_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let byte = ["--set", "tokenizer={\"kind\": \"byte\"}"];
+    succeed(&train(root, &[&["--run", "one"], &byte[..]].concat()));
+    succeed(&train(root, &[&["--run", "other", "--set", "seed=7"], &byte[..]].concat()));
+    fs::write(root.join("own.txt"), "one two three. ".repeat(60)).unwrap();
+    for (run, seed) in [("own", "seed=1"), ("again", "seed=2")] {
+        let own = ["--run", run, "--data", "own.txt", "--set", seed];
+        succeed(&emberlm(root, &[&["train"], &TINY[..], &byte, &own].concat()));
+    }
+    let encoder = ["--run", "encoder", "--set", "model.architecture=encoder"];
+    succeed(&train(root, &[&encoder[..], &byte].concat()));
+    // Task, tokenizer, validation split, text.
+    for (runs, expected) in [
+        (&["one", "one", "--quick"][..], [true, true, true, true]),
+        // Other seeds have other stories; a text is the same with any.
+        (&["one", "other", "--quick"], [true, true, false, false]),
+        (&["own", "again", "--quick"], [true, true, true, true]),
+        (&["one", "own", "--quick"], [true, true, false, false]),
+        (&["one", "own", "--text", "own.txt", "--max-tokens", "1"], [true, true, false, true]),
+        (&["one", "encoder", "--quick"], [false, true, true, true]),
+    ] {
+        let found = succeed(&emberlm(root, &[&["compare", "--json"], runs].concat()));
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let found = ["same_task", "same_tokenizer", "same_validation", "same_text"]
+            .map(|key| found[key].as_bool().unwrap());
+        assert_eq!(found, expected, "{runs:?}");
+    }
+}
+
 /// Of characters that are a byte each nats a token are nats a byte.
 #[test]
 fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
@@ -257,6 +293,7 @@ fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
         measures.iter().find(|it| it["name"] == name)?["value"].as_f64()
     };
     let bits = value(0, "loss").unwrap() / std::f64::consts::LN_2;
+    // Computed twice in f64, of numbers below ten: three operations that round.
     assert!((value(0, "bits a byte").unwrap() - bits).abs() < 1e-12);
     assert_eq!(value(1, "bits a byte"), None);
     let folder = tempfile::tempdir().unwrap();

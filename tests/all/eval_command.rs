@@ -102,6 +102,8 @@ fn results_are_lines_json_and_files_in_the_run() {
     assert!(folder.join("step-00000006-my-stride.csv").exists());
     let limited = json(&["--limit", "2", "--checkpoint", "3", "--output", "elsewhere"]);
     assert_eq!(limited["results"][0]["examples"], 64);
+    let of_part = measure(&limited["results"][0], "loss") / 2f64.ln();
+    assert!((measure(&limited["results"][0], "bits a byte") - of_part).abs() < 1e-9);
     assert!(RUNS.path().join("elsewhere/step-00000003-validation-limit2.json").exists());
     assert!(!folder.join("step-00000003-validation.json").exists());
     let whole = json(&["--checkpoint", "3"]);
@@ -161,7 +163,12 @@ fn questions_and_stories_are_shown_in_a_table() {
         }
     }
     let folder = RUNS.path().join("artifacts/stories/evaluations");
-    assert!(folder.join("step-00000006-piqa-lambada-stories.json").exists());
+    assert!(folder.join("step-00000006-piqa-lambada-stories4-seed3.json").exists());
+    // Of other stories another file has the results.
+    for (asked, name) in [(&["2"][..], "stories2-seed1"), (&["2", "--seed", "9"], "stories2-seed9")] {
+        json(&[&["--stories"], asked].concat());
+        assert!(folder.join(format!("step-00000006-{name}.json")).exists(), "{name}");
+    }
     let first = json(&["--task", tasks[0], "--limit", "2", "--stride", "8"]);
     assert_eq!(first["results"].as_array().unwrap().len(), 2, "the loss was asked for");
     assert_eq!(first["results"][1]["examples"], 2);

@@ -195,7 +195,7 @@ impl Evaluate<'_> {
             None => {
                 let text = self.text.iter().map(Text::name);
                 let tasks = self.questions.iter().map(|asked| asked.benchmark.name().to_owned());
-                let stories = self.stories.iter().map(|_| "stories".to_owned());
+                let stories = self.stories.iter().map(StoryTask::name);
                 // What is measured otherwise is kept beside it.
                 let EvalArgs { stride, limit, weights, .. } = self.args;
                 let stride = stride.map(|stride| format!("stride{stride}"));

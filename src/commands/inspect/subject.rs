@@ -117,8 +117,7 @@ impl Subject {
     }
 
     pub(super) fn task(&self) -> anyhow::Result<Task> {
-        let ids = self.tokenizer()?.vocab_size();
-        Ok(Task::new(self.config.model.architecture, ids, self.config.seed))
+        Ok(Task::of(&self.config, self.tokenizer()?.as_ref()))
     }
 
     /// The data that it is trained on.
