@@ -24,9 +24,9 @@ pub enum ArtifactError {
     #[error("the run {run} has no checkpoint of step {step}{}", known_steps(.known))]
     UnknownStep { run: String, step: usize, known: Vec<usize> },
     #[error(
-        "the run `{run}` has adapters and the configuration has none; merge it first with `emberlm merge {run} --name NEW`"
+        "the run {0} has adapters and the configuration has none; merge it first with `emberlm merge {0} --name NEW`", .path.display()
     )]
-    Adapters { run: String },
+    Adapters { path: PathBuf },
     #[error(transparent)]
     File(#[from] FileError),
     #[error("{} is not a valid configuration", .path.display())]

@@ -116,10 +116,11 @@ impl Run {
                     let (path, reason) = (path.join(CONFIG), "it is missing".into());
                     FileError::Damaged { path, reason }.into()
                 }
-                _ => ArtifactError::UnknownRun {
-                    name: name.into(),
-                    root: root.into(),
-                    known: run_names(root).unwrap_or_default(),
+                _ => match run_names(root) {
+                    Ok(known) => {
+                        ArtifactError::UnknownRun { name: name.into(), root: root.into(), known }
+                    }
+                    Err(error) => error,
                 },
             })?;
         files::verify(&path, CONFIG)?;
@@ -211,7 +212,7 @@ impl Run {
     ) -> Result<Model<B>, ArtifactError> {
         let (name, seed, config) = (&config.name, config.seed, &config.model);
         let added = match (&self.config.model.lora, &config.lora) {
-            (Some(_), None) => return Err(ArtifactError::Adapters { run: self.name.clone() }),
+            (Some(_), None) => return Err(ArtifactError::Adapters { path: self.path.clone() }),
             (None, Some(lora)) => Some(lora),
             _ => None,
         };

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::progress;
+use super::{advice, progress};
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::ImportArgs;
 use crate::config::{self, RunConfig};
@@ -56,10 +56,7 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         architecture.context_length,
     )?;
     writeln!(out, "run: {}", run.path().display())?;
-    let root = match args.runs.artifacts.as_os_str() == "artifacts" {
-        true => String::new(),
-        false => format!(" --artifacts {}", args.runs.artifacts.display()),
-    };
+    let root = advice::root(&args.runs.artifacts);
     if matches!(model.tokenizer, SavedTokenizer::Ids { .. }) {
         writeln!(out, "there is no tokenizer.json beside it: text is token ids, as in <1><2>")?;
         writeln!(out, "\ntry: emberlm logits {name} --tokens 1,2{root}")?;

@@ -14,13 +14,13 @@ pub(super) fn on_signal(heard: impl FnMut() + Send + 'static) -> anyhow::Result<
     listen(heard).context("cannot listen for Ctrl-C")
 }
 
-/// The first signal ends the work after its batch; the second ends the program at once.
-pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+/// The first signal asks the work to end, and `says` so; the second ends the program at once.
+pub(super) fn stop_on_signal(stop: Arc<AtomicBool>, says: &'static str) -> anyhow::Result<()> {
     on_signal(move || {
         if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(STOPPED);
         }
-        note(format_args!("stopping; once more to stop at once"));
+        note(format_args!("{says}; once more to stop at once"));
     })
 }
 

@@ -506,6 +506,34 @@ fn a_run_is_called_by_its_folder() {
     let text = succeed(&emberlm(folder.path(), &more));
     assert!(text.contains("more: emberlm generate old/renamed\n"), "{text}");
     succeed(&emberlm(folder.path(), &["generate", "old/renamed", "--max-tokens", "2"]));
+    let inspect = ["inspect", "old/renamed", "--json", "--shapes"];
+    let inside = succeed(&emberlm(folder.path(), &inspect));
+    let inside: serde_json::Value = serde_json::from_str(&inside).unwrap();
+    assert_eq!(inside["name"], "old/renamed");
+    // Elsewhere no name finds it, or that of another run.
+    let away = folder.path().join("disk/stories");
+    fs::create_dir(folder.path().join("disk")).unwrap();
+    fs::rename(path, &away).unwrap();
+    succeed(&train(folder.path(), &[]));
+    let resume = ["train", "--plain", "--resume", away.to_str().unwrap()];
+    let text = succeed(&emberlm(folder.path(), &[&resume[..], &["--set", "train.steps=8"]].concat()));
+    assert!(text.contains(&format!("more: emberlm generate {}\n", away.display())), "{text}");
+}
+
+/// Whether there is a run, nobody can say who cannot look.
+#[test]
+fn a_root_that_cannot_be_read_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("notes.md"), "").unwrap();
+    let output = emberlm(folder.path(), &["generate", "x", "--artifacts", "notes.md"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.starts_with("error: cannot read notes.md: "), "{message}");
+    // A configuration is looked into without any.
+    let config = ["inspect", "gpt2", "--shapes", "--artifacts", "notes.md"];
+    succeed(&emberlm(folder.path(), &config));
+    let neither = emberlm(folder.path(), &["inspect", "x", "--artifacts", "notes.md"]);
+    assert!(String::from_utf8_lossy(&neither.stderr).contains("cannot read notes.md"));
 }
 
 /// What a killed program has left is no run.

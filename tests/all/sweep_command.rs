@@ -391,13 +391,55 @@ fn a_trial_that_fails_is_told_and_ranked_last() {
     let file = path.join("artifacts/sweeps/mine/sweep.json");
     let mut kept = read(&file);
     kept["results"] = json!([]);
-    fs::write(file, kept.to_string()).unwrap();
+    fs::write(&file, kept.to_string()).unwrap();
     let output = emberlm(path, &["sweep", "mine.json", "--json"]);
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(told.contains("its loss over the validation split is not a number"), "{told}");
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("no trial could be ranked by its loss"), "{message}");
+
+    // A summary that cannot be read is not one that was never written, and what is no run of the
+    // sweep stays as it is.
+    let refused = |expected: &str| {
+        fs::write(&file, kept.to_string()).unwrap();
+        let output = emberlm(path, &["sweep", "mine.json", "--json"]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+    };
+    let run = path.join("artifacts/mine-001");
+    fs::write(run.join("summary.json"), "{").unwrap();
+    refused("mine-001/summary.json is damaged");
+    fs::remove_dir_all(&run).unwrap();
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("notes.txt"), "mine").unwrap();
+    refused("there is no run `mine-001`");
+    assert_eq!(fs::read_to_string(run.join("notes.txt")).unwrap(), "mine");
+}
+
+/// As on a disk that is full: what the others have learned is worth waiting for.
+#[test]
+fn a_sweep_that_fails_waits_for_the_trials_at_work() {
+    let search = json!({ "train.steps": [200, 100_000] });
+    let more = json!({ "train.checkpoint_every": 20, "train.evaluate_every": 100 });
+    let folder = folder(&search, &json!({ "kind": "grid" }), &more);
+    let path = folder.path();
+    let child = start(path, &["--parallel", "2"]);
+    has_checkpoint(path, "mine-001");
+    has_checkpoint(path, "mine-002");
+    // A folder has no file written over it.
+    let file = path.join("artifacts/sweeps/mine/sweep.json");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("sweep.json"), "{message}");
+    assert_eq!(summary(path, "mine-001")["steps"], 200);
+    let steps = summary(path, "mine-002")["steps"].as_u64().unwrap();
+    let checkpoint = format!("artifacts/mine-002/checkpoints/step-{steps:08}");
+    assert!(steps < 100_000 && path.join(checkpoint).exists());
 }
 
 #[test]

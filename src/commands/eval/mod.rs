@@ -42,7 +42,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
         );
     }
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(stop.clone())?;
+    stop_on_signal(stop.clone(), "stopping")?;
     // All that is asked for, before a model is loaded.
     let questions =
         args.task.iter().map(|asked| Questions::read(asked, &args, &run, &tokenizer, &stop));
