@@ -1,8 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::TensorError;
 use crate::config::ConfigError;
-use crate::files::FileError;
+use crate::files::{FileError, NamesFile};
 use crate::model::ModelError;
 use crate::tokenizer::TokenizerError;
 
@@ -35,6 +35,15 @@ pub enum ArtifactError {
     Tokenizer { path: PathBuf, source: TokenizerError },
     #[error("{} does not fit the run's configuration", .path.display())]
     Model { path: PathBuf, source: ModelError },
+}
+
+impl NamesFile for ArtifactError {
+    fn moved(self, from: &Path, to: &Path) -> Self {
+        match self {
+            Self::File(error) => Self::File(error.moved(from, to)),
+            other => other,
+        }
+    }
 }
 
 impl From<TensorError> for ArtifactError {

@@ -3,7 +3,10 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use super::signals::{finished, stop_on_signal, unless_stopped};
 use super::{advice, progress};
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::ImportArgs;
@@ -28,19 +31,22 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         .with_context(|| format!("{} cannot be imported", folder.display()))?;
     let config = run_config(&name, &model)?;
     let shapes = model.shapes().to_vec();
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(stop.clone(), "stopping")?;
     let bar = progress::items(shapes.len(), "tensors");
     let run = Run::create_with_model(
         &args.runs.artifacts,
         &config,
         model.tokenizer.clone(),
         &shapes,
-        |index| {
+        |index| -> Result<_, InteropError> {
+            unless_stopped(&stop, &path)?;
             bar.inc(1);
             model.read(index).map(Cow::Owned)
         },
-    )
-    .map_err(|error: InteropError| error)
-    .with_context(|| format!("{} cannot be imported", folder.display()))?;
+    );
+    let run = finished(&stop, run)
+        .with_context(|| format!("{} cannot be imported", folder.display()))?;
     bar.finish_and_clear();
 
     let architecture = &config.model;
