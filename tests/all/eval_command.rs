@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 use tempfile::TempDir;
 
 use crate::command_line::{SHORT, TINY, emberlm, succeed, train};
+#[cfg(target_os = "linux")]
+use crate::command_line::{command, listens, signal};
 
 /// Runs of a few steps on the built-in stories: by bytes, by characters, and of other architectures.
 static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
@@ -319,29 +321,14 @@ fn stories_are_judged_during_training() {
     }
 }
 
-/// Whether a program has said yet what it does at SIGINT.
-#[cfg(target_os = "linux")]
-fn listens(child: &std::process::Child) -> bool {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-    u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << 1) != 0
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_ends_an_evaluation_and_nothing_is_kept() {
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["eval", "stories", "--stories", "1000000", "--name", "stopped"])
-        .current_dir(RUNS.path())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    while !listens(&child) {
-        assert!(child.try_wait().unwrap().is_none(), "a million stories take longer");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    let id = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let args = ["eval", "stories", "--stories", "1000000", "--name", "stopped"];
+    let mut child =
+        command(RUNS.path(), &args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    listens(&mut child);
+    signal(child.id(), "-INT");
     let mut message = String::new();
     child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{message}");

@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::command_line::{emberlm, refused, stdout};
+use crate::command_line::{command, emberlm, refused, stdout};
 use crate::support::shared;
 
 const NO_SHARDS: u64 = u64::MAX;
@@ -285,10 +285,7 @@ fn a_killed_preparation_leaves_nothing_wrong() {
     let done = emberlm(folder.path(), &[&args[..], &["whole"]].concat());
     assert!(done.status.success(), "{done:?}");
     for milliseconds in [20, 80, 200, 350] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-            .args(args)
-            .arg("killed")
-            .current_dir(folder.path())
+        let mut child = command(folder.path(), &[&args[..], &["killed"]].concat())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -656,9 +653,8 @@ fn text_is_read_from_wherever_it_is() {
     let path = folder.path();
     let text = "first document<sep>\nsecond one<sep>a third\nof two lines<sep>first document";
     fs::write(path.join("a.txt"), text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["prepare", "-", "--separator", "<sep>", "--tokenizer", "byte", "--out", "piped"])
-        .current_dir(path)
+    let args = ["prepare", "-", "--separator", "<sep>", "--tokenizer", "byte", "--out", "piped"];
+    let mut child = command(path, &args)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()

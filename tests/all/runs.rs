@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::command_line::{emberlm, succeed, train};
+#[cfg(unix)]
+use crate::command_line::signal;
+use crate::command_line::{SHORT, TINY, command, emberlm, succeed, train};
 use crate::support::copy_folder;
 
 fn read(path: &Path) -> Value {
@@ -211,8 +213,8 @@ fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
         let script = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$@\"");
         let args = [
             &["-c", &script, "sh", env!("CARGO_BIN_EXE_emberlm"), "train", "--run", run],
-            &crate::command_line::TINY[..],
-            &crate::command_line::SHORT[..],
+            &TINY[..],
+            &SHORT[..],
             &["--set", set],
         ]
         .concat();
@@ -282,20 +284,15 @@ fn a_model_comes_back_from_disk_with_the_same_values() {
 fn an_interrupted_run_keeps_what_it_learned() {
     use std::io::{BufRead, BufReader, Read};
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .arg("train")
-        .args(crate::command_line::TINY)
-        .args(crate::command_line::SHORT)
-        .args(["--set", "train.steps=1000000", "--set", "train.evaluate_every=1000000"])
-        .current_dir(folder.path())
+    let long = ["--set", "train.steps=1000000", "--set", "train.evaluate_every=1000000"];
+    let mut child = command(folder.path(), &[&["train"], &TINY[..], &SHORT, &long].concat())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     lines.find(|line| line.as_ref().unwrap().starts_with("step")).unwrap().unwrap();
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    signal(child.id(), "-INT");
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     let mut message = String::new();
     child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
