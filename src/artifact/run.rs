@@ -20,8 +20,9 @@ use crate::train::RunState;
 pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = "lock";
-/// Much longer than [`Run::is_being_trained`] holds a lock.
-const GLANCE: Duration = Duration::from_millis(200);
+/// Much longer than [`Run::is_being_trained`] holds a lock, on a machine with other work to do, too.
+/// Only who is about to be told that a run is busy waits so long.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// A run directory.
 #[derive(Debug, Clone)]
@@ -313,7 +314,7 @@ impl Run {
         loop {
             match lock()? {
                 Some(file) => return Ok(file),
-                None if begun.elapsed() < GLANCE => std::thread::sleep(GLANCE / 10),
+                None if begun.elapsed() < GLANCE => std::thread::sleep(GLANCE / 100),
                 None => return Err(ArtifactError::Busy { path: self.path.clone() }),
             }
         }

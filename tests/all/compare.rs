@@ -392,6 +392,9 @@ fn what_cannot_be_compared_is_one_line() {
     refused(&["narrow", "--html", "no/such.html"], "there is no folder no");
     refused(&["narrow", "--svg", "artifacts"], "artifacts is a folder; name a file");
     refused(&["narrow", "--text", "no.txt"], "no.txt");
+    // Nobody can write there, and that is found before anything is told.
+    #[cfg(target_os = "linux")]
+    refused(&["narrow", "--quick", "--png", "/proc/e.png"], "cannot write /proc/e.png");
     refused(&["narrow", "--temperature", "-1"], "temperature");
     refused(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
 }

@@ -236,6 +236,8 @@ fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
         message.contains("the checkpoint of step 3 could not be saved: cannot write"),
         "{message}"
     );
+    let place = "artifacts/part/checkpoints/step-00000003/model.safetensors";
+    assert!(message.contains(place), "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
     assert_eq!(message.matches("os error").count(), 1, "the cause is told once: {message}");
     let checkpoints = folder.path().join("artifacts/part/checkpoints");

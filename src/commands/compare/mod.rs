@@ -176,7 +176,7 @@ fn write_files(
     for (path, bytes) in files {
         files::write_whole(path, |file| file.write_all(&bytes))?;
         let length = fs::metadata(path).map(|found| found.len()).unwrap_or_default();
-        let size = super::size::size(length);
+        let size = super::figures::size(length);
         note(format_args!("written: {} ({size})", path.display()));
     }
     Ok(())
