@@ -100,8 +100,8 @@ pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// Makes a folder beside its place, and moves it there with all that is written into it, or not at
-/// all. A folder that is there already must be empty, and is filled: it may be a link, or a disk of
-/// its own.
+/// all. An empty folder that is there already is filled: it may be a link, or a disk of its own. One
+/// with something in it must be gone when `write` has ended.
 ///
 /// # Errors
 /// Whatever `write` refuses, [`ErrorKind::DirectoryNotEmpty`], or a disk that cannot be written;
@@ -111,10 +111,7 @@ pub fn write_folder<T, E: NamesFile>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
-    let is_there = path.is_dir();
-    if is_there && !names(path)?.is_empty() {
-        return Err(write_error(path)(ErrorKind::DirectoryNotEmpty.into()).into());
-    }
+    let is_there = path.is_dir() && names(path)?.is_empty();
     let folder = if is_there { path } else { folder_of(path) };
     // Removed with all it holds where anything below fails.
     let part = part(0o777).tempdir_in(folder).map_err(write_error(folder))?;
