@@ -234,6 +234,7 @@ fn what_is_compared_is_what_other_commands_say() {
             measures.into_iter().find(|it| it["name"] == key).unwrap()["value"].as_f64().unwrap()
         };
         let (measured, expected) = (&run["measured"], &evaluated["results"][0]);
+        assert_eq!(measured["protocol"], expected["protocol"]);
         for key in ["loss", "perplexity", "bits a byte", "top-1 accuracy", "top-5 accuracy"] {
             assert_eq!(value(measured, key), value(expected, key), "{name}: {key}");
         }
@@ -296,6 +297,11 @@ fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
     // Computed twice in f64, of numbers below ten: three operations that round.
     assert!((value(0, "bits a byte").unwrap() - bits).abs() < 1e-12);
     assert_eq!(value(1, "bits a byte"), None);
+    // Each is measured, and said to be, as its architecture has learned.
+    let protocol = |run: usize| found["runs"][run]["measured"]["protocol"].as_str().unwrap();
+    let windows = "windows of 32 that follow each other; the first 3 of them";
+    assert!(protocol(0).ends_with(windows), "{found}");
+    assert!(protocol(1).starts_with("15% of the tokens, from all others"), "{found}");
     let folder = tempfile::tempdir().unwrap();
     succeed(&train(folder.path(), &["--run", "characters"]));
     let bytes = ["--run", "bytes", "--set", "tokenizer={\"kind\": \"byte\"}"];
