@@ -21,10 +21,15 @@ pub enum FileError {
     Damaged { path: PathBuf, reason: String },
 }
 
-impl FileError {
+/// An error that may be one of a file.
+pub trait NamesFile: From<FileError> {
     /// The same of a file that would have been moved with its folder.
     #[must_use]
-    pub fn moved(mut self, from: &Path, to: &Path) -> Self {
+    fn moved(self, from: &Path, to: &Path) -> Self;
+}
+
+impl NamesFile for FileError {
+    fn moved(mut self, from: &Path, to: &Path) -> Self {
         let (Self::Write { path, .. } | Self::Read { path, .. } | Self::Damaged { path, .. }) =
             &mut self;
         if let Ok(within) = path.strip_prefix(from) {
@@ -95,21 +100,48 @@ pub fn beside(path: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// Makes a folder beside its place, and moves it there with all that is written into it, or not at
-/// all. What is there already must be an empty folder, or nothing.
+/// all. An empty folder that is there already is filled: it may be a link, or a disk of its own. One
+/// with something in it must be gone when `write` has ended.
 ///
 /// # Errors
-/// Whatever `write` refuses, or a disk that cannot be written; then the place is as it was.
-pub fn write_folder<T, E: From<FileError>>(
+/// Whatever `write` refuses, [`ErrorKind::DirectoryNotEmpty`], or a disk that cannot be written;
+/// then the place is as it was. Where only the last step has failed, that of syncing it, the folder
+/// is there, and may not outlive a power cut.
+pub fn write_folder<T, E: NamesFile>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
-    let folder = folder_of(path);
+    let is_there = path.is_dir() && names(path)?.is_empty();
+    let folder = if is_there { path } else { folder_of(path) };
     // Removed with all it holds where anything below fails.
     let part = part(0o777).tempdir_in(folder).map_err(write_error(folder))?;
-    let written = write(part.path())?;
-    fs::rename(part.path(), path).and_then(|()| sync_folder(folder)).map_err(write_error(path))?;
-    let _renamed = part.keep();
+    let written = write(part.path()).map_err(|error| error.moved(part.path(), path))?;
+    if is_there {
+        move_files(part.path(), path)?;
+        part.close().map_err(write_error(path))?;
+    } else {
+        fs::rename(part.path(), path).map_err(write_error(path))?;
+        let _renamed = part.keep();
+    }
+    sync_folder(folder).map_err(write_error(path))?;
     Ok(written)
+}
+
+/// Moves all that is in a folder into another, or nothing.
+fn move_files(from: &Path, to: &Path) -> Result<(), FileError> {
+    let mut moved = Vec::new();
+    for name in names(from)? {
+        let (part, whole) = (from.join(&name), to.join(&name));
+        if let Err(error) = fs::rename(&part, &whole) {
+            for (part, whole) in moved {
+                // Best effort: the error that matters is the first one.
+                let _ = fs::rename(whole, part);
+            }
+            return Err(write_error(&whole)(error));
+        }
+        moved.push((part, whole));
+    }
+    Ok(())
 }
 
 /// What is temporary is private; here it becomes a file or a folder like any other.
@@ -124,7 +156,8 @@ fn part(_mode: u32) -> Builder<'static, 'static> {
     builder
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a file or a folder is in.
+pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
 

@@ -1,8 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::TensorError;
 use crate::config::ConfigError;
-use crate::files::FileError;
+use crate::files::{FileError, NamesFile};
 use crate::model::ModelError;
 use crate::tokenizer::TokenizerError;
 
@@ -24,9 +24,9 @@ pub enum ArtifactError {
     #[error("the run {run} has no checkpoint of step {step}{}", known_steps(.known))]
     UnknownStep { run: String, step: usize, known: Vec<usize> },
     #[error(
-        "the run `{run}` has adapters and the configuration has none; merge it first with `emberlm merge {run} --name NEW`"
+        "the run {0} has adapters and the configuration has none; merge it first with `emberlm merge {0} --name NEW`", .path.display()
     )]
-    Adapters { run: String },
+    Adapters { path: PathBuf },
     #[error(transparent)]
     File(#[from] FileError),
     #[error("{} is not a valid configuration", .path.display())]
@@ -35,6 +35,15 @@ pub enum ArtifactError {
     Tokenizer { path: PathBuf, source: TokenizerError },
     #[error("{} does not fit the run's configuration", .path.display())]
     Model { path: PathBuf, source: ModelError },
+}
+
+impl NamesFile for ArtifactError {
+    fn moved(self, from: &Path, to: &Path) -> Self {
+        match self {
+            Self::File(error) => Self::File(error.moved(from, to)),
+            other => other,
+        }
+    }
 }
 
 impl From<TensorError> for ArtifactError {

@@ -1,12 +1,12 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ArtifactError;
-use crate::files::{self, read_error, write_error};
+use crate::files::{self, FileError, read_error, write_error};
 use crate::train::{self, MlflowRun};
 
 const LINES: &str = "metrics.jsonl";
@@ -237,9 +237,11 @@ impl History {
     /// # Errors
     /// A summary that is damaged.
     pub fn summary_so_far(&self) -> Result<Option<Summary>, ArtifactError> {
-        match self.run.join(SUMMARY).exists() {
-            true => self.summary().map(Some),
-            false => Ok(None),
+        match files::read_json(&self.run.join(SUMMARY)) {
+            Ok(summary) => Ok(Some(summary)),
+            // What goes on forgets it, at any moment.
+            Err(FileError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::checkpoints::{MODEL, STATE};
 use super::{ArtifactError, Checkpoints, History, Segment, TensorFile, segments, stream_tensors};
 use crate::config::{self, ModelConfig, RunConfig};
 use crate::data::Task;
-use crate::files::{self, FileError, LockedFile, write_error};
+use crate::files::{self, FileError, LockedFile, NamesFile, write_error};
 use crate::model::{self, Initializer, Model, ModelError};
 use crate::tokenizer::{SavedTokenizer, Tokenizer};
 use crate::train::RunState;
@@ -19,8 +20,9 @@ use crate::train::RunState;
 pub(super) const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const LOCK: &str = "lock";
-/// Much longer than [`Run::is_being_trained`] holds a lock.
-const GLANCE: Duration = Duration::from_millis(200);
+/// Much longer than [`Run::is_being_trained`] holds a lock, on a machine with other work to do, too.
+/// Only who is about to be told that a run is busy waits so long.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// A run directory.
 #[derive(Debug, Clone)]
@@ -50,48 +52,61 @@ impl Run {
     ///
     /// # Errors
     /// [`ArtifactError::Exists`], a disk that cannot be written, or whatever `values` refuses.
-    pub fn create_with_model<'a, E: From<ArtifactError> + From<FileError>>(
+    pub fn create_with_model<'a, E: From<ArtifactError>>(
         root: &Path,
         config: &RunConfig,
         tokenizer: SavedTokenizer,
         shapes: &[(String, Vec<usize>)],
-        values: impl FnMut(usize) -> Result<Cow<'a, TensorData>, E>,
+        mut values: impl FnMut(usize) -> Result<Cow<'a, TensorData>, E>,
     ) -> Result<Self, E> {
         Self::write_new(root, config, tokenizer, |part| {
             let folder = Checkpoints::new(part, 1).path(0);
             fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-            stream_tensors(&folder.join(MODEL), shapes, HashMap::new(), values)?;
+            stream_tensors(&folder.join(MODEL), shapes, HashMap::new(), |index| {
+                values(index).map_err(Failed::Other)
+            })?;
             files::write_json(&folder.join(STATE), &RunState::default())?;
             Ok(files::write_checksums(&folder, &[MODEL, STATE])?)
         })
     }
 
     /// The folder of a run, with what `model` writes into it.
-    fn write_new<E: From<ArtifactError> + From<FileError>>(
+    fn write_new<E: From<ArtifactError>>(
         root: &Path,
         config: &RunConfig,
         tokenizer: SavedTokenizer,
-        model: impl FnOnce(&Path) -> Result<(), E>,
+        model: impl FnOnce(&Path) -> Result<(), Failed<E>>,
     ) -> Result<Self, E> {
         let path = root.join(&config.name);
         if path.exists() {
             return Err(ArtifactError::Exists { path }.into());
         }
         let is_new = !root.exists();
-        fs::create_dir_all(root).map_err(write_error(root))?;
+        fs::create_dir_all(root).map_err(write_error(root)).map_err(ArtifactError::from)?;
         let run = Self { name: config.name.clone(), config: config.clone(), tokenizer, path };
         let written = files::write_folder(&run.path, |part| {
             model(part)?;
-            let written = files::write_json(&part.join(CONFIG), &run.config)
-                .and_then(|()| files::write_json(&part.join(TOKENIZER), &run.tokenizer))
-                .and_then(|()| files::write_checksums(part, &[CONFIG, TOKENIZER]));
-            Ok(written.map_err(|error| error.moved(part, &run.path))?)
+            files::write_json(&part.join(CONFIG), &run.config)?;
+            files::write_json(&part.join(TOKENIZER), &run.tokenizer)?;
+            Ok(files::write_checksums(part, &[CONFIG, TOKENIZER])?)
         });
         if written.is_err() && is_new {
             // Best effort: the error that matters is the first one.
             let _ = fs::remove_dir(root);
         }
-        written.map(|()| run)
+        match written {
+            Ok(()) => Ok(run),
+            Err(Failed::Other(error)) => Err(error),
+            // Another program was faster.
+            Err(Failed::Own(ArtifactError::File(FileError::Write { path, source })))
+                if path == run.path
+                    && [ErrorKind::DirectoryNotEmpty, ErrorKind::AlreadyExists]
+                        .contains(&source.kind()) =>
+            {
+                Err(ArtifactError::Exists { path }.into())
+            }
+            Err(Failed::Own(error)) => Err(error.into()),
+        }
     }
 
     /// The first of `name`, `name-2`, `name-3`, .. that no run has yet.
@@ -116,10 +131,11 @@ impl Run {
                     let (path, reason) = (path.join(CONFIG), "it is missing".into());
                     FileError::Damaged { path, reason }.into()
                 }
-                _ => ArtifactError::UnknownRun {
-                    name: name.into(),
-                    root: root.into(),
-                    known: run_names(root).unwrap_or_default(),
+                _ => match run_names(root) {
+                    Ok(known) => {
+                        ArtifactError::UnknownRun { name: name.into(), root: root.into(), known }
+                    }
+                    Err(error) => error,
                 },
             })?;
         files::verify(&path, CONFIG)?;
@@ -160,10 +176,14 @@ impl Run {
             .map_err(|source| ArtifactError::Tokenizer { path: self.path.join(TOKENIZER), source })
     }
 
+    /// The tokenizer as it is kept.
+    pub fn saved_tokenizer(&self) -> &SavedTokenizer {
+        &self.tokenizer
+    }
+
     /// What the model does, with the run's tokenizer.
     pub fn task(&self, tokenizer: &dyn Tokenizer) -> Task {
-        let RunConfig { model, seed, .. } = &self.config;
-        Task::new(model.architecture, tokenizer.vocab_size(), *seed)
+        Task::of(&self.config, tokenizer)
     }
 
     pub fn history(&self) -> History {
@@ -207,7 +227,7 @@ impl Run {
     ) -> Result<Model<B>, ArtifactError> {
         let (name, seed, config) = (&config.name, config.seed, &config.model);
         let added = match (&self.config.model.lora, &config.lora) {
-            (Some(_), None) => return Err(ArtifactError::Adapters { run: self.name.clone() }),
+            (Some(_), None) => return Err(ArtifactError::Adapters { path: self.path.clone() }),
             (None, Some(lora)) => Some(lora),
             _ => None,
         };
@@ -294,7 +314,7 @@ impl Run {
         loop {
             match lock()? {
                 Some(file) => return Ok(file),
-                None if begun.elapsed() < GLANCE => std::thread::sleep(GLANCE / 10),
+                None if begun.elapsed() < GLANCE => std::thread::sleep(GLANCE / 100),
                 None => return Err(ArtifactError::Busy { path: self.path.clone() }),
             }
         }
@@ -346,6 +366,27 @@ impl Run {
             files::remove_parts(&folder)?;
         }
         self.history().forget_after(step)
+    }
+}
+
+/// Why a run cannot be made: by itself, or because of what it is asked to hold.
+enum Failed<E> {
+    Own(ArtifactError),
+    Other(E),
+}
+
+impl<E> From<FileError> for Failed<E> {
+    fn from(error: FileError) -> Self {
+        Self::Own(error.into())
+    }
+}
+
+impl<E> NamesFile for Failed<E> {
+    fn moved(self, from: &Path, to: &Path) -> Self {
+        match self {
+            Self::Own(error) => Self::Own(error.moved(from, to)),
+            Self::Other(error) => Self::Other(error),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod cpu;
 #[cfg(feature = "cubecl")]
 mod cube;
 mod device;
+mod host;
 mod kernels;
 // With the code that is not safe, but of use to every backend.
 #[path = "cpu/memory.rs"]
@@ -27,6 +28,7 @@ use device::Devices;
 pub use device::{
     DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
 };
+pub use host::on_host;
 pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Products, Scaling, Sight, Turn};
 pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
 pub use operands::{AttentionOptions, Documents, LossTerms, Rotation};

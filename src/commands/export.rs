@@ -1,7 +1,11 @@
 use anyhow::{Context, bail};
+use std::error::Error;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::progress;
+use super::signals::{finished, stop_on_signal, unless_stopped};
 use crate::artifact::Run;
 use crate::cli::ExportArgs;
 use crate::interop::Export;
@@ -29,18 +33,22 @@ pub(super) fn run(args: ExportArgs) -> anyhow::Result<()> {
 fn to_huggingface(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
     let export = Export::new(&run.config().model.without_adapters())?;
     let mut weights = run.model_tensors()?;
-    let saved = run.tokenizer()?.saved();
+    let saved = run.saved_tokenizer();
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(stop.clone(), "stopping")?;
     let bar = progress::items(0, "tensors");
-    let left_out = export.write(&args.path, &mut weights, &saved, &mut |done, of| {
+    let left_out = export.write(&args.path, &mut weights, saved, &mut |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
-    })?;
+        unless_stopped(&stop, &args.path)
+    });
+    let left_out = finished(&stop, left_out)?;
     bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: exported as {}", run.name(), export.class())?;
     if let Some(reason) = left_out {
         writeln!(out, "tokenizer.json was left out: {reason}")?;
-    } else if let Some(note) = export.tokenizer_note(&saved) {
+    } else if let Some(note) = export.tokenizer_note(saved) {
         writeln!(out, "note: {note}")?;
     }
     writeln!(out, "folder: {}", args.path.display())?;
@@ -49,14 +57,18 @@ fn to_huggingface(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
 
 fn to_gguf(run: &Run, args: &ExportArgs, data_type: DataType) -> anyhow::Result<()> {
     let mut weights = run.model_tensors()?;
-    let saved = run.tokenizer()?.saved();
     let config = &run.config().model.without_adapters();
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(stop.clone(), "stopping")?;
     let bar = progress::items(weights.names().count(), "tensors");
-    let read = |name: &str| {
+    let read = |name: &str| -> Result<_, Box<dyn Error + Send + Sync>> {
+        unless_stopped(&stop, &args.path)?;
         bar.inc(1);
-        weights.read(name)
+        Ok(weights.read(name)?)
     };
-    let written = gguf::write(&args.path, run.name(), config, read, &saved, data_type)?;
+    let saved = run.saved_tokenizer();
+    let written = gguf::write(&args.path, run.name(), config, read, saved, data_type);
+    let written = finished(&stop, written)?;
     bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: exported for llama.cpp's {}", run.name(), written.architecture)?;

@@ -3,8 +3,11 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use super::progress;
+use super::signals::{finished, stop_on_signal, unless_stopped};
+use super::{advice, progress};
 use crate::artifact::{ArtifactError, Run};
 use crate::cli::ImportArgs;
 use crate::config::{self, RunConfig};
@@ -28,19 +31,22 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         .with_context(|| format!("{} cannot be imported", folder.display()))?;
     let config = run_config(&name, &model)?;
     let shapes = model.shapes().to_vec();
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(stop.clone(), "stopping")?;
     let bar = progress::items(shapes.len(), "tensors");
     let run = Run::create_with_model(
         &args.runs.artifacts,
         &config,
         model.tokenizer.clone(),
         &shapes,
-        |index| {
+        |index| -> Result<_, InteropError> {
+            unless_stopped(&stop, &path)?;
             bar.inc(1);
             model.read(index).map(Cow::Owned)
         },
-    )
-    .map_err(|error: InteropError| error)
-    .with_context(|| format!("{} cannot be imported", folder.display()))?;
+    );
+    let run = finished(&stop, run)
+        .with_context(|| format!("{} cannot be imported", folder.display()))?;
     bar.finish_and_clear();
 
     let architecture = &config.model;
@@ -56,10 +62,7 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         architecture.context_length,
     )?;
     writeln!(out, "run: {}", run.path().display())?;
-    let root = match args.runs.artifacts.as_os_str() == "artifacts" {
-        true => String::new(),
-        false => format!(" --artifacts {}", args.runs.artifacts.display()),
-    };
+    let root = advice::root(&args.runs.artifacts);
     if matches!(model.tokenizer, SavedTokenizer::Ids { .. }) {
         writeln!(out, "there is no tokenizer.json beside it: text is token ids, as in <1><2>")?;
         writeln!(out, "\ntry: emberlm logits {name} --tokens 1,2{root}")?;

@@ -5,9 +5,8 @@ use std::io::Write;
 
 use super::weights::{check, stored};
 use crate::artifact::Run;
-use crate::backend::{self, BackendKind, Job, TrainBackend};
+use crate::backend::{self, BackendKind, Job, TrainBackend, on_host};
 use crate::cli::{LogitsArgs, WeightArgs};
-use crate::generate::on_host;
 use crate::model::{Model, Positions};
 
 /// Columns of the table.

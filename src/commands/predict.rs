@@ -5,10 +5,10 @@ use std::io::Write;
 
 use super::weights::{check, stored};
 use crate::artifact::Run;
-use crate::backend::{self, BackendKind, Job, TrainBackend};
+use crate::backend::{self, BackendKind, Job, TrainBackend, on_host};
 use crate::cli::PredictArgs;
 use crate::data::Task;
-use crate::generate::{LogProbabilities, begun, on_host};
+use crate::generate::{LogProbabilities, begun};
 use crate::model::{Model, Positions};
 use crate::tokenizer::Tokenizer;
 

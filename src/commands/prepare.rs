@@ -28,7 +28,7 @@ const STORIES: [(&str, usize, u64); 2] = [("train.jsonl", 20_000, 0), ("validati
 
 pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(stop.clone())?;
+    stop_on_signal(stop.clone(), "stopping")?;
     let text = Text::find(&args, &stop)?;
     if stop.load(Ordering::Relaxed) {
         text.leave();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::progress::note;
-use super::size::{count, size};
+use super::figures::{count, size};
 use crate::artifact::{ArtifactError, Run, run_names};
 use crate::cli::{ListRunsArgs, RunOrder};
 use crate::files::folder_size;

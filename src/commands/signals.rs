@@ -1,10 +1,13 @@
 //! What asks a command to end: Ctrl-C, SIGTERM, or the end of its terminal.
 
 use anyhow::Context;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::progress::note;
+use crate::files::{FileError, write_error};
 
 /// The exit code of a program that Ctrl-C has ended.
 pub(super) const STOPPED: i32 = 130;
@@ -14,14 +17,32 @@ pub(super) fn on_signal(heard: impl FnMut() + Send + 'static) -> anyhow::Result<
     listen(heard).context("cannot listen for Ctrl-C")
 }
 
-/// The first signal ends the work after its batch; the second ends the program at once.
-pub(super) fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+/// The first signal asks the work to end, and `says` so; the second ends the program at once.
+pub(super) fn stop_on_signal(stop: Arc<AtomicBool>, says: &'static str) -> anyhow::Result<()> {
     on_signal(move || {
         if stop.swap(true, Ordering::Relaxed) {
             std::process::exit(STOPPED);
         }
-        note(format_args!("stopping; once more to stop at once"));
+        note(format_args!("{says}; once more to stop at once"));
     })
+}
+
+/// An error once a signal has come: what is being written at a place is not finished then, and
+/// nothing of it stays.
+pub(super) fn unless_stopped(stop: &AtomicBool, path: &Path) -> Result<(), FileError> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(write_error(path)(ErrorKind::Interrupted.into())),
+        false => Ok(()),
+    }
+}
+
+/// Ends the program where a signal has kept work from its end.
+pub(super) fn finished<T, E>(stop: &AtomicBool, work: Result<T, E>) -> Result<T, E> {
+    if work.is_err() && stop.load(Ordering::Relaxed) {
+        note(format_args!("stopped; nothing is kept"));
+        std::process::exit(STOPPED);
+    }
+    work
 }
 
 #[cfg(unix)]

@@ -9,6 +9,7 @@ use super::permutation::mix;
 use super::{Pair, Split, SplitTokens, TokenStream, Window};
 use crate::config::Architecture;
 use crate::config::Packing;
+use crate::config::RunConfig;
 use crate::tokenizer::Tokenizer;
 
 /// What a model of some architecture is asked, and with which tokens beyond its tokenizer's.
@@ -53,12 +54,25 @@ impl Task {
         }
     }
 
+    /// The token that begins every text of a model, where it is not the tokenizer's.
+    pub fn begin(self) -> Option<u32> {
+        match self {
+            Self::Translation { begin, .. } => Some(begin),
+            Self::NextToken | Self::MaskedTokens { .. } => None,
+        }
+    }
+
     /// The token that ends every text of a model, where there is one.
     pub fn end(self, tokenizer: &dyn Tokenizer) -> Option<u32> {
         match self {
             Self::Translation { end, .. } => Some(end),
             Self::NextToken | Self::MaskedTokens { .. } => tokenizer.end_of_text(),
         }
+    }
+
+    /// That of a whole recipe.
+    pub fn of(config: &RunConfig, tokenizer: &dyn Tokenizer) -> Self {
+        Self::new(config.model.architecture, tokenizer.vocab_size(), config.seed)
     }
 
     /// Ids beyond the tokenizer's.

@@ -36,6 +36,9 @@ pub struct HeldOut {
     places: Vec<ScoredPlace>,
     /// Whether windows have been left out.
     is_part: bool,
+    /// Of a window, in inputs.
+    context_length: usize,
+    stride: Option<usize>,
 }
 
 /// What a model makes of a text.
@@ -88,7 +91,28 @@ impl HeldOut {
             }
             (Some(_), _, _) => return Err(HeldOutError::NotNextToken),
         };
-        Ok(Self { split, task, places, is_part: false })
+        Ok(Self { split, task, places, is_part: false, context_length, stride })
+    }
+
+    /// How it is measured, in words.
+    pub fn protocol(&self) -> String {
+        let length = self.context_length;
+        let mut protocol = match (self.task, self.stride) {
+            (Task::NextToken, None) => format!(
+                "each token but the first once, from those before it in windows of {length} that follow each other"
+            ),
+            (Task::NextToken, Some(stride)) => format!(
+                "each token but the first once, from those before it in windows of {length}, {stride} apart"
+            ),
+            (Task::MaskedTokens { .. }, _) => {
+                format!("15% of the tokens, from all others in windows of {length}")
+            }
+            (Task::Translation { .. }, _) => "each token of a target, from its source".into(),
+        };
+        if self.is_part {
+            protocol += &format!("; the first {} of them", self.len());
+        }
+        protocol
     }
 
     /// No more than the first windows.

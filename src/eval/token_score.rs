@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, on_host};
 use crate::data::TokenBatch;
-use crate::generate::{LogProbabilities, on_host};
+use crate::generate::LogProbabilities;
 use crate::model::Model;
 use crate::train::LanguageModel;
 

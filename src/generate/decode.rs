@@ -101,13 +101,6 @@ pub(super) fn batch<B: Backend>(rows: &[&[u32]], device: &B::Device) -> Tensor<B
     Tensor::from_data(TensorData::new(ids, shape), device)
 }
 
-/// All numbers of a tensor, row after row. Of a vocabulary's logits there are many: they are copied
-/// as they are, not one by one.
-pub fn on_host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
-    let data = tensor.into_data().convert::<f32>();
-    data.into_vec().expect("it has just been converted")
-}
-
 /// A prompt after the token that a model has learned to begin with, where it has learned one and
 /// the prompt does not begin with it already.
 pub fn begun(tokenizer: &dyn Tokenizer, mut prompt: Vec<u32>) -> Vec<u32> {

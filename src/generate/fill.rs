@@ -1,6 +1,6 @@
-use super::decode::{batch, on_host};
+use super::decode::batch;
 use super::probabilities::{likeliest, log_sum_exp};
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, on_host};
 use crate::model::Encoder;
 
 /// A guess at a masked token.

@@ -20,7 +20,7 @@ mod utf8;
 
 pub use batch::{Batch, Finish, Progress, Request, RequestError, vocabulary};
 pub use beam::{BeamSearch, Hypothesis, beam_search};
-pub use decode::{NextToken, begun, on_host, opening, tokens};
+pub use decode::{NextToken, begun, opening, tokens};
 pub use fill::Guess;
 pub use penalties::Penalties;
 pub use probabilities::LogProbabilities;

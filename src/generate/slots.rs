@@ -2,9 +2,9 @@ use burn::tensor::Int;
 use burn::tensor::Tensor;
 use std::collections::VecDeque;
 
-use super::decode::{batch, on_host};
+use super::decode::batch;
 use super::{LogProbabilities, NextToken, Sampler};
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, on_host};
 use crate::model::Cache;
 use crate::tokenizer::Tokenizer;
 

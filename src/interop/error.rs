@@ -1,9 +1,9 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::artifact::ArtifactError;
 use crate::artifact::TensorError;
 use crate::config::ConfigError;
-use crate::files::FileError;
+use crate::files::{FileError, NamesFile};
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be taken over, or handed on.
@@ -11,8 +11,6 @@ use crate::tokenizer::TokenizerError;
 pub enum InteropError {
     #[error("cannot read {}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("cannot write {}", .path.display())]
-    Write { path: PathBuf, source: std::io::Error },
     #[error("{}: {reason}", .path.display())]
     Syntax { path: PathBuf, reason: String },
     #[error(
@@ -65,6 +63,16 @@ pub enum InteropError {
     NoClass { options: String, nearest: &'static str },
     #[error("{} exists already; choose another folder", .path.display())]
     Exists { path: PathBuf },
+}
+
+impl NamesFile for InteropError {
+    fn moved(self, from: &Path, to: &Path) -> Self {
+        match self {
+            Self::File(error) => Self::File(error.moved(from, to)),
+            Self::Artifact(error) => Self::Artifact(error.moved(from, to)),
+            other => other,
+        }
+    }
 }
 
 impl InteropError {

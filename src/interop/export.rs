@@ -3,6 +3,7 @@ use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use super::layout::{self, Source};
@@ -10,7 +11,7 @@ use super::{FAMILIES, Family, InteropError};
 use crate::artifact::TensorFile;
 use crate::artifact::stream_tensors;
 use crate::config::ModelConfig;
-use crate::files;
+use crate::files::{self, FileError, write_error};
 use crate::model::parameter_shapes;
 use crate::tokenizer;
 use crate::tokenizer::SavedTokenizer;
@@ -25,6 +26,9 @@ const NEUTRAL: [&str; 6] = [
     "model.norm.affine",
     "model.head_bias",
 ];
+
+/// Hears how many tensors have been written, and of how many; with its error it goes no further.
+pub type Watch<'a> = &'a mut dyn FnMut(usize, usize) -> Result<(), FileError>;
 
 /// A class of Hugging Face's that computes what a model of ours does.
 #[derive(Debug)]
@@ -105,49 +109,38 @@ impl Export {
     /// Writes a folder that `from_pretrained` reads: `config.json`, `generation_config.json`,
     /// `model.safetensors`, and `tokenizer.json` and `tokenizer_config.json` where the tokenizer
     /// can be said in their words. All or nothing. What was left out is returned, with the reason.
-    /// `watch` hears how many tensors have been written, and of how many.
     ///
     /// # Errors
-    /// A folder that has something in it or cannot be written, or tensors that do not fit.
+    /// A folder that has something in it or cannot be written, tensors that do not fit, or whatever
+    /// `watch` says.
     pub fn write(
         &self,
         folder: &Path,
         weights: &mut TensorFile,
         saved: &SavedTokenizer,
-        watch: &mut dyn FnMut(usize, usize),
+        watch: Watch,
     ) -> Result<Option<TokenizerError>, InteropError> {
-        let write_error = |source| InteropError::Write { path: folder.into(), source };
         let is_empty =
             |folder: &Path| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_none());
         if folder.exists() && !is_empty(folder) {
             return Err(InteropError::Exists { path: folder.into() });
         }
-        let whole = std::path::absolute(folder).map_err(write_error)?;
-        fs::create_dir_all(whole.parent().unwrap_or(&whole)).map_err(write_error)?;
-        files::write_folder(&whole, |part| {
-            let left_out = self.write_into(part, folder, weights, saved, watch)?;
-            if folder.exists() {
-                fs::remove_dir(folder).map_err(write_error)?;
-            }
-            Ok(left_out)
-        })
+        let whole = std::path::absolute(folder).map_err(write_error(folder))?;
+        let parent = files::folder_of(&whole);
+        fs::create_dir_all(parent).map_err(write_error(parent))?;
+        files::write_folder(&whole, |part| self.write_into(part, weights, saved, watch))
     }
 
-    /// Writes the files of `folder` where they are until all are there.
+    /// Writes the files where they are until all are there.
     fn write_into(
         &self,
         part: &Path,
-        folder: &Path,
         weights: &mut TensorFile,
         saved: &SavedTokenizer,
-        watch: &mut dyn FnMut(usize, usize),
+        watch: Watch,
     ) -> Result<Option<TokenizerError>, InteropError> {
-        let write_error = |source| InteropError::Write { path: folder.into(), source };
-        let write_json = |name: &str, value: &Value| {
-            let text = format!("{value:#}\n");
-            fs::write(part.join(name), text).map_err(write_error)
-        };
-
+        let write_json =
+            |name: &str, value: &Value| files::write_json(&part.join(name), value);
         let tokenizer = tokenizer::to_hugging_face(saved);
         let ids = tokenizer.as_ref().ok().map(|tokenizer| (tokenizer.bos(), tokenizer.eos()));
         let (bos, eos) = ids.unwrap_or_default();
@@ -164,8 +157,9 @@ impl Export {
         write_json("generation_config.json", &special)?;
         let left_out = match tokenizer {
             Ok(tokenizer) => {
-                let path = part.join("tokenizer.json");
-                fs::write(path, &tokenizer.json).map_err(write_error)?;
+                files::write_whole(&part.join("tokenizer.json"), |file| {
+                    file.write_all(tokenizer.json.as_bytes())
+                })?;
                 let context_length = self.config.context_length;
                 write_json("tokenizer_config.json", &tokenizer.settings(Some(context_length)))?;
                 None
@@ -180,7 +174,7 @@ impl Export {
         &self,
         path: &Path,
         weights: &mut TensorFile,
-        watch: &mut dyn FnMut(usize, usize),
+        watch: Watch,
     ) -> Result<(), InteropError> {
         let vocab_size = self.config.vocab_size.unwrap_or_default();
         let mut left: BTreeSet<String> = weights.names().map(String::from).collect();
@@ -226,7 +220,7 @@ impl Export {
             let columns = part.shape.last().copied().unwrap_or(1);
             let data = layout::take_apart(&values, columns, &part.sources, part.index);
             last = Some((part.parameter.clone(), values));
-            watch(index + 1, parts.len());
+            watch(index + 1, parts.len())?;
             Ok(Cow::Owned(data))
         })
     }

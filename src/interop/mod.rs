@@ -23,7 +23,7 @@ mod settings;
 mod templategpt;
 
 pub use error::InteropError;
-pub use export::Export;
+pub use export::{Export, Watch};
 pub use foreign::ForeignModel;
 pub use hub::{download, is_hub_name};
 pub use layout::{Names, Source, Theirs, WEIGHT_AND_BIAS};

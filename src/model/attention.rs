@@ -93,8 +93,11 @@ impl Heads {
         joined.reshape([b, t, width / self.width, self.width]).swap_dims(1, 2)
     }
 
-    /// `[B, H, T, K]` -> `[B, T, D]`
-    fn join<B: GptBackend>(
+    /// What all heads together add to the stream: their rows side by side, projected, with dropout.
+    ///
+    /// # Shapes
+    /// - `heads` `[B, H, T, K]` -> `[B, T, D]`
+    fn project<B: GptBackend>(
         &self,
         record: Record<B>,
         heads: Tensor<B, 4>,
@@ -171,29 +174,26 @@ impl<B: GptBackend> SelfAttention<B> {
             documents: pass.documents.as_ref(),
             ..self.heads.options()
         };
+        let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
+        let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
+        // Without norms between, queries and keys are turned at once, where they lie.
         let stays = self.query_norm.is_none() && self.key_norm.is_none();
+        let (at_once, apart) = if stays { (rotation, None) } else { (None, rotation) };
+        let joined = turn(record, "rotation", joined, h + g, at_once);
         if stays && pass.cache.is_none() {
-            let joined = match &pass.rotation {
-                Some(rotation) => {
-                    record.part("rotation", joined, |joined| B::rotate(joined, h + g, rotation))
-                }
-                None => joined,
-            };
             let seen = record.is_observed().then(|| B::separate(joined.clone(), [h, g]));
             let attend = |joined| B::attend_joined(joined, [h, g], &options);
             let attended = show(record, seen, &options, &self.output, joined, attend);
-            return self.heads.join(record, attended, &self.output); // [B, H, T, K] -> [B, T, D]
+            return self.heads.project(record, attended, &self.output); // [B, H, T, K] -> [B, T, D]
         }
         let [query, key, value] = B::separate(joined, [h, g]); // [B, H, T, K], [B, G, T, K] twice
-        let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
-        let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
-        let query = place(record, QUERY_PARTS, query, &self.query_norm, rotation);
-        let key = place(record, KEY_PARTS, key, &self.key_norm, rotation);
+        let query = place(record, QUERY_PARTS, query, &self.query_norm, apart);
+        let key = place(record, KEY_PARTS, key, &self.key_norm, apart);
         let attended = match &mut pass.cache {
             Some(cache) => cache.attend(layer, query, [key, value], &options),
             None => attend(record, [query, key, value], &options, &self.output),
         }; // [B, H, T, K]
-        self.heads.join(record, attended, &self.output)
+        self.heads.project(record, attended, &self.output)
     }
 }
 
@@ -232,8 +232,7 @@ fn show<B: GptBackend>(
     attended
 }
 
-/// Normalises heads and turns them by their positions, as far as the model does either. Positions
-/// are those of the columns, or by row, where that is said.
+/// Normalises heads and turns them by their positions, as far as the model does either.
 fn place<B: GptBackend>(
     record: Record<B>,
     [norm_part, rotation_part]: PlacingParts,
@@ -241,14 +240,26 @@ fn place<B: GptBackend>(
     norm: &Option<Norm<B>>,
     rotation: Option<(&Rotation<B>, bool)>,
 ) -> Tensor<B, 4> {
-    let count = heads.dims()[1];
     let heads = match norm {
         Some(norm) => record.part(norm_part, heads, |heads| norm.forward(heads)),
         None => heads,
     };
+    let count = heads.dims()[1];
+    turn(record, rotation_part, heads, count, rotation)
+}
+
+/// Turns the first heads by their positions, where there is a rotation: those of the columns, or by
+/// row, where that is said.
+fn turn<B: GptBackend>(
+    record: Record<B>,
+    part: &'static str,
+    heads: Tensor<B, 4>,
+    count: usize,
+    rotation: Option<(&Rotation<B>, bool)>,
+) -> Tensor<B, 4> {
     match rotation {
         Some((rotation, false)) => {
-            record.part(rotation_part, heads, |heads| B::rotate(heads, count, rotation))
+            record.part(part, heads, |heads| B::rotate(heads, count, rotation))
         }
         Some((rotation, true)) => B::rotate(heads.swap_dims(0, 2), count, rotation).swap_dims(0, 2),
         None => heads,
@@ -316,7 +327,7 @@ impl<B: GptBackend> CrossAttention<B> {
                 attend(record, [query, key, value], &options, &self.output)
             }
         };
-        self.heads.join(record, attended, &self.output)
+        self.heads.project(record, attended, &self.output)
     }
 
     /// Keys and values of the source, each `[B, G, S, K]`.

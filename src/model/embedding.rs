@@ -87,8 +87,8 @@ impl<B: GptBackend> Embedding<B> {
     }
 }
 
-/// Adds `[T, D]` to each entry of `[B, T, D]`, as a row to the rows of a matrix, for which backends
-/// have a loop of its own.
+/// Adds `[T, D]` to each entry of `[B, T, D]`, as a row to the rows of a matrix: of three dimensions
+/// no backend's broadcast is as fast.
 fn add_to_each<B: Backend>(embedded: Tensor<B, 3>, positions: Tensor<B, 2>) -> Tensor<B, 3> {
     let [b, t, d] = embedded.dims();
     let sum = embedded.reshape([b, t * d]) + positions.reshape([1, t * d]);

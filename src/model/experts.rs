@@ -8,7 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::feed_forward::Network;
 use super::pass::Pass;
 use super::{Initializer, Linear};
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, on_host};
 use crate::config::ExpertsConfig;
 use crate::config::ModelConfig;
 use crate::config::Precision;
@@ -156,7 +156,7 @@ impl<B: GptBackend> Experts<B> {
     fn choose(&self, scores: &Tensor<B, 2>) -> Vec<usize> {
         let count = self.experts.len();
         // Read back: which rows an expert gets is not known to any graph.
-        let scores: Vec<f32> = scores.to_data().iter::<f32>().collect();
+        let scores = on_host(scores.clone());
         let choose_row = |row: &[f32]| {
             let mut experts: Vec<usize> = (0..count).collect();
             experts.sort_by(|a, b| row[*b].total_cmp(&row[*a]));

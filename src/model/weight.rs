@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use crate::backend::{GptBackend, factor, without_keeping};
+use crate::backend::{GptBackend, factor, on_host, without_keeping};
 use crate::config::Precision;
 
 /// The weights of a projection, as they are learned or as they are stored to be fast.
@@ -80,7 +80,7 @@ impl<B: Backend> Int8Weight<B> {
     pub fn new(weight: Tensor<B, 2>) -> Self {
         let ([d_input, d_output], device) = (weight.dims(), weight.device());
         // On the host, once, so that it is the same on every backend.
-        let weight: Vec<f32> = weight.into_data().iter::<f32>().collect();
+        let weight = on_host(weight);
         let mut scales = vec![0.0f32; d_output];
         for row in weight.chunks_exact(d_output.max(1)) {
             for (largest, weight) in scales.iter_mut().zip(row) {

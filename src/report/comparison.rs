@@ -23,8 +23,14 @@ pub struct Comparison {
     pub date: String,
     /// What the curves are plotted against at first.
     pub axis: Axis,
+    /// Whether all predict the same of a text: what comes next, what is masked, or a translation.
+    pub same_task: bool,
     /// Whether all cut texts alike, so that what one token costs can be compared.
     pub same_tokenizer: bool,
+    /// Whether the validation splits of all are one text.
+    pub same_validation: bool,
+    /// Whether all are measured on one text.
+    pub same_text: bool,
     /// Whether texts were read to their ends; the first windows of two models need not be one text.
     pub whole: bool,
     pub runs: Vec<Compared>,

@@ -25,7 +25,8 @@ pub(super) fn router(site: Arc<Site>, origins: Vec<HeaderValue>) -> Router {
         .route("/health", get(info::health))
         .route("/metrics", get(info::metrics))
         .route("/v1/models", get(info::models))
-        .route("/v1/models/{name}", get(info::model))
+        // A run in a folder of runs has a name with a slash.
+        .route("/v1/models/{*name}", get(info::model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/api/models/{name}", get(info::details))

@@ -1,7 +1,7 @@
 //! The program from outside: what it prints, how it ends, what it leaves.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A few steps of a tiny model, everything else as the default.
 pub const TINY: [&str; 13] = [
@@ -30,13 +30,45 @@ pub const SHORT: [&str; 6] = [
     "sample.max_tokens=20",
 ];
 
+/// The program in a folder, with nobody who types.
+pub fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_emberlm"));
+    command.args(args).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
 pub fn emberlm(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(args)
-        .current_dir(folder)
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap()
+    command(folder, args).output().unwrap()
+}
+
+/// Sends a signal, as `-INT`, to a process that nobody has waited for yet.
+#[cfg(unix)]
+#[track_caller]
+pub fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill").args([name, &process.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Waits until a program has said what it does at SIGINT.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn listens(child: &mut std::process::Child) {
+    let is_caught = |status: &str| {
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << 1) != 0
+    };
+    let status = format!("/proc/{}/status", child.id());
+    while !is_caught(&std::fs::read_to_string(&status).unwrap()) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it listened");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// A value of JSON a line.
+#[track_caller]
+pub fn json_lines(text: &[u8]) -> Vec<serde_json::Value> {
+    let lines = serde_json::Deserializer::from_slice(text).into_iter();
+    lines.map(Result::unwrap).collect()
 }
 
 pub fn train(folder: &Path, extra: &[&str]) -> Output {

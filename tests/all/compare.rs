@@ -141,7 +141,10 @@ fn comparison() -> Comparison {
         version: "1".into(),
         date: "2026-01-01T00:00:00Z".into(),
         axis: Axis::Steps,
+        same_task: true,
         same_tokenizer: true,
+        same_validation: true,
+        same_text: true,
         whole: true,
         runs: vec![run("a"), run("b & <i>c</i>")],
         differences: Vec::new(),
@@ -231,6 +234,7 @@ fn what_is_compared_is_what_other_commands_say() {
             measures.into_iter().find(|it| it["name"] == key).unwrap()["value"].as_f64().unwrap()
         };
         let (measured, expected) = (&run["measured"], &evaluated["results"][0]);
+        assert_eq!(measured["protocol"], expected["protocol"]);
         for key in ["loss", "perplexity", "bits a byte", "top-1 accuracy", "top-5 accuracy"] {
             assert_eq!(value(measured, key), value(expected, key), "{name}: {key}");
         }
@@ -247,6 +251,39 @@ fn what_is_compared_is_what_other_commands_say() {
     }
 }
 
+/// A page marks the best of what can be compared alone.
+#[test]
+fn what_runs_have_in_common_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let byte = ["--set", "tokenizer={\"kind\": \"byte\"}"];
+    succeed(&train(root, &[&["--run", "one"], &byte[..]].concat()));
+    succeed(&train(root, &[&["--run", "other", "--set", "seed=7"], &byte[..]].concat()));
+    fs::write(root.join("own.txt"), "one two three. ".repeat(60)).unwrap();
+    for (run, seed) in [("own", "seed=1"), ("again", "seed=2")] {
+        let own = ["--run", run, "--data", "own.txt", "--set", seed];
+        succeed(&emberlm(root, &[&["train"], &TINY[..], &byte, &own].concat()));
+    }
+    let encoder = ["--run", "encoder", "--set", "model.architecture=encoder"];
+    succeed(&train(root, &[&encoder[..], &byte].concat()));
+    // Task, tokenizer, validation split, text.
+    for (runs, expected) in [
+        (&["one", "one", "--quick"][..], [true, true, true, true]),
+        // Other seeds have other stories; a text is the same with any.
+        (&["one", "other", "--quick"], [true, true, false, false]),
+        (&["own", "again", "--quick"], [true, true, true, true]),
+        (&["one", "own", "--quick"], [true, true, false, false]),
+        (&["one", "own", "--text", "own.txt", "--max-tokens", "1"], [true, true, false, true]),
+        (&["one", "encoder", "--quick"], [false, true, true, true]),
+    ] {
+        let found = succeed(&emberlm(root, &[&["compare", "--json"], runs].concat()));
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let found = ["same_task", "same_tokenizer", "same_validation", "same_text"]
+            .map(|key| found[key].as_bool().unwrap());
+        assert_eq!(found, expected, "{runs:?}");
+    }
+}
+
 /// Of characters that are a byte each nats a token are nats a byte.
 #[test]
 fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
@@ -257,8 +294,14 @@ fn a_part_of_a_text_has_bits_a_byte_and_is_said_to_be_one() {
         measures.iter().find(|it| it["name"] == name)?["value"].as_f64()
     };
     let bits = value(0, "loss").unwrap() / std::f64::consts::LN_2;
+    // Computed twice in f64, of numbers below ten: three operations that round.
     assert!((value(0, "bits a byte").unwrap() - bits).abs() < 1e-12);
     assert_eq!(value(1, "bits a byte"), None);
+    // Each is measured, and said to be, as its architecture has learned.
+    let protocol = |run: usize| found["runs"][run]["measured"]["protocol"].as_str().unwrap();
+    let windows = "windows of 32 that follow each other; the first 3 of them";
+    assert!(protocol(0).ends_with(windows), "{found}");
+    assert!(protocol(1).starts_with("15% of the tokens, from all others"), "{found}");
     let folder = tempfile::tempdir().unwrap();
     succeed(&train(folder.path(), &["--run", "characters"]));
     let bytes = ["--run", "bytes", "--set", "tokenizer={\"kind\": \"byte\"}"];
@@ -355,6 +398,9 @@ fn what_cannot_be_compared_is_one_line() {
     refused(&["narrow", "--html", "no/such.html"], "there is no folder no");
     refused(&["narrow", "--svg", "artifacts"], "artifacts is a folder; name a file");
     refused(&["narrow", "--text", "no.txt"], "no.txt");
+    // Nobody can write there, and that is found before anything is told.
+    #[cfg(target_os = "linux")]
+    refused(&["narrow", "--quick", "--png", "/proc/e.png"], "cannot write /proc/e.png");
     refused(&["narrow", "--temperature", "-1"], "temperature");
     refused(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
 }

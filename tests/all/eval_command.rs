@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 use tempfile::TempDir;
 
 use crate::command_line::{SHORT, TINY, emberlm, succeed, train};
+#[cfg(target_os = "linux")]
+use crate::command_line::{command, listens, signal};
 
 /// Runs of a few steps on the built-in stories: by bytes, by characters, and of other architectures.
 static RUNS: LazyLock<TempDir> = LazyLock::new(|| {
@@ -102,6 +104,8 @@ fn results_are_lines_json_and_files_in_the_run() {
     assert!(folder.join("step-00000006-my-stride.csv").exists());
     let limited = json(&["--limit", "2", "--checkpoint", "3", "--output", "elsewhere"]);
     assert_eq!(limited["results"][0]["examples"], 64);
+    let of_part = measure(&limited["results"][0], "loss") / 2f64.ln();
+    assert!((measure(&limited["results"][0], "bits a byte") - of_part).abs() < 1e-9);
     assert!(RUNS.path().join("elsewhere/step-00000003-validation-limit2.json").exists());
     assert!(!folder.join("step-00000003-validation.json").exists());
     let whole = json(&["--checkpoint", "3"]);
@@ -161,7 +165,12 @@ fn questions_and_stories_are_shown_in_a_table() {
         }
     }
     let folder = RUNS.path().join("artifacts/stories/evaluations");
-    assert!(folder.join("step-00000006-piqa-lambada-stories.json").exists());
+    assert!(folder.join("step-00000006-piqa-lambada-stories4-seed3.json").exists());
+    // Of other stories another file has the results.
+    for (asked, name) in [(&["2"][..], "stories2-seed1"), (&["2", "--seed", "9"], "stories2-seed9")] {
+        json(&[&["--stories"], asked].concat());
+        assert!(folder.join(format!("step-00000006-{name}.json")).exists(), "{name}");
+    }
     let first = json(&["--task", tasks[0], "--limit", "2", "--stride", "8"]);
     assert_eq!(first["results"].as_array().unwrap().len(), 2, "the loss was asked for");
     assert_eq!(first["results"][1]["examples"], 2);
@@ -312,29 +321,14 @@ fn stories_are_judged_during_training() {
     }
 }
 
-/// Whether a program has said yet what it does at SIGINT.
-#[cfg(target_os = "linux")]
-fn listens(child: &std::process::Child) -> bool {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-    u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << 1) != 0
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_ends_an_evaluation_and_nothing_is_kept() {
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["eval", "stories", "--stories", "1000000", "--name", "stopped"])
-        .current_dir(RUNS.path())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    while !listens(&child) {
-        assert!(child.try_wait().unwrap().is_none(), "a million stories take longer");
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    let id = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let args = ["eval", "stories", "--stories", "1000000", "--name", "stopped"];
+    let mut child =
+        command(RUNS.path(), &args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    listens(&mut child);
+    signal(child.id(), "-INT");
     let mut message = String::new();
     child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{message}");

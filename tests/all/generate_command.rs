@@ -4,11 +4,13 @@ use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::sync::LazyLock;
 use tempfile::TempDir;
 
-use crate::command_line::{emberlm, succeed, train};
+#[cfg(unix)]
+use crate::command_line::signal;
+use crate::command_line::{command, emberlm, succeed, train};
 
 /// A run of a few steps on the built-in stories.
 static RUN: LazyLock<TempDir> = LazyLock::new(|| {
@@ -168,18 +170,22 @@ fn options_that_cannot_be_are_refused() {
     refused(&["--prompts-file", empty.to_str().unwrap()], "has no prompt; it needs one a line");
 }
 
-/// Prompts from a pipe are answered like those that are typed.
-#[test]
-fn a_loop_answers_one_prompt_after_the_other() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["generate", "stories", "--interactive", "--max-tokens", "20", "--seed", "5"])
-        .current_dir(RUN.path())
-        .env("XDG_STATE_HOME", RUN.path().join("state"))
+/// Answers to prompts from a pipe, with a file of their own that keeps the prompts.
+fn interactive(state: &str, max_tokens: &str) -> Child {
+    let args = ["generate", "stories", "--interactive", "--max-tokens", max_tokens, "--seed", "5"];
+    command(RUN.path(), &args)
+        .env("XDG_STATE_HOME", RUN.path().join(state))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Prompts from a pipe are answered like those that are typed.
+#[test]
+fn a_loop_answers_one_prompt_after_the_other() {
+    let mut child = interactive("state", "20");
     child.stdin.take().unwrap().write_all("Anna\n\n£\nThe\n".as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let text = succeed(&output);
@@ -199,15 +205,7 @@ fn a_loop_answers_one_prompt_after_the_other() {
 #[test]
 #[cfg(unix)]
 fn a_signal_ends_an_answer_and_the_next_prompt_is_answered() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["generate", "stories", "--interactive", "--max-tokens", "1000000", "--seed", "5"])
-        .current_dir(RUN.path())
-        .env("XDG_STATE_HOME", RUN.path().join("interrupted"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = interactive("interrupted", "1000000");
     let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     // Of an answer that has no end, so much, and all that follows until it has stopped.
     let mut told = Vec::new();
@@ -223,8 +221,7 @@ fn a_signal_ends_an_answer_and_the_next_prompt_is_answered() {
             assert!(read > 0, "{}", String::from_utf8_lossy(&told));
             told.extend_from_slice(&part[..read]);
         }
-        let id = child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        signal(child.id(), "-INT");
     }
     drop(input);
     output.read_to_end(&mut told).unwrap();

@@ -11,8 +11,8 @@ use emberlm::backend::GptBackend;
 use emberlm::config::{Architecture, ModelConfig};
 use emberlm::model::{Observer, Output, Part};
 use emberlm::report::inside::{
-    AttentionLayer, PageError, Passage, Selection, attention, attention_page, attention_size,
-    write_maps, write_steps,
+    AttentionLayer, Holder, Passage, Selection, TooLarge, attention, attention_page,
+    attention_size, write_maps, write_steps,
 };
 use emberlm::report::terminal::Style;
 
@@ -246,7 +246,8 @@ fn a_page_has_all_numbers_and_nothing_gets_out_of_its_place() {
 
             // As the page reads them: keys and values of each key head, then all of each head.
             let bytes = BASE64_STANDARD.decode(facts["numbers"].as_str().unwrap()).unwrap();
-            assert_eq!(attention_size(&config, &passage, &[]).unwrap(), bytes.len());
+            let size = attention_size(&config, &passage, &[], Holder::Page).unwrap();
+            assert_eq!(size, bytes.len());
             let numbers: Vec<f32> = bytes
                 .chunks(4)
                 .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
@@ -288,7 +289,7 @@ fn a_page_that_no_browser_opens_is_refused() {
         let mut layer = layers[0].clone();
         layer.output = vec![0.0; (48 << 18) + 1];
         let page = attention_page("much", &[layer], &["a".to_owned()], &[], 0);
-        let refused = PageError::TooLarge { layers: 1, tokens: 1, mib: 48 };
+        let refused = TooLarge { layers: 1, tokens: 1, mib: 48, holder: Holder::Page };
         assert_eq!(page.unwrap_err().to_string(), refused.to_string());
     });
     // Before anything is computed: a key and a value of width 4, shared by three heads of which each
@@ -299,13 +300,20 @@ fn a_page_that_no_browser_opens_is_refused() {
     let layer = 2 * t * 4 + 3 * (2 * t * 4 + 3 * t * t + t * 12) + 12 + t * 12;
     let mib = |layers: usize| (4 * layers * layer) >> 20;
     for (asked, layers) in [(&[][..], 2), (&[1], 1)] {
-        let refused = attention_size(&config, &long, asked).unwrap_err().to_string();
-        let expected = PageError::TooLarge { layers, tokens: t, mib: mib(layers) };
+        let refused = attention_size(&config, &long, asked, Holder::Page).unwrap_err().to_string();
+        let expected = TooLarge { layers, tokens: t, mib: mib(layers), holder: Holder::Page };
         assert_eq!(refused, expected.to_string());
+        // Without a page there is room for them.
+        let bytes = attention_size(&config, &long, asked, Holder::Memory).unwrap();
+        assert_eq!(bytes, 4 * layers * layer);
     }
-    let shorter = Passage { tokens: vec![1; 1000], ..long };
-    assert!(attention_size(&config, &shorter, &[]).is_err());
-    attention_size(&config, &shorter, &[0]).unwrap();
+    let shorter = Passage { tokens: vec![1; 1000], ..long.clone() };
+    assert!(attention_size(&config, &shorter, &[], Holder::Page).is_err());
+    attention_size(&config, &shorter, &[0], Holder::Page).unwrap();
+    // And for less than a GiB only.
+    let longer = Passage { tokens: vec![1; 4000], ..long };
+    let refused = attention_size(&config, &longer, &[], Holder::Memory).unwrap_err().to_string();
+    assert!(refused.contains("more than are computed at a time; shorten the text"), "{refused}");
 }
 
 /// A target of nine tokens, and a source of seven.

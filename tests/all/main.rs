@@ -41,6 +41,7 @@ mod manners;
 mod memory;
 mod mlflow;
 mod model;
+mod model_files;
 mod operations;
 mod optimizers;
 mod options;

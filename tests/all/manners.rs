@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 use std::fs;
-use std::process::Command;
 
-use crate::command_line::{SHORT, TINY, emberlm, succeed};
+use crate::command_line::{SHORT, TINY, command, emberlm, succeed};
 
 /// A training, without lines for people.
 fn train(folder: &std::path::Path, name: &str, extra: &[&str]) -> std::process::Output {
@@ -70,15 +69,33 @@ fn a_reader_that_has_read_enough_is_no_error() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-            .args(args)
-            .current_dir(folder.path())
-            .stdout(writer)
-            .output()
-            .unwrap();
+        let output = command(folder.path(), args).stdout(writer).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{}: {message}", args[0]);
         assert_eq!(message, "", "{}", args[0]);
+    }
+}
+
+/// What took hours to measure is kept, whoever reads of it.
+#[test]
+fn results_are_kept_where_a_reader_has_read_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), "stories", &[]));
+    let kept = folder.path().join("artifacts/stories/evaluations/step-00000006-validation.json");
+    for (args, file) in [
+        (&["compare", "stories", "--quick", "--html", "page.html"][..], "page.html".as_ref()),
+        (&["compare", "stories", "--quick", "--json", "--svg", "curves.svg"], "curves.svg".as_ref()),
+        (&["eval", "stories"], kept.as_path()),
+        (&["eval", "stories", "--json"], &kept),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(folder.path(), args).stdout(writer).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {message}");
+        let file = folder.path().join(file);
+        assert!(file.is_file(), "{args:?}: {message}");
+        fs::remove_file(file).unwrap();
     }
 }
 

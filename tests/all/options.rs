@@ -275,7 +275,8 @@ fn check_files<B: GptBackend>(config: &ModelConfig, device: &B::Device) -> bool 
         return false;
     };
     let exported = folder.path().join("exported");
-    export.write(&exported, &mut run.model_tensors().unwrap(), &tokenizer, &mut |_, _| ()).unwrap();
+    let watch = &mut |_, _| Ok(());
+    export.write(&exported, &mut run.model_tensors().unwrap(), &tokenizer, watch).unwrap();
     let mut imported = ForeignModel::open(&exported).unwrap();
     let mut found = 0;
     for (index, (name, _)) in imported.shapes().to_vec().into_iter().enumerate() {

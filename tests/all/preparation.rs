@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::command_line::{emberlm, refused, stdout};
+use crate::command_line::{command, emberlm, refused, stdout};
 use crate::support::shared;
 
 const NO_SHARDS: u64 = u64::MAX;
@@ -285,10 +285,7 @@ fn a_killed_preparation_leaves_nothing_wrong() {
     let done = emberlm(folder.path(), &[&args[..], &["whole"]].concat());
     assert!(done.status.success(), "{done:?}");
     for milliseconds in [20, 80, 200, 350] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-            .args(args)
-            .arg("killed")
-            .current_dir(folder.path())
+        let mut child = command(folder.path(), &[&args[..], &["killed"]].concat())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -656,9 +653,8 @@ fn text_is_read_from_wherever_it_is() {
     let path = folder.path();
     let text = "first document<sep>\nsecond one<sep>a third\nof two lines<sep>first document";
     fs::write(path.join("a.txt"), text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["prepare", "-", "--separator", "<sep>", "--tokenizer", "byte", "--out", "piped"])
-        .current_dir(path)
+    let args = ["prepare", "-", "--separator", "<sep>", "--tokenizer", "byte", "--out", "piped"];
+    let mut child = command(path, &args)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -695,6 +691,39 @@ fn text_is_read_from_wherever_it_is() {
         ["first document", "a third\nof two lines", "first document"]
     );
     assert_eq!(documents(&validation, &ByteTokenizer), ["second one", "something else"]);
+}
+
+/// What a tokenizer of characters is made of is all of a text, which may be long.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_ends_the_search_for_characters() {
+    use crate::command_line::{listens, signal};
+    let folder = tempfile::tempdir().unwrap();
+    // Zeros, which take no room on the disk.
+    fs::File::create(folder.path().join("long.txt")).unwrap().set_len(1 << 28).unwrap();
+    let args = ["prepare", "long.txt", "--tokenizer", "character"];
+    let mut child = command(folder.path(), &args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    listens(&mut child);
+    // In the middle of it.
+    let io = format!("/proc/{}/io", child.id());
+    let read = || -> u64 {
+        let text = fs::read_to_string(&io).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+    };
+    while read() < 4 << 20 {
+        assert!(child.try_wait().unwrap().is_none(), "256 MiB take longer");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    signal(child.id(), "-INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    // Otherwise it would have said that there is something to go on with.
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "stopping; once more to stop at once\n");
+    assert!(!folder.path().join("datasets").exists());
 }
 
 /// As a child process does that another thread starts: for a moment it has a copy of all open files.

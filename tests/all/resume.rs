@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::command_line::{SHORT, TINY, emberlm, succeed, train};
+#[cfg(unix)]
+use crate::command_line::signal;
+use crate::command_line::{SHORT, TINY, command, emberlm, succeed, train};
 
 /// Dropout, several micro-batches a step, an average of the weights, and intervals that do not
 /// divide each other.
@@ -125,35 +127,18 @@ pub fn left_by(folder: &Path, name: &str) -> Left {
 }
 
 pub fn start(folder: &Path, args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(args)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    // Nobody reads its lines.
+    command(folder, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Starts a training and waits until it evaluates its last model, which must take a while.
 pub fn start_to_last_evaluation(folder: &Path, args: &[&str]) -> Child {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(args)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command(folder, args);
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let is_it = |line: String| line.starts_with("evaluating the last model");
     assert!(lines.map(Result::unwrap).any(is_it), "it ended before");
     child
-}
-
-pub fn signal(child: &Child, name: &str) {
-    // It may have ended a moment ago.
-    let _ = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
 }
 
 /// Pauses that look random and are the same everywhere.
@@ -186,13 +171,9 @@ fn interrupt(folder: &Path, name: &str, first: &[&str], signals: &[&str], times:
             );
             return taken;
         }
-        signal(&child, signals[taken % signals.len()]);
+        signal(child.id(), signals[taken % signals.len()]);
         child.wait().unwrap();
-        begun = path_of(folder, name).join("checksums.json").exists();
-        if !begun {
-            // Killed while the folder was made: there is nothing to go on with.
-            let _ = fs::remove_dir_all(path_of(folder, name));
-        }
+        begun = path_of(folder, name).exists();
         taken += 1;
     }
     succeed(&resume(folder, name, &[]));
@@ -228,7 +209,7 @@ fn a_stopped_run_ends_as_one_that_was_left_alone() {
                 assert!(child.try_wait().unwrap().is_none(), "it ended before it was stopped");
                 std::thread::sleep(Duration::from_millis(2));
             }
-            signal(&child, "-INT");
+            signal(child.id(), "-INT");
             assert!(child.wait().unwrap().success());
             let run = Run::open(&folder.path().join("artifacts"), &stopped).unwrap();
             let summary = run.history().summary().unwrap();
@@ -263,7 +244,7 @@ fn a_run_that_is_to_outlive_its_terminal_does() {
         .unwrap();
     let metrics = path_of(folder, "kept").join("metrics.jsonl");
     let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
-    let id = child.id().to_string();
+    let id = child.id();
     let mut steps = |count: usize| {
         while lines() < count {
             assert!(child.try_wait().unwrap().is_none(), "it ended after {} steps", lines());
@@ -271,12 +252,9 @@ fn a_run_that_is_to_outlive_its_terminal_does() {
         }
     };
     steps(5);
-    let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
-    };
-    signal("-HUP");
+    signal(id, "-HUP");
     steps(lines() + 500);
-    signal("-TERM");
+    signal(id, "-TERM");
     assert!(child.wait().unwrap().success());
 }
 

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::command_line::{emberlm, succeed, train};
+#[cfg(unix)]
+use crate::command_line::signal;
+use crate::command_line::{SHORT, TINY, command, emberlm, succeed, train};
 use crate::support::copy_folder;
 
 fn read(path: &Path) -> Value {
@@ -211,8 +213,8 @@ fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
         let script = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$@\"");
         let args = [
             &["-c", &script, "sh", env!("CARGO_BIN_EXE_emberlm"), "train", "--run", run],
-            &crate::command_line::TINY[..],
-            &crate::command_line::SHORT[..],
+            &TINY[..],
+            &SHORT[..],
             &["--set", set],
         ]
         .concat();
@@ -234,6 +236,8 @@ fn a_full_disk_stops_a_run_with_its_last_checkpoint_whole() {
         message.contains("the checkpoint of step 3 could not be saved: cannot write"),
         "{message}"
     );
+    let place = "artifacts/part/checkpoints/step-00000003/model.safetensors";
+    assert!(message.contains(place), "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
     assert_eq!(message.matches("os error").count(), 1, "the cause is told once: {message}");
     let checkpoints = folder.path().join("artifacts/part/checkpoints");
@@ -282,20 +286,15 @@ fn a_model_comes_back_from_disk_with_the_same_values() {
 fn an_interrupted_run_keeps_what_it_learned() {
     use std::io::{BufRead, BufReader, Read};
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .arg("train")
-        .args(crate::command_line::TINY)
-        .args(crate::command_line::SHORT)
-        .args(["--set", "train.steps=1000000", "--set", "train.evaluate_every=1000000"])
-        .current_dir(folder.path())
+    let long = ["--set", "train.steps=1000000", "--set", "train.evaluate_every=1000000"];
+    let mut child = command(folder.path(), &[&["train"], &TINY[..], &SHORT, &long].concat())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     lines.find(|line| line.as_ref().unwrap().starts_with("step")).unwrap().unwrap();
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    signal(child.id(), "-INT");
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     let mut message = String::new();
     child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
@@ -506,6 +505,34 @@ fn a_run_is_called_by_its_folder() {
     let text = succeed(&emberlm(folder.path(), &more));
     assert!(text.contains("more: emberlm generate old/renamed\n"), "{text}");
     succeed(&emberlm(folder.path(), &["generate", "old/renamed", "--max-tokens", "2"]));
+    let inspect = ["inspect", "old/renamed", "--json", "--shapes"];
+    let inside = succeed(&emberlm(folder.path(), &inspect));
+    let inside: serde_json::Value = serde_json::from_str(&inside).unwrap();
+    assert_eq!(inside["name"], "old/renamed");
+    // Elsewhere no name finds it, or that of another run.
+    let away = folder.path().join("disk/stories");
+    fs::create_dir(folder.path().join("disk")).unwrap();
+    fs::rename(path, &away).unwrap();
+    succeed(&train(folder.path(), &[]));
+    let resume = ["train", "--plain", "--resume", away.to_str().unwrap()];
+    let text = succeed(&emberlm(folder.path(), &[&resume[..], &["--set", "train.steps=8"]].concat()));
+    assert!(text.contains(&format!("more: emberlm generate {}\n", away.display())), "{text}");
+}
+
+/// Whether there is a run, nobody can say who cannot look.
+#[test]
+fn a_root_that_cannot_be_read_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("notes.md"), "").unwrap();
+    let output = emberlm(folder.path(), &["generate", "x", "--artifacts", "notes.md"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.starts_with("error: cannot read notes.md: "), "{message}");
+    // A configuration is looked into without any.
+    let config = ["inspect", "gpt2", "--shapes", "--artifacts", "notes.md"];
+    succeed(&emberlm(folder.path(), &config));
+    let neither = emberlm(folder.path(), &["inspect", "x", "--artifacts", "notes.md"]);
+    assert!(String::from_utf8_lossy(&neither.stderr).contains("cannot read notes.md"));
 }
 
 /// What a killed program has left is no run.

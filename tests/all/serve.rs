@@ -537,22 +537,26 @@ fn models_and_their_curves_are_told() {
 fn a_copy_of_a_run_is_served_beside_it_and_a_damaged_summary_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let whole = Run::open(&RUN.path().join("artifacts"), "stories").unwrap();
-    copy_folder(whole.path(), &folder.path().join("copy"));
-    let copy = Run::open(folder.path(), "copy").unwrap();
+    std::fs::create_dir(folder.path().join("old")).unwrap();
+    copy_folder(whole.path(), &folder.path().join("old/copy"));
+    let copy = Run::open(folder.path(), "old/copy").unwrap();
     let summary = copy.path().join("summary.json");
     let mut served = Served::new(&options());
     let both = Server::start(vec![whole, copy], &options()).unwrap();
     served.url = format!("http://{}", both.address());
     let models = document(served.get("/v1/models")).1;
     let ids = models["data"].as_array().unwrap().iter().map(|model| &model["id"]);
-    assert_eq!(ids.collect::<Vec<_>>(), ["stories", "copy"]);
+    assert_eq!(ids.collect::<Vec<_>>(), ["stories", "old/copy"]);
+    for path in ["/v1/models/old/copy", "/v1/models/old%2Fcopy"] {
+        assert_eq!(document(served.get(path)), (200, models["data"][1].clone()), "{path}");
+    }
     let (status, error) = document(served.post("/v1/completions", r#"{"prompt": "a"}"#));
     let message = &error["error"]["message"];
-    assert_eq!((status, message), (400, &json!("`model` is missing; there are stories, copy")));
-    let body = json!({ "model": "copy", "prompt": "a", "max_tokens": 2 });
-    assert_eq!(served.ask("/v1/completions", &body)["model"], "copy");
+    assert_eq!((status, message), (400, &json!("`model` is missing; there are stories, old/copy")));
+    let body = json!({ "model": "old/copy", "prompt": "a", "max_tokens": 2 });
+    assert_eq!(served.ask("/v1/completions", &body)["model"], "old/copy");
 
-    let details = || document(served.get("/api/models/copy"));
+    let details = || document(served.get("/api/models/old%2Fcopy"));
     assert!(details().1["summary"]["steps"].is_number());
     std::fs::write(&summary, "{").unwrap();
     let (status, error) = details();

@@ -16,6 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 use ureq::Agent;
 
+use crate::command_line::command;
+#[cfg(unix)]
+use crate::command_line::signal;
 use crate::serve::{RUN, Served, document, generated, options, prompts};
 
 /// A text that is never whole in the time of a test.
@@ -488,9 +491,8 @@ fn clients_that_misbehave_do_not_disturb_others() {
 #[cfg(unix)]
 #[test]
 fn the_command_prints_where_it_is_and_ends_by_a_signal() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["serve", "stories", "--port", "0", "--max-body", "2KiB"])
-        .current_dir(RUN.path())
+    let args = ["serve", "stories", "--port", "0", "--max-body", "2KiB"];
+    let mut child = command(RUN.path(), &args)
         .env("EMBERLM_API_KEY", "secret")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -508,8 +510,7 @@ fn the_command_prints_where_it_is_and_ends_by_a_signal() {
     assert_eq!(ask(r#"{"prompt": "a"}"#), 200);
     assert_eq!(ask(&json!({ "prompt": "a".repeat(2048) }).to_string()), 413);
     assert_eq!(document(agent().get(format!("{url}/v1/models")).call().unwrap()).0, 401);
-    let signal = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(signal.success());
+    signal(child.id(), "-TERM");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -519,9 +520,7 @@ fn the_command_prints_where_it_is_and_ends_by_a_signal() {
 #[test]
 fn a_key_that_cannot_be_read_is_not_taken_for_none() {
     use std::os::unix::ffi::OsStrExt;
-    let output = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["serve", "stories", "--port", "0"])
-        .current_dir(RUN.path())
+    let output = command(RUN.path(), &["serve", "stories", "--port", "0"])
         .env("EMBERLM_API_KEY", std::ffi::OsStr::from_bytes(b"caf\xe9"))
         .output()
         .unwrap();

@@ -2,8 +2,10 @@
 
 use emberlm::artifact::Run;
 
+#[cfg(unix)]
+use crate::command_line::signal;
 use crate::command_line::{SHORT, TINY, emberlm, stdout, succeed, train};
-use crate::resume::{resume, signal, start_to_last_evaluation};
+use crate::resume::{resume, start_to_last_evaluation};
 
 #[test]
 fn a_run_without_improvement_stops_early() {
@@ -67,7 +69,7 @@ fn a_signal_ends_the_last_evaluation_which_can_be_made_up_for() {
     let few = ["--set", "train.evaluation_windows=4"];
     let args = [&["train"], &TINY[..], &SHORT, &much, &few].concat();
     let child = start_to_last_evaluation(folder, &args);
-    signal(&child, "-INT");
+    signal(child.id(), "-INT");
     let output = child.wait_with_output().unwrap();
     succeed(&output);
     let run = Run::open(&folder.join("artifacts"), "cut").unwrap();

@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-use crate::command_line::{emberlm, refused, succeed};
+#[cfg(unix)]
+use crate::command_line::signal;
+use crate::command_line::{command, emberlm, json_lines, refused, succeed};
 
 /// Settings that keep a run of the built-in corpus short.
 fn short() -> Value {
@@ -42,7 +43,7 @@ fn write(folder: &Path, search: &Value, method: &Value, more: &Value) {
 /// What is said in lines of JSON.
 fn events(folder: &Path, args: &[&str]) -> Vec<Value> {
     let text = succeed(&emberlm(folder, &[&["sweep", "mine.json", "--json"], args].concat()));
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    json_lines(text.as_bytes())
 }
 
 /// The runs that an event is about.
@@ -222,11 +223,7 @@ fn long(trials: usize) -> TempDir {
 }
 
 fn start(folder: &Path, args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["sweep", "mine.json", "--json"])
-        .args(args)
-        .current_dir(folder)
-        .stdin(Stdio::null())
+    command(folder, &[&["sweep", "mine.json", "--json"], args].concat())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -298,15 +295,13 @@ fn a_signal_ends_a_sweep_with_the_checkpoints_of_its_trials() {
     let child = start(path, &["--parallel", "2"]);
     has_checkpoint(path, "mine-001");
     has_checkpoint(path, "mine-002");
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    signal(child.id(), "-INT");
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{message}");
     assert!(message.ends_with("stopped; the same command goes on from here\n"), "{message}");
     // None of them is trained by anybody any more, and each has what came last.
-    let told = BufReader::new(&output.stdout[..]).lines().map(Result::unwrap);
-    let told: Vec<Value> = told.map(|line| serde_json::from_str(&line).unwrap()).collect();
+    let told = json_lines(&output.stdout);
     assert!(runs(&told, "finished").is_empty(), "{told:?}");
     for run in ["mine-001", "mine-002"] {
         let steps = summary(path, run)["steps"].as_u64().unwrap();
@@ -325,9 +320,7 @@ fn a_signal_ends_a_sweep_in_order_where_nobody_reads_what_it_says() {
     let mut child = start(folder.path(), &[]);
     has_checkpoint(folder.path(), "mine-001");
     drop((child.stdout.take(), child.stderr.take()));
-    assert!(
-        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
-    );
+    signal(child.id(), "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(summary(folder.path(), "mine-001")["steps"].as_u64().unwrap() < 400);
 }
@@ -349,16 +342,14 @@ fn a_trial_that_is_stopped_from_outside_is_gone_on_with() {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let trial = processes
         .filter(|it| fs::read_to_string(it.path().join("stat")).is_ok_and(|stat| is_trial(&stat)))
-        .map(|it| it.file_name().into_string().unwrap())
-        .next()
+        .find_map(|it| it.file_name().to_string_lossy().parse().ok())
         .unwrap();
-    assert!(Command::new("kill").args(["-TERM", &trial]).status().unwrap().success());
+    signal(trial, "-TERM");
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("1 of the trials broke off"), "{message}");
-    let told = BufReader::new(&output.stdout[..]).lines().map(Result::unwrap);
-    let told: Vec<Value> = told.map(|line| serde_json::from_str(&line).unwrap()).collect();
+    let told = json_lines(&output.stdout);
     assert_eq!(runs(&told, "broken_off"), ["mine-001"]);
     assert!(told.iter().any(|it| it["reason"] == "it was stopped from outside"), "{told:?}");
     assert_eq!(runs(&told, "finished"), ["mine-002"]);
@@ -391,13 +382,55 @@ fn a_trial_that_fails_is_told_and_ranked_last() {
     let file = path.join("artifacts/sweeps/mine/sweep.json");
     let mut kept = read(&file);
     kept["results"] = json!([]);
-    fs::write(file, kept.to_string()).unwrap();
+    fs::write(&file, kept.to_string()).unwrap();
     let output = emberlm(path, &["sweep", "mine.json", "--json"]);
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(told.contains("its loss over the validation split is not a number"), "{told}");
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("no trial could be ranked by its loss"), "{message}");
+
+    // A summary that cannot be read is not one that was never written, and what is no run of the
+    // sweep stays as it is.
+    let refused = |expected: &str| {
+        fs::write(&file, kept.to_string()).unwrap();
+        let output = emberlm(path, &["sweep", "mine.json", "--json"]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+    };
+    let run = path.join("artifacts/mine-001");
+    fs::write(run.join("summary.json"), "{").unwrap();
+    refused("mine-001/summary.json is damaged");
+    fs::remove_dir_all(&run).unwrap();
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("notes.txt"), "mine").unwrap();
+    refused("there is no run `mine-001`");
+    assert_eq!(fs::read_to_string(run.join("notes.txt")).unwrap(), "mine");
+}
+
+/// As on a disk that is full: what the others have learned is worth waiting for.
+#[test]
+fn a_sweep_that_fails_waits_for_the_trials_at_work() {
+    let search = json!({ "train.steps": [200, 100_000] });
+    let more = json!({ "train.checkpoint_every": 20, "train.evaluate_every": 100 });
+    let folder = folder(&search, &json!({ "kind": "grid" }), &more);
+    let path = folder.path();
+    let child = start(path, &["--parallel", "2"]);
+    has_checkpoint(path, "mine-001");
+    has_checkpoint(path, "mine-002");
+    // A folder has no file written over it.
+    let file = path.join("artifacts/sweeps/mine/sweep.json");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("sweep.json"), "{message}");
+    assert_eq!(summary(path, "mine-001")["steps"], 200);
+    let steps = summary(path, "mine-002")["steps"].as_u64().unwrap();
+    let checkpoint = format!("artifacts/mine-002/checkpoints/step-{steps:08}");
+    assert!(steps < 100_000 && path.join(checkpoint).exists());
 }
 
 #[test]
@@ -454,9 +487,8 @@ fn training_stops_with_its_standard_input_where_it_is_told_to() {
     for (key, value) in settings.as_object().unwrap() {
         args.extend(["--set".into(), format!("{key}={value}")]);
     }
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(&args)
-        .current_dir(folder.path())
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut child = command(folder.path(), &args)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()

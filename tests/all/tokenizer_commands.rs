@@ -3,9 +3,9 @@
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
-use crate::command_line::{SHORT, TINY, emberlm, refused, stdout};
+use crate::command_line::{SHORT, TINY, command, emberlm, refused, stdout};
 use emberlm::config::SplitPattern;
 use emberlm::data::Stories;
 use emberlm::tokenizer::{TiktokenTokenizer, Tokenizer, Trainer, to_hugging_face};
@@ -15,10 +15,7 @@ fn tokenizer(folder: &Path, args: &[&str]) -> Output {
 }
 
 fn with_input(folder: &Path, args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .arg("tokenizer")
-        .args(args)
-        .current_dir(folder)
+    let mut child = command(folder, &[&["tokenizer"], args].concat())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -162,13 +159,7 @@ fn folders_may_have_any_name() {
     assert!(printed.contains(r#"tokenizer show 'it'\''s' "Some"#), "{printed}");
     assert!(printed.contains(r#"tokenizer='{"kind":"file","path":"it'\''s"}'"#), "{printed}");
     let name = std::ffi::OsStr::from_bytes(b"t\xFF");
-    let output = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .arg("tokenizer")
-        .args(train)
-        .arg(name)
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
+    let output = command(folder.path(), &["tokenizer"]).args(train).arg(name).output().unwrap();
     assert!(ok(&output).contains("folder: t\u{FFFD}"));
     assert!(folder.path().join(name).join("tokenizer.json").is_file());
 }
@@ -176,8 +167,7 @@ fn folders_may_have_any_name() {
 #[test]
 fn bytes_that_cannot_be_written_are_an_error() {
     let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else { return };
-    let status = Command::new(env!("CARGO_BIN_EXE_emberlm"))
-        .args(["tokenizer", "decode", "byte", "--bytes", "65"])
+    let status = command(Path::new("."), &["tokenizer", "decode", "byte", "--bytes", "65"])
         .stdout(full)
         .stderr(Stdio::null())
         .status()

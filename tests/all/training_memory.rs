@@ -107,6 +107,31 @@ fn compositions_keep_all_scores_and_logits() {
     assert_eq!(head(&with), STREAM + 4 * 100 * 64);
 }
 
+/// A GPU's head, by what its kernels allocate: logits and their gradients in blocks, of a multiple of
+/// 128 columns; the weights with as many columns, where they have fewer; in bf16 both factors.
+#[test]
+fn the_loss_of_a_gpu_takes_logits_and_gradients_at_a_time() {
+    let transient = |vocab_size: u64, batch: u64, precision: &str| {
+        let config = config(
+            json!({ "vocab_size": vocab_size }),
+            json!({ "batch_size": batch, "precision": precision }),
+        );
+        foretold(&config, BackendKind::Cuda).peak.transient
+    };
+    let (v, rows) = (50304, 5 * 32);
+    let kept = STREAM + 4 * 64 * v;
+    // In one block, before there are gradients of its inputs; with 47 columns more than logits.
+    assert_eq!(transient(v, 5, "f32"), 8 * rows * v - kept);
+    let widened = 4 * 64 * v;
+    assert_eq!(transient(v - 47, 5, "f32"), widened + 8 * rows * v - (kept - 4 * 64 * 47));
+    let factors = 2 * 64 * (v + rows);
+    assert_eq!(transient(v, 5, "bf16"), factors + 6 * rows * v - kept);
+    // In blocks of 1334 rows, of which the second finds the gradients of the first.
+    assert_eq!((1 << 26) / v, 1334);
+    assert_eq!(transient(v, 100, "f32"), 8 * 1334 * v);
+    assert_eq!(transient(v, 100, "bf16"), 2 * 64 * (v + 100 * 32) + 6 * 1334 * v);
+}
+
 #[test]
 fn state_is_that_of_the_optimizer() {
     let of = |model: Value, train: Value| foretold(&config(model, train), KERNELS);

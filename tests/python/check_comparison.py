@@ -47,13 +47,21 @@ def check(page, name):
         cells = row.locator("td").all_inner_texts()
         losses = [run["summary"] and f"{run['summary']['best_val_loss']:.4f}" for run in report["runs"]]
         assert cells == [loss or "" for loss in losses], cells
-    # Nobody is the best by tokens that are cut otherwise.
-    marked = page.locator("#results tr:has(.best) th").all_inner_texts()
+    # Nobody is the best by tokens that are cut otherwise, or of another text.
+    marked = set(page.locator("#results tr:has(.best) th").all_inner_texts())
+    of_training = {it for it in marked if not it.startswith("measured: ")}
+    if not report["same_task"]:
+        assert not marked, marked
     if not report["same_tokenizer"]:
-        assert set(marked) <= {"measured: bits a byte"}, marked
+        assert marked <= {"measured: bits a byte"}, marked
+    if not report["same_validation"]:
+        assert not of_training, marked
+    if not report["same_text"]:
+        assert marked <= of_training, marked
     if not (report["same_tokenizer"] or report["whole"]):
         assert not marked, marked
-    if report["same_tokenizer"] and row.count() and sum(map(bool, losses)) > 1:
+    same_loss = all(report[f"same_{what}"] for what in ["task", "tokenizer", "validation"])
+    if same_loss and row.count() and sum(map(bool, losses)) > 1:
         assert "best validation loss" in marked, marked
     keys = page.locator("#differences tbody th").all_inner_texts()
     assert keys == [difference["key"] for difference in report["differences"]], keys

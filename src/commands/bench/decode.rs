@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{median, milliseconds, peak_mib, rounded, say, shapes};
-use crate::backend::{self, BackendKind, Job, TrainBackend};
+use crate::backend::{self, BackendKind, Job, TrainBackend, on_host};
 use crate::cli::{BenchDecodeArgs, Quantization};
 use crate::commands::weights;
 use crate::config::Architecture;
 use crate::config::RunConfig;
-use crate::generate::{Sampler, Sampling, on_host};
+use crate::generate::{Sampler, Sampling};
 use crate::model::{Gpt, Initializer};
 
 /// At first memory is taken, kernels are compiled and processors come to speed; the program that

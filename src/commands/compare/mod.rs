@@ -12,6 +12,7 @@ use super::progress::note;
 use crate::artifact::Run;
 use crate::backend::{self, BackendKind};
 use crate::cli::{CompareArgs, CurveAxis};
+use crate::config::{DataConfig, RunConfig};
 use crate::files::{self, write_error};
 use crate::model;
 use crate::report::{Axis, Compared, Comparison, Curves, Picture, Written, differences};
@@ -35,12 +36,19 @@ pub(super) fn run(args: CompareArgs) -> anyhow::Result<()> {
         false => None,
     };
     let comparison = comparison(&args, backend, &runs, known)?;
+    // Both are tried: a disk may be full, and a reader may have had enough.
+    let told = tell(&args, &comparison);
+    write_files(&args, &comparison, picture)?;
+    told
+}
+
+fn tell(args: &CompareArgs, comparison: &Comparison) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match args.json {
-        true => writeln!(out, "{}", serde_json::to_string(&comparison)?)?,
-        false => show::write(&mut out, &comparison)?,
+        true => writeln!(out, "{}", serde_json::to_string(comparison)?)?,
+        false => show::write(&mut out, comparison)?,
     }
-    write_files(&args, &comparison, picture)
+    Ok(())
 }
 
 fn comparison(
@@ -51,8 +59,10 @@ fn comparison(
 ) -> anyhow::Result<Comparison> {
     let configurations = runs.iter().map(|run| serde_json::to_value(run.config()));
     let configurations = configurations.collect::<Result<Vec<_>, _>>()?;
-    let tokenizers = runs.iter().map(|run| Ok(run.tokenizer()?.saved()));
-    let tokenizers = tokenizers.collect::<anyhow::Result<Vec<_>>>()?;
+    let all_alike = |alike: fn(&Run, &Run) -> bool| {
+        runs.windows(2).all(|pair| alike(&pair[0], &pair[1]))
+    };
+    let same_validation = all_alike(|one, next| validate_alike(one.config(), next.config()));
     let mut texts = Vec::new();
     let mut whole = true;
     if !args.quick {
@@ -87,12 +97,23 @@ fn comparison(
         version: env!("CARGO_PKG_VERSION").into(),
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         axis: axis(args.over),
-        same_tokenizer: tokenizers.windows(2).all(|pair| pair[0] == pair[1]),
+        same_task: all_alike(|one, next| {
+            one.config().model.architecture == next.config().model.architecture
+        }),
+        same_tokenizer: all_alike(|one, next| one.saved_tokenizer() == next.saved_tokenizer()),
+        same_validation,
+        same_text: same_validation || args.text.is_some(),
         whole,
         runs: compared,
         differences: differences(&configurations),
         texts,
     })
+}
+
+/// Whether two runs have one validation text. Stories follow from the seed.
+fn validate_alike(one: &RunConfig, other: &RunConfig) -> bool {
+    let are_drawn = matches!(one.data, DataConfig::Stories { .. });
+    one.data == other.data && (one.seed == other.seed || !are_drawn)
 }
 
 fn axis(over: CurveAxis) -> Axis {
@@ -155,7 +176,7 @@ fn write_files(
     for (path, bytes) in files {
         files::write_whole(path, |file| file.write_all(&bytes))?;
         let length = fs::metadata(path).map(|found| found.len()).unwrap_or_default();
-        let size = super::size::size(length);
+        let size = super::figures::size(length);
         note(format_args!("written: {} ({size})", path.display()));
     }
     Ok(())

@@ -37,7 +37,7 @@ impl Job for Model<'_> {
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<Found> {
         let config = self.run.config();
         let tokenizer: Arc<dyn Tokenizer> = self.run.tokenizer()?.into();
-        let task = Task::new(config.model.architecture, tokenizer.vocab_size(), config.seed);
+        let task = self.run.task(tokenizer.as_ref());
         let step = self.run.best_step()?;
         let model = self.run.load_checkpoint::<B::InnerBackend>(step, &device)?;
         let model = LanguageModel::new(model, &config.model);
@@ -72,14 +72,9 @@ impl Model<'_> {
         };
         let context_length = config.model.context_length;
         let mut held_out = HeldOut::new(split, task, context_length, None)?;
-        let limit = self.args.limit as usize;
-        let mut protocol =
-            "the loss of each token, all before it in its window being given".to_owned();
-        let whole = held_out.len() <= limit;
-        if !whole {
-            held_out.limit(limit);
-            protocol += &format!("; the first {limit} windows");
-        }
+        let windows = held_out.len();
+        held_out.limit(self.args.limit as usize);
+        let whole = held_out.len() == windows;
         let bytes = held_out.bytes(tokenizer.as_ref());
         let top_k: Vec<usize> = self.args.top_k.iter().map(|k| *k as usize).collect();
         let bar = progress::items(held_out.len(), self.run.name());
@@ -103,7 +98,7 @@ impl Model<'_> {
             task: "text".into(),
             data,
             weights: "f32".into(),
-            protocol,
+            protocol: held_out.protocol(),
             examples: score.tokens,
             measures,
         };
@@ -117,11 +112,8 @@ impl Model<'_> {
         task: Task,
         tokenizer: &dyn Tokenizer,
     ) -> anyhow::Result<Vec<Option<String>>> {
-        let (end, begin) = match task {
-            Task::Translation { begin, end } => (Some(end), Some(begin)),
-            _ => (tokenizer.end_of_text(), None),
-        };
-        let mut batch = Batch::new(model, tokenizer, end);
+        let begin = task.begin();
+        let mut batch = Batch::new(model, tokenizer, task.end(tokenizer));
         let mut tickets: HashMap<Ticket, usize> = HashMap::new();
         let mut texts = vec![Some(String::new()); self.asked.len()];
         for (number, (prompt, seed)) in self.asked.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use textwrap::Options;
 use textwrap::core::display_width;
 
-use crate::commands::size::{count, time};
+use crate::commands::figures::{count, time};
 use crate::report::terminal::{clipped, harmless};
 use crate::report::{Axis, Compared, Comparison, CurvePoint, Line, colour, line_chart, range};
 

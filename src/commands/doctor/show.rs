@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use super::report::{BackendReport, CheckReport, DeviceReport, Report};
 use crate::backend::DeviceMemory;
 use crate::backend::Requirement;
-use crate::commands::size::size;
+use crate::commands::figures::size;
 
 /// Columns of what stands before a description.
 const LABEL: usize = 22;

@@ -42,7 +42,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
         );
     }
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(stop.clone())?;
+    stop_on_signal(stop.clone(), "stopping")?;
     // All that is asked for, before a model is loaded.
     let questions =
         args.task.iter().map(|asked| Questions::read(asked, &args, &run, &tokenizer, &stop));
@@ -129,14 +129,10 @@ impl Job for Evaluate<'_> {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             results,
         };
-        let mut out = std::io::stdout().lock();
-        if self.args.json {
-            serde_json::to_writer(&mut out, &report)?;
-            writeln!(out)?;
-        } else {
-            show::lines(&report.results, &mut out)?;
-        }
-        self.keep(&report)
+        // Both are tried: a disk may be full, and a reader may have had enough.
+        let told = self.tell(&report);
+        self.keep(&report)?;
+        told
     }
 }
 
@@ -181,6 +177,17 @@ impl Evaluate<'_> {
         done
     }
 
+    fn tell(&self, report: &Report) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.args.json {
+            serde_json::to_writer(&mut out, report)?;
+            writeln!(out)?;
+        } else {
+            show::lines(&report.results, &mut out)?;
+        }
+        Ok(())
+    }
+
     /// Writes the results into the run, or where the command line says.
     fn keep(&self, report: &Report) -> anyhow::Result<()> {
         let name = match &self.args.name {
@@ -188,7 +195,7 @@ impl Evaluate<'_> {
             None => {
                 let text = self.text.iter().map(Text::name);
                 let tasks = self.questions.iter().map(|asked| asked.benchmark.name().to_owned());
-                let stories = self.stories.iter().map(|_| "stories".to_owned());
+                let stories = self.stories.iter().map(StoryTask::name);
                 // What is measured otherwise is kept beside it.
                 let EvalArgs { stride, limit, weights, .. } = self.args;
                 let stride = stride.map(|stride| format!("stride{stride}"));

@@ -28,6 +28,11 @@ impl StoryTask {
         Ok(Self { stories, writer, count, seed: args.seed })
     }
 
+    /// Other counts and seeds are other stories.
+    pub(super) fn name(&self) -> String {
+        format!("stories{}-seed{}", self.count, self.seed)
+    }
+
     pub(super) fn measure<B: GptBackend>(
         &self,
         model: &impl NextToken<B>,

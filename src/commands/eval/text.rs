@@ -18,9 +18,8 @@ pub(super) struct Text {
     held_out: HeldOut,
     name: String,
     data: String,
-    protocol: String,
     source_entropy: Option<f64>,
-    /// That are predicted, where all of the text is.
+    /// Of the tokens that are predicted, where every byte of the text is.
     bytes: Option<usize>,
 }
 
@@ -51,16 +50,11 @@ impl Text {
         };
         let context_length = config.model.context_length;
         let mut held_out = HeldOut::new(split, task, context_length, args.stride)?;
-        let mut protocol = protocol(task, context_length, args.stride);
-        let mut bytes = held_out.bytes(tokenizer.as_ref());
-        if let Some(limit) = args.limit.map(|limit| limit as usize)
-            && limit < held_out.len()
-        {
-            held_out.limit(limit);
-            protocol += &format!("; the first {limit} of them");
-            bytes = None;
+        if let Some(limit) = args.limit {
+            held_out.limit(limit as usize);
         }
-        Ok(Self { held_out, name, data, protocol, source_entropy, bytes })
+        let bytes = held_out.bytes(tokenizer.as_ref());
+        Ok(Self { held_out, name, data, source_entropy, bytes })
     }
 
     pub(super) fn name(&self) -> String {
@@ -96,7 +90,7 @@ impl Text {
             task: "text".into(),
             data: self.data.clone(),
             weights: weights.into(),
-            protocol: self.protocol.clone(),
+            protocol: self.held_out.protocol(),
             examples: score.tokens,
             measures,
         })
@@ -150,20 +144,5 @@ fn split(
                 }
             }
         }
-    }
-}
-
-fn protocol(task: Task, context_length: usize, stride: Option<usize>) -> String {
-    match (task, stride) {
-        (Task::NextToken, None) => format!(
-            "each token but the first once, from those before it in windows of {context_length} that follow each other"
-        ),
-        (Task::NextToken, Some(stride)) => format!(
-            "each token but the first once, from those before it in windows of {context_length}, {stride} apart"
-        ),
-        (Task::MaskedTokens { .. }, _) => {
-            format!("15% of the tokens, from all others in windows of {context_length}")
-        }
-        (Task::Translation { .. }, _) => "each token of a target, from its source".into(),
     }
 }

@@ -11,7 +11,7 @@ use crate::config::Architecture;
 use crate::data::Task;
 use crate::files::{self, write_error};
 use crate::model::Model;
-use crate::report::inside::{self, AttentionLayer, Passage, Selection};
+use crate::report::inside::{self, AttentionLayer, Holder, Passage, Selection};
 use crate::report::terminal::Style;
 
 /// Maps that are printed where nobody says which; of more layers the first, the middle and the last.
@@ -61,7 +61,10 @@ impl Asked {
             false => &passage.tokens,
         };
         let last = looking.len() - 1;
-        inside::attention_size(model, &passage, &args.layer)?;
+        // Machines are given numbers; a page only where they ask for one.
+        let page = (!args.json || args.out.is_some()).then(|| page_path(args, subject));
+        let holder = if page.is_some() { Holder::Page } else { Holder::Memory };
+        inside::attention_size(model, &passage, &args.layer, holder)?;
         if let Some(place) = args.place.filter(|place| *place > last) {
             bail!("--place: there is no token {place}; the text has 0 to {last}");
         }
@@ -76,8 +79,7 @@ impl Asked {
             layers: args.layer.clone(),
             head: args.head,
             place: args.place.unwrap_or(last),
-            // Machines are given numbers; a page only where they ask for one.
-            page: (!args.json || args.out.is_some()).then(|| page_path(args, subject)),
+            page,
             passage,
         })
     }
@@ -145,7 +147,7 @@ impl Asked {
 fn page_path(args: &InspectArgs, subject: &Subject) -> PathBuf {
     let name = match subject.step {
         Some(step) => format!("step-{step:08}-attention.html"),
-        None => format!("{}-attention.html", subject.config.name),
+        None => format!("{}-attention.html", subject.name()),
     };
     let is_folder =
         |path: &Path| path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator);

@@ -95,7 +95,7 @@ impl Job for Inspect<'_> {
         let config = &subject.config;
         let model: Model<B::InnerBackend> = subject.model(&device)?;
         let document = Document {
-            name: config.name.clone(),
+            name: subject.name().into(),
             step: subject.step,
             parameters: burn::module::Module::num_params(&model),
             shapes: self.sizes.map(|sizes| inside::outline(&model, &config.model, sizes)),

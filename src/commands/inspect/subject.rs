@@ -7,6 +7,7 @@ use crate::cli::InspectArgs;
 use crate::commands::params;
 use crate::config::{self, ConfigError, RunConfig, Source};
 use crate::data::{Corpus, SplitText, Task};
+use crate::files::FileError;
 use crate::generate::begun;
 use crate::model::{Initializer, Model};
 use crate::report::inside::Passage;
@@ -35,6 +36,12 @@ impl Subject {
             ),
             Ok(run) if !changes => Self::of_run(args, run),
             Ok(_) | Err(ArtifactError::UnknownRun { .. }) => Self::of_config(args, reads),
+            // A configuration needs no folder of runs that can be read.
+            Err(ArtifactError::File(FileError::Read { path, .. }))
+                if path == args.common.artifacts && Source::find(&args.subject, None).is_ok() =>
+            {
+                Self::of_config(args, reads)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -95,9 +102,14 @@ impl Subject {
     /// What is looked into, in words.
     pub(super) fn title(&self) -> String {
         match (&self.run, self.step) {
-            (Some(run), Some(step)) => format!("{}, step {step}", run.name()),
-            _ => format!("{}, untrained", self.config.name),
+            (Some(_), Some(step)) => format!("{}, step {step}", self.name()),
+            _ => format!("{}, untrained", self.name()),
         }
+    }
+
+    /// A run's, or a configuration's.
+    pub(super) fn name(&self) -> &str {
+        self.run.as_ref().map_or(&self.config.name, Run::name)
     }
 
     /// A checkpoint's, or that of a configuration as training begins with it.
@@ -117,8 +129,7 @@ impl Subject {
     }
 
     pub(super) fn task(&self) -> anyhow::Result<Task> {
-        let ids = self.tokenizer()?.vocab_size();
-        Ok(Task::new(self.config.model.architecture, ids, self.config.seed))
+        Ok(Task::of(&self.config, self.tokenizer()?.as_ref()))
     }
 
     /// The data that it is trained on.
@@ -153,7 +164,7 @@ impl Subject {
         match (self.task()?, target) {
             (Task::Translation { .. }, None) => bail!(
                 "{} translates: {option} is the source, give what it should become with --target TEXT",
-                self.config.name
+                self.name()
             ),
             (Task::Translation { .. }, Some(target)) => Ok(Passage {
                 source: Some(encode(text, option, most)?),
@@ -161,7 +172,7 @@ impl Subject {
                 tokens: encode(target, "--target", most - 1)?,
             }),
             (_, Some(_)) => {
-                bail!("{} does not translate; leave out --target", self.config.name)
+                bail!("{} does not translate; leave out --target", self.name())
             }
             (Task::NextToken, None) => {
                 let tokens = begun(tokenizer.as_ref(), encode(text, option, most)?);

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::Plan;
-use crate::commands::size::{count, size};
+use crate::commands::figures::{count, size};
 use crate::train::TrainingMemory;
 
 /// Columns of what stands before a description.

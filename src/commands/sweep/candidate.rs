@@ -5,7 +5,7 @@ use crate::artifact::Run;
 use crate::backend::BackendKind;
 use crate::cli::SweepArgs;
 use crate::commands::params::vocab_size;
-use crate::commands::size::size;
+use crate::commands::figures::size;
 use crate::config::{self, Architecture, DataConfig, RunConfig};
 use crate::data::{SplitText, Task};
 use crate::model;

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::advice;
 use super::plan::{bytes, free_memory};
-use super::progress::{self, note};
-use super::signals::{STOPPED, on_signal};
+use super::progress;
+use super::signals::{STOPPED, stop_on_signal};
 use super::train::apply_data;
 use crate::artifact::{History, Run};
 use crate::backend;
@@ -70,7 +70,8 @@ pub(super) fn run(args: SweepArgs) -> anyhow::Result<()> {
         ledger.skip(skipped)?;
     }
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(stop.clone())?;
+    // The trials notice, and end with their checkpoints.
+    stop_on_signal(stop.clone(), "stopping after these steps")?;
     let mut work =
         Work { args: &args, sweep: &sweep, candidates, available, ledger, show, stop, broken: 0 };
     let finished = work.all();
@@ -163,7 +164,7 @@ impl Work<'_> {
             }
             self.show.rung(place + 1, rungs.len(), *rung, members.len());
             self.rung(place, &rungs, &members)?;
-            if self.stop.load(Ordering::SeqCst) || self.broken > 0 {
+            if self.stop.load(Ordering::Relaxed) || self.broken > 0 {
                 return Ok(false);
             }
         }
@@ -206,7 +207,7 @@ impl Work<'_> {
     ) -> anyhow::Result<()> {
         let mut is_stopping = false;
         loop {
-            if self.stop.load(Ordering::SeqCst) && !is_stopping {
+            if self.stop.load(Ordering::Relaxed) && !is_stopping {
                 is_stopping = true;
                 waiting.clear();
                 running.iter_mut().for_each(|one| one.trainer.stop());
@@ -222,22 +223,24 @@ impl Work<'_> {
             if running.is_empty() && waiting.is_empty() {
                 return Ok(());
             }
-            let mut still = Vec::new();
-            for mut one in running.drain(..) {
-                match one.trainer.poll(&self.args.common.artifacts)? {
-                    None => {
-                        one.look(&self.args.common.artifacts);
-                        still.push(one);
-                    }
-                    Some(Exit::Ended(ended)) => self.record(&one.trial, place, ended)?,
-                    Some(Exit::Stopped) => {}
-                    Some(Exit::Broken(reason)) => {
+            // Whatever fails here, the others stay known, and are waited for.
+            let mut at = 0;
+            while let Some(one) = running.get_mut(at) {
+                let Some(exit) = one.trainer.poll(&self.args.common.artifacts)? else {
+                    one.look(&self.args.common.artifacts);
+                    at += 1;
+                    continue;
+                };
+                let one = running.remove(at);
+                match exit {
+                    Exit::Ended(ended) => self.record(&one.trial, place, ended)?,
+                    Exit::Stopped => {}
+                    Exit::Broken(reason) => {
                         self.broken += 1;
                         self.show.broken(&one.run, &reason);
                     }
                 }
             }
-            *running = still;
             self.report(place, rungs, members, running);
             std::thread::sleep(PAUSE);
         }
@@ -355,7 +358,7 @@ impl Work<'_> {
     fn conclude(&self, finished: bool) -> anyhow::Result<()> {
         let board = self.board();
         let told = self.tell(&board);
-        if self.stop.load(Ordering::SeqCst) {
+        if self.stop.load(Ordering::Relaxed) {
             // The same signal may have ended whoever reads this.
             let _ = writeln!(std::io::stderr(), "stopped; the same command goes on from here");
             std::process::exit(STOPPED);
@@ -386,15 +389,4 @@ impl Work<'_> {
         }
         Ok(())
     }
-}
-
-/// The first signal ends the trials with their checkpoints, the second this program at once; the
-/// trials notice.
-fn stop_on_signal(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
-    on_signal(move || {
-        if stop.swap(true, Ordering::SeqCst) {
-            std::process::exit(STOPPED);
-        }
-        note(format_args!("stopping after these steps; once more to stop at once"));
-    })
 }

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::time::Instant;
 
-use crate::commands::size::time;
+use crate::commands::figures::time;
 use crate::report::terminal::clipped;
 use crate::sweep::{Ended, Leaderboard, Measured, Metric, Row, Rung, Setting, short_names};
 

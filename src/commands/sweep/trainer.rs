@@ -1,5 +1,5 @@
 use anyhow::{Context, bail};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -154,7 +154,7 @@ const THREADS: &str = "RAYON_NUM_THREADS";
 pub(super) fn outcome(artifacts: &Path, run: &str) -> anyhow::Result<Option<(usize, Ended)>> {
     let run = Run::open(artifacts, run)?;
     // There is none of a run that was killed.
-    let Ok(summary) = run.history().summary() else { return Ok(None) };
+    let Some(summary) = run.history().summary_so_far()? else { return Ok(None) };
     let steps = summary.steps;
     let ended = summary.final_val_loss.map(|loss| match loss.is_finite() {
         true => Ended::Finished(Measured {
@@ -175,20 +175,10 @@ pub(super) fn outcome(artifacts: &Path, run: &str) -> anyhow::Result<Option<(usi
 /// # Errors
 /// A run that cannot be read, or that another program goes on training.
 pub(super) fn is_there(artifacts: &Path, name: &str) -> anyhow::Result<bool> {
-    let folder = artifacts.join(name);
-    if !folder.exists() {
+    if !artifacts.join(name).exists() {
         return Ok(false);
     }
-    let run = match Run::open(artifacts, name) {
-        Ok(run) => run,
-        // It was killed while the folder was made, and so before anything was trained.
-        Err(ArtifactError::UnknownRun { .. }) if !folder.join("checkpoints").exists() => {
-            fs::remove_dir_all(&folder)
-                .with_context(|| format!("cannot remove {}", folder.display()))?;
-            return Ok(false);
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let run = Run::open(artifacts, name)?;
     let started = Instant::now();
     loop {
         match run.lock() {

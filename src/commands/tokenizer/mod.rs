@@ -16,7 +16,7 @@ use crate::cli::{
 };
 use crate::config::TokenizerConfig;
 use crate::data::{SourceOptions, Sources};
-use crate::files;
+use crate::files::{self, write_error};
 use crate::tokenizer::{self, HuggingFaceFiles, Tokenizer};
 
 pub(super) fn run(args: TokenizerArgs) -> anyhow::Result<()> {
@@ -137,17 +137,14 @@ fn check_is_new(folder: &Path) -> anyhow::Result<()> {
 
 /// `tokenizer.json` and `tokenizer_config.json` in a new folder, all or nothing.
 fn write_folder(folder: &Path, tokenizer: &HuggingFaceFiles) -> anyhow::Result<()> {
-    let write = || {
-        let whole = std::path::absolute(folder)?;
-        fs::create_dir_all(whole.parent().unwrap_or(&whole))?;
-        files::write_folder(&whole, |part| {
-            files::write_whole(&part.join("tokenizer.json"), |file| {
-                file.write_all(tokenizer.json.as_bytes())
-            })?;
-            let settings = tokenizer.settings(None);
-            files::write_json(&part.join("tokenizer_config.json"), &settings)?;
-            check_is_new(folder)
-        })
-    };
-    write().with_context(|| format!("cannot write {}", folder.display()))
+    let whole = std::path::absolute(folder).map_err(write_error(folder))?;
+    let parent = files::folder_of(&whole);
+    fs::create_dir_all(parent).map_err(write_error(parent))?;
+    files::write_folder(&whole, |part| {
+        files::write_whole(&part.join("tokenizer.json"), |file| {
+            file.write_all(tokenizer.json.as_bytes())
+        })?;
+        files::write_json(&part.join("tokenizer_config.json"), &tokenizer.settings(None))
+    })?;
+    Ok(())
 }

@@ -124,7 +124,8 @@ pub struct Written {
 /// # Errors
 /// A model or tokenizer that llama.cpp cannot run as it was trained, a tensor that cannot be read
 /// or does not fit the configuration, a path that is there already, or a disk that cannot be
-/// written; then `path` is left as it was.
+/// written; then `path` is left as it was. Where only its folder cannot be synced the file is there,
+/// and may not outlive a power cut.
 pub fn write<E: Into<Box<dyn Error + Send + Sync>>>(
     path: &Path,
     name: &str,
@@ -183,6 +184,7 @@ pub fn write<E: Into<Box<dyn Error + Send + Sync>>>(
     drop(out);
     part.as_file().sync_all().map_err(write_error)?;
     part.persist_noclobber(path).map_err(|error| write_error(error.error))?;
+    files::sync_folder(files::folder_of(path)).map_err(write_error)?;
     Ok(Written { architecture: layout.architecture(), notes })
 }
 

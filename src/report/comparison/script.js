@@ -118,10 +118,13 @@ function results() {
   const last = key => run => (run.curves.train.at(-1) ?? run.curves.valid.at(-1))?.[key] ?? null;
   const decimals = value => value.toFixed(4);
   const percent = value => `${(100 * value).toFixed(1)}%`;
-  // Tokens of other tokenizers cost other amounts, and the first windows may be other texts.
-  const least = report.same_tokenizer ? "least" : null;
+  // Best of what can be compared: tokens of other tokenizers cost other amounts, a text is harder
+  // than another, and the first windows of models with other contexts are other parts of one.
+  const sameLoss = report.same_task && report.same_tokenizer && report.same_validation;
+  const least = sameLoss ? "least" : null;
   const read = new Set(report.runs.flatMap(run => run.measured?.examples ?? []));
-  const sameTokens = report.same_tokenizer && read.size < 2;
+  const sameText = report.same_task && report.same_text;
+  const sameTokens = sameText && report.same_tokenizer && read.size < 2;
   // Name, value, how it is written, and whether the least or the most is best.
   const rows = [
     ["parameters", run => run.parameters, short],
@@ -136,7 +139,7 @@ function results() {
     ["source entropy", of("source_entropy"), decimals],
     ["measured: loss", measure("loss"), decimals, sameTokens && "least"],
     ["measured: perplexity", measure("perplexity"), value => short(value), sameTokens && "least"],
-    ["measured: bits a byte", measure("bits a byte"), decimals, (sameTokens || report.whole) && "least"],
+    ["measured: bits a byte", measure("bits a byte"), decimals, (sameTokens || (sameText && report.whole)) && "least"],
   ];
   const names = new Set(report.runs.flatMap(run => run.measured?.measures.map(it => it.name) ?? []));
   for (const name of names) {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::module::{Module, Named, whole};
 use super::visits::{Visit, Visits};
-use crate::backend::TrainBackend;
+use crate::backend::{TrainBackend, on_host};
 use crate::config::ModelConfig;
 use crate::data::TokenBatch;
 use crate::model::{ACTIVATION, Output, parameters};
@@ -118,8 +118,8 @@ fn measured<B: AutodiffBackend>(
     let is_hidden = visit.part.to_string() == ACTIVATION;
     let kept = visit.kept.map(|Probe { probe, values }| {
         let columns = values.dims()[1];
-        let values: Vec<f32> = values.into_data().iter::<f32>().collect();
-        let gradient = probe.grad(gradients).map(|gradient| Numbers::of(&host(gradient)));
+        let values = on_host(values);
+        let gradient = probe.grad(gradients).map(|gradient| Numbers::of(&on_host(gradient)));
         let numbers = Numbers::of(&values);
         Activity {
             rms: numbers.rms(),
@@ -131,10 +131,6 @@ fn measured<B: AutodiffBackend>(
     let inner = visit.inner.into_iter().map(|inner| measured(inner, gradients)).collect();
     let Visit { part, path, input, output, .. } = visit;
     Visit { part, path, input, output, kept, inner }
-}
-
-fn host<B: burn::tensor::backend::Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
 }
 
 /// Columns of which no number is farther from zero than so much.
@@ -207,7 +203,7 @@ struct OfParameters<'a, B: AutodiffBackend> {
 impl<B: AutodiffBackend> ModuleVisitor<B> for OfParameters<'_, B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let value = param.val();
-        let gradient = value.grad(self.gradients).map(host);
+        let gradient = value.grad(self.gradients).map(on_host);
         let columns = value.dims()[D - 1];
         self.found.push(Found {
             silent: match D {
@@ -215,7 +211,7 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for OfParameters<'_, B> {
                 _ => None,
             },
             gradient: gradient.as_deref().map(Numbers::of),
-            values: Numbers::of(&host(value.inner())),
+            values: Numbers::of(&on_host(value.inner())),
         });
     }
 }

@@ -16,8 +16,8 @@ mod visits;
 mod weights;
 
 pub use attention::{
-    AttentionLayer, HeadSteps, PageError, Selection, attention, attention_page, attention_size,
-    write_maps, write_steps,
+    AttentionLayer, HeadSteps, Holder, PageError, Selection, TooLarge, attention, attention_page,
+    attention_size, write_maps, write_steps,
 };
 pub use describe::{Axis, Sizes, Symbol};
 pub use gradients::{Activity, GradientReport, ParameterGradient, Units, gradients};

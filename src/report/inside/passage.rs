@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, on_host};
 use crate::model::{Model, Observer, Rows};
 
 /// A text that a model reads.
@@ -42,7 +42,7 @@ impl Passage {
                 model.forward(batch(&[source], &device), &[source.len()], tokens)
             }
         };
-        logits.into_data().iter::<f32>().collect()
+        on_host(logits)
     }
 }
 

@@ -2,7 +2,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 
 use super::passage::{Passage, batch};
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, on_host};
 use crate::data::Task;
 use crate::generate::LogProbabilities;
 use crate::model::{Encoder, Model};
@@ -108,8 +108,7 @@ fn masked_logits<B: GptBackend>(model: &Encoder<B>, tokens: &[u32], mask: u32) -
     let mut found = Vec::with_capacity(t * v);
     for places in places.chunks(ROWS) {
         let rows: Vec<Vec<u32>> = places.iter().map(|place| masked(*place)).collect();
-        let logits = model.forward(batch(&rows, &model.device()), None).into_data();
-        let logits: Vec<f32> = logits.iter::<f32>().collect();
+        let logits = on_host(model.forward(batch(&rows, &model.device()), None));
         for (row, place) in places.iter().enumerate() {
             found.extend_from_slice(&logits[(row * t + place) * v..][..v]);
         }

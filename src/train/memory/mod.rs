@@ -28,6 +28,9 @@ pub struct Operations {
     pub views: bool,
     /// Logits that kernels have in memory at a time.
     pub logits: u64,
+    /// Kernels have the logits' gradients beside them, both with columns made a multiple of so many;
+    /// where absent, gradients take the place of the logits.
+    pub aligned_logits: Option<u64>,
     /// Scores of attention that kernels have in memory at a time, if that is of any weight.
     pub scores: u64,
 }
@@ -40,12 +43,18 @@ impl From<BackendKind> for Operations {
             products: false,
             views: false,
             logits: 0,
+            aligned_logits: None,
             scores: 0,
         };
         match kind {
-            BackendKind::Cuda | BackendKind::Wgpu => {
-                Self { kernels: true, bf16: true, logits: 1 << 26, scores: 1 << 26, ..compositions }
-            }
+            BackendKind::Cuda | BackendKind::Wgpu => Self {
+                kernels: true,
+                bf16: true,
+                logits: 1 << 26,
+                aligned_logits: Some(128),
+                scores: 1 << 26,
+                ..compositions
+            },
             BackendKind::Flex => {
                 Self { kernels: true, products: true, views: true, logits: 1 << 24, ..compositions }
             }

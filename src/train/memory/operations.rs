@@ -248,9 +248,9 @@ impl Recorder {
             let logits = self.dense(hidden, weight, bias, WIDTH * rows * vocab_size);
             return self.loss(logits, rows);
         }
-        let block_rows = (self.operations.logits / vocab_size).clamp(1, rows);
-        // Scaled by a share, they are in memory a second time.
-        let slope = |place| if is_share { Slope::New } else { Slope::Made(place) };
+        // Scaled by a share, they are in memory a second time; on a GPU also by one.
+        let is_new = is_share || self.operations.aligned_logits.is_some();
+        let slope = |place| if is_new { Slope::New } else { Slope::Made(place) };
         let tracked = [hidden, weight].into_iter().filter(Value::is_tracked).enumerate();
         let inputs: Vec<(Value, Slope)> =
             tracked.map(|(place, input)| (input, slope(place))).collect();
@@ -259,9 +259,47 @@ impl Recorder {
             inputs: &inputs,
             keeps: &keeps,
             bytes: WIDTH,
-            forward_scratch: WIDTH * block_rows * vocab_size,
+            forward_scratch: self.loss_scratch(hidden, weight, [rows, vocab_size]),
             ..Record::default()
         })
+    }
+
+    /// What the kernel of [`Recorder::linear_loss`] has in memory at a time beside its inputs and
+    /// their gradients.
+    fn loss_scratch(&self, hidden: Value, weight: Value, [rows, vocab_size]: [u64; 2]) -> u64 {
+        let block_rows = (self.operations.logits / vocab_size).clamp(1, rows);
+        let Some(alignment) = self.operations.aligned_logits else {
+            return WIDTH * block_rows * vocab_size;
+        };
+        let columns = vocab_size.next_multiple_of(alignment);
+        let is_widened = columns > vocab_size;
+        let width = hidden.bytes / (WIDTH * rows);
+        let weights = width * columns;
+        // Copies of both factors in another type, and of the weights with more columns.
+        let (element, copies) = match self.precision {
+            Precision::F32 => (WIDTH, if is_widened { WIDTH * weights } else { 0 }),
+            Precision::Bf16 => (WIDTH / 2, WIDTH / 2 * (weights + width * rows)),
+        };
+        let logits = block_rows * columns;
+        if !(hidden.is_tracked() || weight.is_tracked()) {
+            return copies + WIDTH * logits;
+        }
+        let is_whole = block_rows == rows;
+        let kept = |value: Value| if value.is_tracked() { value.bytes } else { 0 };
+        // Gradients beside logits; those of the inputs follow.
+        let mut with_logits = (WIDTH + element) * logits;
+        if is_whole {
+            with_logits = with_logits.saturating_sub(kept(hidden) + kept(weight));
+        }
+        if !weight.is_tracked() {
+            return copies + with_logits.max(element * logits);
+        }
+        // That of the weights is wider than what is kept of it, which is a copy then; what comes of
+        // a further block lies beside the sum.
+        let further = if is_whole { 0 } else { WIDTH * weights };
+        let with_weights = element * logits + further + WIDTH * weights - weight.bytes;
+        let with_copy = if is_widened { WIDTH * weights } else { 0 };
+        copies + with_logits.max(with_weights).max(with_copy)
     }
 
     /// The loss of logits.

@@ -4,19 +4,20 @@
 
 mod maps;
 mod page;
+mod size;
 mod steps;
 
 pub use maps::{Selection, write_maps, write_steps};
-pub use page::{PageError, attention_page, attention_size};
+pub use page::{PageError, attention_page};
+pub use size::{Holder, TooLarge, attention_size};
 pub use steps::{HeadSteps, Steps};
 
-use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 use std::cell::RefCell;
 
 use super::passage::Passage;
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, on_host};
 use crate::model::{Heads, Model, Observer, Output, Part};
 
 /// The attention of one layer to itself or to a source, as a pass of the model computed it.
@@ -87,7 +88,7 @@ impl<B: GptBackend> Observer<B> for Witness<'_> {
     fn leave(&self, output: Output<B>) -> Tensor<B, 2> {
         let path = self.path();
         if let Some(found) = self.found.borrow_mut().last_mut().filter(|found| found.path == path) {
-            found.output = floats(output.rows.clone());
+            found.output = on_host(output.rows.clone());
         }
         self.path.borrow_mut().pop();
         output.rows
@@ -111,8 +112,8 @@ impl<B: GptBackend> Observer<B> for Witness<'_> {
             soft_cap: options.soft_cap,
             key_length: options.key_lengths.map(|lengths| lengths[0]),
         };
-        let [query, key, value] = [heads.query, heads.key, heads.value].map(floats);
-        let attended = floats(heads.attended);
+        let [query, key, value] = [heads.query, heads.key, heads.value].map(on_host);
+        let attended = on_host(heads.attended);
         let head = |head: usize| {
             let own = |values: &[f32], number: usize, rows: usize| {
                 values[number * rows * k..][..rows * k].to_vec()
@@ -149,7 +150,7 @@ impl<B: GptBackend> Observer<B> for Witness<'_> {
 fn contributions<B: GptBackend>(heads: &Heads<B>) -> (Vec<Vec<f32>>, Vec<f32>) {
     let [_, h, t, k] = heads.attended.dims();
     let device = heads.attended.device();
-    let attended = floats(heads.attended.clone());
+    let attended = on_host(heads.attended.clone());
     // One row of heads for each of them, in which all others are zero.
     let mut alone = vec![0.0f32; h * t * h * k];
     for head in 0..h {
@@ -163,9 +164,5 @@ fn contributions<B: GptBackend>(heads: &Heads<B>) -> (Vec<Vec<f32>>, Vec<f32>) {
     let bias = heads.projection.forward(nothing); // [1, 1, D]
     let alone = heads.projection.forward(alone) - bias.clone(); // [H, T, D]
     let d = bias.dims()[2];
-    (floats(alone).chunks(t * d).map(<[f32]>::to_vec).collect(), floats(bias))
-}
-
-fn floats<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
+    (on_host(alone).chunks(t * d).map(<[f32]>::to_vec).collect(), on_host(bias))
 }
