@@ -2,8 +2,10 @@
 //! f32 and bf16, keeps the source, and computes nothing.
 
 use burn::backend::Autodiff;
+use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
+use burn_fusion::Fusion;
 use cubecl::bytes::Bytes;
 use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::future::DynFut;
@@ -35,7 +37,7 @@ use emberlm::backend::{
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::support::{ACTIVATIONS, numbers};
 
@@ -43,6 +45,15 @@ type CudaCompiler = CppCompiler<CudaDialect<CudaWmmaCompiler>>;
 
 /// By the kernel's name with its types and what was known when it was compiled.
 static SOURCES: Mutex<BTreeMap<String, Result<String, String>>> = Mutex::new(BTreeMap::new());
+
+/// The kernels that were launched, one after the other.
+static LAUNCHED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Whose launches these are.
+static TURN: Mutex<()> = Mutex::new(());
+
+type Plain = CubeBackend<CudaSource, f32, i32, u32>;
+type Fused = Fusion<Plain>;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Paper;
@@ -63,6 +74,9 @@ impl burn::tensor::backend::DeviceOps for Paper {}
 struct Printer {
     utilities: Arc<ServerUtilities<Self>>,
     profiler: TimestampProfiler,
+    /// Kept as a server keeps what its memory is lent to: by their number CubeCL tells whether
+    /// a tensor has one holder.
+    lent: Vec<ManagedMemoryHandle>,
 }
 
 impl DeviceService for Printer {
@@ -90,7 +104,7 @@ impl DeviceService for Printer {
         let logger = Arc::new(ServerLogger::default());
         let policy = ContiguousMemoryLayoutPolicy::new(512);
         let utilities = Arc::new(ServerUtilities::new(properties, logger, (), policy));
-        Self { utilities, profiler: TimestampProfiler::default() }
+        Self { utilities, profiler: TimestampProfiler::default(), lent: Vec::new() }
     }
 
     fn utilities(&self) -> ServerUtilitiesHandle {
@@ -108,7 +122,9 @@ impl ComputeServer for Printer {
     type MemoryLayoutPolicy = ContiguousMemoryLayoutPolicy;
     type Storage = BytesStorage;
 
-    fn initialize_memory(&mut self, _: ManagedMemoryHandle, _: u64, _: StreamId) {}
+    fn initialize_memory(&mut self, memory: ManagedMemoryHandle, _: u64, _: StreamId) {
+        self.lent.push(memory);
+    }
 
     fn logger(&self) -> Arc<ServerLogger> {
         self.utilities.logger.clone()
@@ -153,10 +169,13 @@ impl ComputeServer for Printer {
     ) {
         let mut options = <CudaCompiler as Compiler>::CompilationOptions::default();
         options.warp_size = 32;
+        options.supports_features.grid_constants = true;
         let compiled =
             kernel.compile(&mut CudaCompiler::default(), &options, mode, kernel.address_type());
         let source = compiled.map(|it| it.source).map_err(|error| format!("{error:?}"));
-        SOURCES.lock().unwrap().insert(format!("{:?}", kernel.id()), source);
+        let id = format!("{:?}", kernel.id());
+        LAUNCHED.lock().unwrap().push(id.clone());
+        SOURCES.lock().unwrap().insert(id, source);
     }
 
     fn flush(&mut self, _: StreamId) -> Result<(), ServerError> {
@@ -226,6 +245,16 @@ fn leaf<B: TrainBackend, const D: usize>(shape: [usize; D], device: &B::Device) 
     Tensor::<B, 1>::from_floats(&*values, device).reshape(shape).require_grad()
 }
 
+const STEP: AdamwStep = AdamwStep {
+    learning_rate: 1e-3,
+    weight_decay: 0.1,
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    step: 1,
+    gradient_factor: 0.5,
+};
+
 /// Every operation that has a kernel, forward and backward.
 fn launch_all<B: TrainBackend>(device: &B::Device) {
     let norm = |kind, weighted: bool| {
@@ -260,21 +289,32 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     let tokens = Tensor::<B, 2, Int>::zeros([2, 9], device);
     B::embed(leaf::<B, 2>([30, 24], device), tokens).sum().backward();
     let plain = || leaf::<B, 1>([300], device).inner();
-    B::InnerBackend::sum_of_squares(vec![plain(), plain()]);
-    let step = AdamwStep {
-        learning_rate: 1e-3,
-        weight_decay: 0.1,
-        beta1: 0.9,
-        beta2: 0.95,
-        epsilon: 1e-8,
-        step: 1,
-        gradient_factor: 0.5,
-    };
-    for moments in [None, Some([plain(), plain()])] {
-        let update = AdamwUpdate { value: plain(), gradient: plain(), moments, step };
-        B::InnerBackend::adamw(vec![update]);
+    // As many as a launch takes, and some more.
+    B::InnerBackend::sum_of_squares((0..40).map(|_| plain()).collect());
+    for begun in [false, true] {
+        let update = |_| {
+            let moments = begun.then(|| [plain(), plain()]);
+            AdamwUpdate { value: plain(), gradient: plain(), moments, step: STEP }
+        };
+        B::InnerBackend::adamw((0..30).map(update).collect());
     }
     B::sync(device).unwrap();
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is launched meanwhile, by the names of the kernels.
+fn launched<B: GptBackend>(device: &B::Device, run: impl FnOnce()) -> Vec<String> {
+    B::sync(device).unwrap();
+    LAUNCHED.lock().unwrap().clear();
+    run();
+    B::sync(device).unwrap();
+    let ids = std::mem::take(&mut *LAUNCHED.lock().unwrap());
+    let name =
+        |id: &String| id.split("::").find(|part| part.contains("Kernel<")).map(str::to_owned);
+    ids.iter().map(|id| name(id).unwrap_or_else(|| id.clone())).collect()
 }
 
 /// Functions with `#[cube(launch)]`, as the source text has them.
@@ -298,9 +338,9 @@ fn kernels_of_ours() -> Vec<String> {
 
 #[test]
 fn kernels_become_cuda_source() {
-    type B = CubeBackend<CudaSource, f32, i32, u32>;
-    assert!(<B as burn::tensor::backend::Backend>::supports_dtype(&Paper, DType::BF16));
-    launch_all::<Autodiff<B>>(&Paper);
+    let _turn = turn();
+    assert!(Plain::supports_dtype(&Paper, DType::BF16));
+    launch_all::<Autodiff<Plain>>(&Paper);
     let sources = SOURCES.lock().unwrap();
     for (id, source) in sources.iter() {
         assert!(source.is_ok(), "{id}: {source:?}");
@@ -324,4 +364,42 @@ fn kernels_become_cuda_source() {
             assert!(source.contains("extern \"C\" __global__ void"), "{id}: {source}");
         }
     }
+}
+
+/// 50 parameters of many sizes.
+fn parameters<B: GptBackend>(device: &B::Device) -> Vec<Tensor<B, 1>> {
+    (1..=50).map(|size| Tensor::zeros([size * size * 7], device)).collect()
+}
+
+fn parameters_are_taken_together<B: GptBackend<Device = Paper>>() {
+    let updates = |begun: bool| {
+        let mut all = [(); 4].map(|()| parameters::<B>(&Paper).into_iter());
+        let update = |_| {
+            let [value, gradient, first, second] = all.each_mut().map(|it| it.next().unwrap());
+            AdamwUpdate { value, gradient, moments: begun.then_some([first, second]), step: STEP }
+        };
+        (0..50).map(update).collect::<Vec<_>>()
+    };
+    let begun = updates(true);
+    let mut updated = Vec::new();
+    let found = launched::<B>(&Paper, || updated = B::adamw(begun));
+    // Nothing is copied.
+    assert_eq!(found, ["AdamwKernel<all"; 3]);
+    let all: Vec<Tensor<B, 1>> = updated.into_iter().flatten().collect();
+    assert_eq!(all.len(), 150);
+    let found = launched::<B>(&Paper, || assert_eq!(B::sum_of_squares(all), 0.0));
+    assert_eq!(found, ["SquaresKernel<all"; 5]);
+    // Where somebody else has a gradient, that one is copied.
+    let begun = updates(true);
+    let other = begun[7].gradient.clone();
+    let found = launched::<B>(&Paper, || drop(B::adamw(begun)));
+    assert_eq!(found.iter().filter(|name| *name != "AdamwKernel<all").count(), 1, "{found:?}");
+    drop(other);
+}
+
+#[test]
+fn many_parameters_share_a_launch() {
+    let _turn = turn();
+    parameters_are_taken_together::<Plain>();
+    parameters_are_taken_together::<Fused>();
 }

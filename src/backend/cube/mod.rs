@@ -193,7 +193,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
     }
 
     fn adamw(&self, updates: Vec<AdamwUpdate<CubeTensor<R>>>) -> Vec<[CubeTensor<R>; 3]> {
-        updates.into_iter().map(optimizer::adamw).collect()
+        optimizer::adamw(updates)
     }
 }
 

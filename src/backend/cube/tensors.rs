@@ -53,6 +53,13 @@ pub fn writable<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     if tensor.can_mut() { tensor } else { tensor.copy() }
 }
 
+/// What kernels count the elements of these tensors by. Numbers of 32 bits go on to half of what
+/// they can count, since a grid has more units than there are elements.
+pub fn address<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> AddressType {
+    let elements = |tensor: &&CubeTensor<R>| tensor.handle.size() as usize / tensor.elem_size();
+    AddressType::from_len_signed(tensors.iter().map(elements).max().unwrap_or(0))
+}
+
 /// At least so many cubes; those beyond have nothing to do.
 pub fn cubes(count: usize) -> CubeCount {
     let count = u32::try_from(count).expect("a grid of cubes is below 2^32");
