@@ -279,6 +279,13 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
         let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
         B::attend(query, key, value, &options).sum().backward();
+        for rows in [1, 2, 9] {
+            let heads = |heads| leaf::<B, 4>([rows, heads, 9, 16], device).inner();
+            let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
+            let (query, lengths) = (heads(4).narrow(2, 0, 1), vec![9; rows]);
+            B::InnerBackend::attend_rows(query, heads(2), heads(2), &lengths, &options);
+            B::InnerBackend::put(heads(2), heads(2), &vec![[0, 0]; rows]);
+        }
         let targets = Tensor::<B, 1, Int>::zeros([6], device);
         let (input, weight) = (leaf::<B, 2>([6, 16], device), leaf::<B, 2>([16, 130], device));
         let bias = Some(leaf::<B, 1>([130], device));
@@ -402,4 +409,29 @@ fn many_parameters_share_a_launch() {
     let _turn = turn();
     parameters_are_taken_together::<Plain>();
     parameters_are_taken_together::<Fused>();
+}
+
+fn rows_are_taken_together<B: GptBackend<Device = Paper>>() {
+    for (rows, launches) in [(1, 1), (2, 1), (33, 1), (64, 1), (70, 2)] {
+        let heads = |heads, positions| Tensor::<B, 4>::zeros([rows, heads, positions, 16], &Paper);
+        let [room, query] = [heads(2, 40), heads(4, 1)];
+        // As they come out of a projection.
+        let new = Tensor::<B, 4>::zeros([rows, 1, 6, 16], &Paper).swap_dims(1, 2).narrow(1, 4, 2);
+        let places: Vec<[usize; 2]> = (0..rows).map(|row| [row, row % 40]).collect();
+        let mut put = None;
+        let found = launched::<B>(&Paper, || put = Some(B::put(room, new, &places)));
+        assert_eq!(found, vec!["PutKernel<all"; launches]);
+        let lengths: Vec<usize> = (0..rows).map(|row| row % 40 + 1).collect();
+        let (keys, options) = (put.unwrap(), AttentionOptions::causal(0.25));
+        let attend = || drop(B::attend_rows(query, keys.clone(), keys, &lengths, &options));
+        let found = launched::<B>(&Paper, attend);
+        assert_eq!(found, vec!["AttendRowsKernel<all"; launches]);
+    }
+}
+
+#[test]
+fn many_rows_share_a_launch() {
+    let _turn = turn();
+    rows_are_taken_together::<Plain>();
+    rows_are_taken_together::<Fused>();
 }

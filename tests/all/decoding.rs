@@ -88,11 +88,15 @@ fn a_cache_grows_with_its_text_and_its_clones_go_their_own_ways() {
 fn new_positions_are_put_into_their_room_and_nobody_elses() {
     on_each_backend!(|device: B| {
         type I<B> = Inner<B>;
-        for (number, [b, g, room, width, t, start]) in
-            [[1, 1, 1, 1, 1, 0], [2, 3, 7, 5, 2, 4], [1, 4, 64, 16, 1, 63], [3, 1, 9, 33, 9, 0]]
-                .into_iter()
-                .enumerate()
-        {
+        let shapes = [
+            [1, 1, 1, 1, 1, 0],
+            [2, 3, 7, 5, 2, 4],
+            [1, 4, 64, 16, 1, 63],
+            [3, 1, 9, 33, 9, 0],
+            [11, 2, 5, 7, 1, 4],
+            [150, 2, 6, 3, 2, 3],
+        ];
+        for (number, [b, g, room, width, t, start]) in shapes.into_iter().enumerate() {
             let old = numbers(b * g * room * width, number as u64);
             let new = numbers(b * t * g * width, 50 + number as u64);
             let before = Tensor::<I<B>, 4>::from_data(
@@ -104,13 +108,16 @@ fn new_positions_are_put_into_their_room_and_nobody_elses() {
                 TensorData::new(new.clone(), [b, t, g, width]),
                 &device,
             );
+            // Each entry elsewhere, in a row and at a position of its own.
+            let places: Vec<[usize; 2]> =
+                (0..b).map(|entry| [b - 1 - entry, start - start.min(entry % 3)]).collect();
             let mut expected = old.clone();
             for (place, x) in new.iter().enumerate() {
                 let (entry, position) = (place / (t * g * width), place / (g * width) % t);
                 let (head, column) = (place / width % g, place % width);
-                expected[((entry * g + head) * room + start + position) * width + column] = *x;
+                let [row, start] = places[entry];
+                expected[((row * g + head) * room + start + position) * width + column] = *x;
             }
-            let places: Vec<[usize; 2]> = (0..b).map(|row| [row, start]).collect();
             let put = |room| <I<B>>::put(room, turned.clone().swap_dims(1, 2), &places);
             let shared = put(before.clone());
             assert_eq!(floats(shared.into_data()), expected);

@@ -247,6 +247,25 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output
     }
 
+    fn put(&self, room: Lazy<R>, new: Lazy<R>, places: &[[usize; 2]]) -> Lazy<R> {
+        let (output, places) = (like(&room), places.to_vec());
+        let [output] = fixed(defer::<R, BT>("put", vec![room, new], vec![output], move |inputs| {
+            let [room, new] = fixed(inputs);
+            vec![kernels::<R, BT>().put(room, new, &places)]
+        }));
+        output
+    }
+
+    fn attend_rows(&self, inputs: [Lazy<R>; 3], lengths: &[usize], sight: Sight) -> Lazy<R> {
+        let [b, h, t, _] = fixed(inputs[0].shape.to_vec());
+        let (output, lengths) = (floats([b, h, t, inputs[2].shape[3]]), lengths.to_vec());
+        let [output] =
+            fixed(defer::<R, BT>("attend_rows", inputs.into(), vec![output], move |inputs| {
+                vec![kernels::<R, BT>().attend_rows(fixed(inputs), &lengths, sight)]
+            }));
+        output
+    }
+
     fn cross_entropy(&self, logits: Lazy<R>, targets: Lazy<R>) -> (Lazy<R>, Lazy<R>) {
         let outputs = vec![floats([1]), floats([logits.shape[0]])];
         let inputs = vec![logits, targets];

@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod decoding;
 mod embedding;
 mod fusion;
 mod loss;
@@ -135,6 +136,19 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         let parts = default_separate(joined, heads).map(to_float);
         let gradients = attention::backward::<R, BT>(parts, output, log_sums, gradient, sight);
         to_float(Tensor::<Cube<R, BT>, 4>::cat(gradients.map(from_float).to_vec(), 1))
+    }
+
+    fn put(&self, room: CubeTensor<R>, new: CubeTensor<R>, places: &[[usize; 2]]) -> CubeTensor<R> {
+        decoding::put(room, new, places)
+    }
+
+    fn attend_rows(
+        &self,
+        inputs: [CubeTensor<R>; 3],
+        lengths: &[usize],
+        sight: Sight,
+    ) -> CubeTensor<R> {
+        decoding::attend_rows(inputs, lengths, sight)
     }
 
     fn cross_entropy(
