@@ -13,10 +13,10 @@ const VOCAB_SIZE: usize = 17;
 const CONTEXT_LENGTH: usize = 150;
 
 /// More positions than a cache has room for from the beginning, seen by fewer heads than there are.
-fn config() -> ModelConfig {
+fn config(position: &str) -> ModelConfig {
     let model = json!({ "d_model": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
         "context_length": CONTEXT_LENGTH, "vocab_size": VOCAB_SIZE,
-        "position": { "kind": "rotary" } });
+        "position": { "kind": position } });
     config::resolve(json!({ "name": "decoding", "model": model })).unwrap().model
 }
 
@@ -63,7 +63,7 @@ fn read_on<B: GptBackend>(
 fn a_cache_grows_with_its_text_and_its_clones_go_their_own_ways() {
     on_each_backend!(|device: B| {
         let model: Gpt<Inner<B>> =
-            Gpt::new("a", &config(), VOCAB_SIZE, Initializer::seeded(3), &device);
+            Gpt::new("a", &config("rotary"), VOCAB_SIZE, Initializer::seeded(3), &device);
         let (prompt, a, b) = (rows(1, 5), rows(3, 140), rows(5, 70));
         let mut cache = model.new_cache();
         let tokens = batch(&prompt.each_ref().map(|row| &row[..]), &device);
@@ -81,6 +81,27 @@ fn a_cache_grows_with_its_text_and_its_clones_go_their_own_ways() {
         read_on(&model, short, &after(&prompt, &b), &one, "the second, later");
         read_on(&model, long, &after(&prompt, &a), &more, "the first, to the end");
         read_on(&model, again, &after(&prompt, &a), &one, "the first again, later");
+    });
+}
+
+#[test]
+fn what_is_kept_of_positions_is_what_would_be_made_anew() {
+    on_each_backend!(|device: B| {
+        for kind in ["rotary", "sinusoidal"] {
+            let make = || -> Gpt<Inner<B>> {
+                Gpt::new("a", &config(kind), VOCAB_SIZE, Initializer::seeded(3), &device)
+            };
+            let model = make();
+            for length in [3, 9, 1, 5, 40] {
+                let rows = rows(1, length);
+                let tokens = || batch(&rows.each_ref().map(|row| &row[..]), &device);
+                let kept = floats(model.clone().forward(tokens()).into_data());
+                let anew = floats(make().forward(tokens()).into_data());
+                let anew: Vec<f64> = anew.into_iter().map(f64::from).collect();
+                // Logits below one; of another position they would be hundredths off.
+                assert_close(&kept, &anew, 1e-6, &format!("{kind} {length}"));
+            }
+        }
     });
 }
 
