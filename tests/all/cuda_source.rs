@@ -268,6 +268,7 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     }
     for kind in ACTIVATIONS {
         let [gate, up] = [(); 2].map(|()| leaf::<B, 2>([3, 40], device));
+        B::activation(gate.clone(), kind).sum().backward();
         B::gated(gate, up, kind).sum().backward();
     }
     for pairing in [RotaryPairing::Half, RotaryPairing::Interleaved] {
@@ -434,4 +435,25 @@ fn many_rows_share_a_launch() {
     let _turn = turn();
     rows_are_taken_together::<Plain>();
     rows_are_taken_together::<Fused>();
+}
+
+fn an_activation_is_one_launch<B: GptBackend<Device = Paper>>() {
+    for kind in ACTIVATIONS {
+        let tensor = || Tensor::<B, 2>::zeros([30, 40], &Paper);
+        let (input, gradient) = (tensor(), tensor());
+        let mut output = None;
+        let forward = || output = Some(B::activation(input.clone(), kind));
+        assert_eq!(launched::<B>(&Paper, forward).len(), 1, "{kind:?}");
+        let backward = || output = Some(B::activation_backward(input.clone(), gradient, kind));
+        assert_eq!(launched::<B>(&Paper, backward).len(), 1, "{kind:?}");
+        assert_eq!(output.unwrap().dims(), [30, 40]);
+    }
+}
+
+#[test]
+fn activations_are_one_launch_each() {
+    let _turn = turn();
+    // By kernels of ours, and by what burn's fusion makes of their composition.
+    an_activation_is_one_launch::<Plain>();
+    an_activation_is_one_launch::<Fused>();
 }

@@ -164,6 +164,8 @@ fn activations_survive_extremes() {
         // What is not a number stays that, so that a run that diverges shows.
         for kind in [Activation::Relu, Activation::ReluSquared, Activation::Silu] {
             let nan = tensor::<_, 1>(&[f32::NAN], [1], &device);
+            let gated = Inner::<B>::gated(nan.clone(), nan.ones_like(), kind);
+            assert!(floats(gated.into_data())[0].is_nan(), "{kind:?} as a gate");
             assert!(floats(Inner::<B>::activation(nan, kind).into_data())[0].is_nan(), "{kind:?}");
         }
         let x = [-1e4f32, -100.0, -14.0, -0.0, 0.0, 14.0, 100.0, 1e4];

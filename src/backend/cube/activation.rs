@@ -1,4 +1,4 @@
-//! Gates of feed-forward networks.
+//! Activations and gates of feed-forward networks.
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
@@ -24,6 +24,12 @@ fn sigmoid(x: f32) -> f32 {
     1.0f32 / (1.0f32 + f32::exp(-max(x, -80.0f32)))
 }
 
+/// Not the maximum with zero, which is zero of what is not a number.
+#[cube]
+fn positive(x: f32) -> f32 {
+    select(x < 0.0f32, 0.0f32, x)
+}
+
 /// `activation(x)` and its derivative.
 #[cube]
 fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
@@ -36,9 +42,9 @@ fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
         let steepness = STEEPNESS * (1.0f32 + 3.0f32 * CUBIC * x * x);
         (x * gate, gate + x * gate * (1.0f32 - gate) * steepness)
     } else if comptime!(kind == Activation::Relu) {
-        (max(x, 0.0f32), select(x > 0.0f32, 1.0f32, 0.0f32))
+        (positive(x), select(x <= 0.0f32, 0.0f32, 1.0f32))
     } else if comptime!(kind == Activation::ReluSquared) {
-        let positive = max(x, 0.0f32);
+        let positive = positive(x);
         (positive * positive, 2.0f32 * positive)
     } else if comptime!(kind == Activation::Silu) {
         let gate = sigmoid(x);
@@ -50,6 +56,64 @@ fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
         let gate = product / (product + 2.0f32);
         (x * gate, gate + x * (1.0f32 - gate * gate) * sigmoid(x))
     }
+}
+
+#[cube(launch)]
+fn forward_kernel(input: &Array<f32>, output: &mut Array<f32>, #[comptime] kind: Activation) {
+    if ABSOLUTE_POS < output.len() {
+        let (value, _) = value_and_slope(input[ABSOLUTE_POS], kind);
+        output[ABSOLUTE_POS] = value;
+    }
+}
+
+/// [`GptBackend::activation`](crate::backend::GptBackend::activation).
+pub fn forward<R: CubeRuntime>(input: CubeTensor<R>, kind: Activation) -> CubeTensor<R> {
+    let input = into_contiguous(input);
+    let output = empty(&input, input.meta.shape().clone());
+    let client = input.client.clone();
+    forward_kernel::launch(
+        &client,
+        cubes_of_elements(count(&input)),
+        CubeDim::new_1d(UNITS),
+        input.into_array_arg(),
+        output.clone().into_array_arg(),
+        kind,
+    );
+    output
+}
+
+#[cube(launch)]
+fn backward_kernel(
+    input: &Array<f32>,
+    gradient: &Array<f32>,
+    output: &mut Array<f32>,
+    #[comptime] kind: Activation,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let (_, slope) = value_and_slope(input[ABSOLUTE_POS], kind);
+        output[ABSOLUTE_POS] = gradient[ABSOLUTE_POS] * slope;
+    }
+}
+
+/// [`GptBackend::activation_backward`](crate::backend::GptBackend::activation_backward).
+pub fn backward<R: CubeRuntime>(
+    input: CubeTensor<R>,
+    gradient: CubeTensor<R>,
+    kind: Activation,
+) -> CubeTensor<R> {
+    let [input, gradient] = [input, gradient].map(into_contiguous);
+    let output = empty(&input, input.meta.shape().clone());
+    let client = input.client.clone();
+    backward_kernel::launch(
+        &client,
+        cubes_of_elements(count(&input)),
+        CubeDim::new_1d(UNITS),
+        input.into_array_arg(),
+        gradient.into_array_arg(),
+        output.clone().into_array_arg(),
+        kind,
+    );
+    output
 }
 
 #[cube(launch)]

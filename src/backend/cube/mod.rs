@@ -25,8 +25,8 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
 use cubecl::tf32;
 
-use super::compositions::default_separate;
-use super::ops::{from_float, to_float};
+use super::compositions::{default_activation, default_activation_backward, default_separate};
+use super::ops::{fits, from_float, to_float};
 use super::{AdamwUpdate, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model};
 use crate::config::Activation;
 use crate::config::Precision;
@@ -48,6 +48,26 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&CubeKernels)
+    }
+
+    /// Only where nothing is fused: otherwise burn computes the composition together with the
+    /// product and the bias before it.
+    fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
+        match fits(&input) {
+            true => from_float(activation::forward(to_float(input), kind)),
+            false => default_activation(input, kind),
+        }
+    }
+
+    fn activation_backward<const D: usize>(
+        input: Tensor<Self, D>,
+        gradient: Tensor<Self, D>,
+        kind: Activation,
+    ) -> Tensor<Self, D> {
+        match fits(&input) && fits(&gradient) {
+            true => from_float(activation::backward(to_float(input), to_float(gradient), kind)),
+            false => default_activation_backward(input, gradient, kind),
+        }
     }
 }
 
