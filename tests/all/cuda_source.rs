@@ -3,6 +3,7 @@
 
 use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_fusion::Fusion;
@@ -32,7 +33,8 @@ use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMod
 use cubecl_runtime::storage::{BytesResource, BytesStorage, ManagedResource};
 use cubecl_runtime::timestamp_profiler::TimestampProfiler;
 use emberlm::backend::{
-    AdamwStep, AdamwUpdate, AttentionOptions, GptBackend, Rotation, TrainBackend,
+    AdamwStep, AdamwUpdate, AttentionOptions, GptBackend, Rotation, Scaling, Sight, TrainBackend,
+    Turn,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use std::any::Any;
@@ -162,7 +164,7 @@ impl ComputeServer for Printer {
     unsafe fn launch(
         &mut self,
         kernel: Self::Kernel,
-        _: CubeCount,
+        grid: CubeCount,
         _: KernelArguments,
         mode: ExecutionMode,
         _: StreamId,
@@ -172,8 +174,15 @@ impl ComputeServer for Printer {
         options.supports_features.grid_constants = true;
         let compiled =
             kernel.compile(&mut CudaCompiler::default(), &options, mode, kernel.address_type());
-        let source = compiled.map(|it| it.source).map_err(|error| format!("{error:?}"));
+        let mut source = compiled.map(|it| it.source).map_err(|error| format!("{error:?}"));
         let id = format!("{:?}", kernel.id());
+        // What WebGPU promises, and CUDA of two axes of three.
+        if let CubeCount::Static(x, y, z) = grid
+            && id.contains("emberlm::backend::cube")
+            && [x, y, z].into_iter().any(|cubes| !(1..=65_535).contains(&cubes))
+        {
+            source = Err(format!("a grid of {x} by {y} by {z} cubes"));
+        }
         LAUNCHED.lock().unwrap().push(id.clone());
         SOURCES.lock().unwrap().insert(id, source);
     }
@@ -325,6 +334,44 @@ fn launched<B: GptBackend>(device: &B::Device, run: impl FnOnce()) -> Vec<String
     ids.iter().map(|id| name(id).unwrap_or_else(|| id.clone())).collect()
 }
 
+/// Kernels whose tensors have more elements than 32 bits count. Those of a few thousand million tokens
+/// or of a block of logits have none.
+fn launch_large() {
+    fn large<const D: usize>(shape: [usize; D]) -> FloatTensor<Plain> {
+        Tensor::<Plain, D>::empty(shape, &Paper).into_primitive().tensor()
+    }
+    let kernels = Plain::kernels().unwrap();
+    let tokens = |shape: [usize; 1]| Tensor::<Plain, 1, Int>::zeros(shape, &Paper);
+    let square = || large([1 << 16, 1 << 16]);
+    let kind = ACTIVATIONS[0];
+    let plain = || Tensor::<Plain, 2>::empty([1 << 16, 1 << 16], &Paper);
+    Plain::activation_backward(Plain::activation(plain(), kind), plain(), kind);
+    kernels.gated_backward(square(), square(), kernels.gated(square(), square(), kind), kind);
+    let scaling = Scaling { centered: true, epsilon: 1e-5 };
+    kernels.normalization(square(), None, None, scaling);
+    kernels.normalization_backward(square(), None, square(), scaling);
+    let angles = [(); 2].map(|()| large([1 << 12, 1 << 7]));
+    let turn = Turn { heads: 3, pairing: RotaryPairing::Half, back: false };
+    kernels.rotate(large([1 << 8, 1 << 4, 1 << 12, 1 << 8]), angles, turn);
+    let targets = || tokens([1 << 16]).into_primitive();
+    let (loss, log_sums) = kernels.cross_entropy(square(), targets());
+    kernels.cross_entropy_backward(square(), targets(), log_sums, loss);
+    let places = tokens([1 << 16]).reshape([1, 1 << 16]).into_primitive();
+    kernels.embed_backward(places, large([1, 1 << 16, 1 << 16]), 50_257);
+    let sight = Sight { scale: 1.0, causal: false, window: None, precision: Precision::F32 };
+    let long = || [large([1, 1, 64, 8]), large([1, 1, 1 << 26, 8]), large([1, 1, 1 << 26, 8])];
+    let (output, log_sums) = kernels.attend(long(), sight);
+    kernels.attend_backward(long(), output.clone(), log_sums, output, sight);
+    let room = || large([1 << 8, 1 << 4, 1 << 14, 1 << 6]);
+    kernels.put(room(), room(), &vec![[0, 0]; 1 << 8]);
+    let query = large([1, 1 << 4, 1, 1 << 6]);
+    kernels.attend_rows([query, room(), room()], &[1 << 14], sight);
+    let line = || Tensor::<Plain, 1>::empty([1_usize << 32], &Paper);
+    Plain::sum_of_squares(vec![line()]);
+    let moments = Some([line(), line()]);
+    Plain::adamw(vec![AdamwUpdate { value: line(), gradient: line(), moments, step: STEP }]);
+}
+
 /// Functions with `#[cube(launch)]`, as the source text has them.
 fn kernels_of_ours() -> Vec<String> {
     let mut names = Vec::new();
@@ -349,6 +396,8 @@ fn kernels_become_cuda_source() {
     let _turn = turn();
     assert!(Plain::supports_dtype(&Paper, DType::BF16));
     launch_all::<Autodiff<Plain>>(&Paper);
+    launch_large();
+    Plain::sync(&Paper).unwrap();
     let sources = SOURCES.lock().unwrap();
     for (id, source) in sources.iter() {
         assert!(source.is_ok(), "{id}: {source:?}");
@@ -371,6 +420,9 @@ fn kernels_become_cuda_source() {
             let source = source.as_ref().unwrap();
             assert!(source.contains("extern \"C\" __global__ void"), "{id}: {source}");
         }
+        let never = ["embedding::link_kernel::", "loss::loss_and_gradient_kernel::"];
+        let counts = sources.keys().any(|id| id.contains(&kernel) && id.contains("type: U64"));
+        assert!(counts || never.contains(&&*kernel), "{kernel} counts by 32 bits");
     }
 }
 

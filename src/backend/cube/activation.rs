@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::tensors::{UNITS, count, cubes_of_elements, empty};
+use super::tensors::{UNITS, address, count, cubes_of_elements, empty};
 use crate::config::Activation;
 
 /// `1 / sqrt(2 π)`
@@ -58,7 +58,7 @@ fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
     }
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn forward_kernel(input: &Array<f32>, output: &mut Array<f32>, #[comptime] kind: Activation) {
     if ABSOLUTE_POS < output.len() {
         let (value, _) = value_and_slope(input[ABSOLUTE_POS], kind);
@@ -75,6 +75,7 @@ pub fn forward<R: CubeRuntime>(input: CubeTensor<R>, kind: Activation) -> CubeTe
         &client,
         cubes_of_elements(count(&input)),
         CubeDim::new_1d(UNITS),
+        address(&[&input]),
         input.into_array_arg(),
         output.clone().into_array_arg(),
         kind,
@@ -82,7 +83,7 @@ pub fn forward<R: CubeRuntime>(input: CubeTensor<R>, kind: Activation) -> CubeTe
     output
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn backward_kernel(
     input: &Array<f32>,
     gradient: &Array<f32>,
@@ -108,6 +109,7 @@ pub fn backward<R: CubeRuntime>(
         &client,
         cubes_of_elements(count(&input)),
         CubeDim::new_1d(UNITS),
+        address(&[&input]),
         input.into_array_arg(),
         gradient.into_array_arg(),
         output.clone().into_array_arg(),
@@ -116,7 +118,7 @@ pub fn backward<R: CubeRuntime>(
     output
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn gated_kernel(
     gate: &Array<f32>,
     up: &Array<f32>,
@@ -142,6 +144,7 @@ pub fn gated<R: CubeRuntime>(
         &client,
         cubes_of_elements(count(&gate)),
         CubeDim::new_1d(UNITS),
+        address(&[&gate]),
         gate.into_array_arg(),
         up.into_array_arg(),
         output.clone().into_array_arg(),
@@ -150,7 +153,7 @@ pub fn gated<R: CubeRuntime>(
     output
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn gated_backward_kernel(
     gate: &Array<f32>,
     up: &Array<f32>,
@@ -181,6 +184,7 @@ pub fn gated_backward<R: CubeRuntime>(
         &client,
         cubes_of_elements(count(&gate)),
         CubeDim::new_1d(UNITS),
+        address(&[&gate]),
         gate.into_array_arg(),
         up.into_array_arg(),
         gradient.into_array_arg(),
