@@ -14,10 +14,6 @@ use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::RotaryPairing;
 
-/// Added to the scores of keys that are padding: far below any score, and finite, since a query
-/// that is padding itself may see nothing else, and must get some number all the same.
-const PADDING: f32 = -1e30;
-
 /// [`GptBackend::dense`] by burn's own operations.
 pub(super) fn default_dense<B: Backend, const D: usize>(
     input: Tensor<B, D>,
@@ -187,8 +183,8 @@ pub(super) fn default_attend<B: GptBackend>(
         let sum = scores.reshape([rows, columns]) + summand;
         scores = sum.reshape([b, g, h / g * t, s]);
     }
-    if let Some(lengths) = options.key_lengths {
-        scores = hide_padding(scores, lengths);
+    if let Some(padding) = options.padding {
+        scores = padding.hide(scores);
     }
     let weights = B::dropout(softmax(scores, 3), options.dropout);
     let width = value.dims()[3];
@@ -324,17 +320,6 @@ fn alibi<B: Backend>(
     let heads = slopes.len();
     let slopes = Tensor::<B, 2>::from_data(TensorData::new(slopes, [heads, 1]), device);
     Some((slopes * distances.reshape([1, t * s])).reshape([1, heads * t * s]))
-}
-
-/// Hides the keys beyond each batch entry's length, in scores `[B, .., S]`.
-fn hide_padding<B: Backend>(scores: Tensor<B, 4>, lengths: &[usize]) -> Tensor<B, 4> {
-    let [b, g, rows, s] = scores.dims();
-    let hidden = lengths
-        .iter()
-        .flat_map(|length| (0..s).map(move |key| if key < *length { 0.0 } else { PADDING }));
-    let data = TensorData::new(hidden.collect::<Vec<f32>>(), [b, 1, s]);
-    let summand = Tensor::<B, 3>::from_data(data, &scores.device());
-    (scores.reshape([b, g * rows, s]) + summand).reshape([b, g, rows, s])
 }
 
 /// [`GptBackend::activation`] by burn's own operations.

@@ -215,6 +215,29 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         sight: Sight,
     ) -> FloatTensor<B>;
 
+    /// Writes new positions into the room for them, in place where nobody else holds it.
+    ///
+    /// # Shapes
+    /// - `room` `[C, G, R, K]`, `new` `[B, G, T, K]`, `places` `B` of a row and a position
+    fn put(
+        &self,
+        room: FloatTensor<B>,
+        new: FloatTensor<B>,
+        places: &[[usize; 2]],
+    ) -> FloatTensor<B>;
+
+    /// Attention of one query in each row to the first so many of its keys, the last of which are
+    /// within the window.
+    ///
+    /// # Shapes
+    /// - `[B, H, 1, K]`, `[C, G, R, K]`, `[C, G, R, W]`, `lengths` `B` -> `[B, H, 1, W]`
+    fn attend_rows(
+        &self,
+        inputs: [FloatTensor<B>; 3],
+        lengths: &[usize],
+        sight: Sight,
+    ) -> FloatTensor<B>;
+
     /// The mean loss, `[1]`, and of each row the logarithm of the sum of exponentials, `[N]`.
     ///
     /// # Shapes

@@ -31,7 +31,7 @@ pub use device::{
 pub use host::on_host;
 pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Products, Scaling, Sight, Turn};
 pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
-pub use operands::{AttentionOptions, Documents, LossTerms, Rotation};
+pub use operands::{AttentionOptions, Documents, LossTerms, Padding, Rotation};
 pub use ops::{GptBackend, TrainBackend};
 pub use precision::{check_int8, check_precision, factor};
 pub use random::draw_seed;

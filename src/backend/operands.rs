@@ -4,12 +4,16 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::Sight;
 use super::ops::{fits, to_float};
 use crate::config::Precision;
 use crate::config::RotaryPairing;
+
+/// Added to the scores of keys that are padding: far below any score, and finite, since a query
+/// that is padding itself may see nothing else, and must get some number all the same.
+const PADDING: f32 = -1e30;
 
 /// What attention needs beside its three tensors.
 #[derive(Debug, Clone)]
@@ -24,8 +28,8 @@ pub struct AttentionOptions<'a, B: Backend> {
     pub window: Option<usize>,
     /// A summand of `-slope * distance` for each query head (ALiBi); empty for none.
     pub slopes: &'a [f64],
-    /// Keys that are there at all, in each entry of the batch; the others are padding.
-    pub key_lengths: Option<&'a [usize]>,
+    /// Which keys are there at all, in each entry of the batch.
+    pub padding: Option<&'a Padding<B>>,
     /// A query sees keys of its own document only. There must be as many queries as keys.
     pub documents: Option<&'a Documents<B>>,
     /// Probability of dropping an attention weight, after the softmax, in training only.
@@ -43,7 +47,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             causal: false,
             window: None,
             slopes: &[],
-            key_lengths: None,
+            padding: None,
             documents: None,
             dropout: 0.0,
             precision: Precision::F32,
@@ -64,7 +68,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             self.window.is_none() || self.causal || lengths.is_sorted_by(|a, b| a == b);
         let is_plain = self.soft_cap.is_none()
             && self.slopes.is_empty()
-            && self.key_lengths.is_none()
+            && self.padding.is_none()
             && self.documents.is_none()
             && !drops
             && is_centered
@@ -75,6 +79,39 @@ impl<B: Backend> AttentionOptions<'_, B> {
             window: self.window,
             precision: self.precision,
         })
+    }
+}
+
+/// How many keys of each entry of a batch are there at all; the others are padding. Made once for
+/// all layers, since it has to be copied to the device.
+#[derive(Debug, Clone)]
+pub struct Padding<B: Backend> {
+    lengths: Vec<usize>,
+    /// What is added to the scores, `[B, 1, S]`.
+    barrier: Tensor<B, 3>,
+}
+
+impl<B: Backend> Padding<B> {
+    /// Of so many keys in all.
+    pub fn new(lengths: &[usize], keys: usize, device: &B::Device) -> Self {
+        let of_row = |length: &usize| {
+            let length = *length;
+            (0..keys).map(move |key| if key < length { 0.0 } else { PADDING })
+        };
+        let numbers: Vec<f32> = lengths.iter().flat_map(of_row).collect();
+        let data = TensorData::new(numbers, [lengths.len(), 1, keys]);
+        Self { lengths: lengths.to_vec(), barrier: Tensor::from_data(data, device) }
+    }
+
+    /// Of each entry.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Hides the keys that are padding, in scores `[B, .., S]`.
+    pub(super) fn hide(&self, scores: Tensor<B, 4>) -> Tensor<B, 4> {
+        let [b, g, rows, s] = scores.dims();
+        (scores.reshape([b, g * rows, s]) + self.barrier.clone()).reshape([b, g, rows, s])
     }
 }
 

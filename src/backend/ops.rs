@@ -232,7 +232,13 @@ pub trait GptBackend: Backend {
     /// - `room` `[C, G, R, K]`, `new` `[B, G, T, K]`, `places` `B` of a row and a position ->
     ///   `[C, G, R, K]`
     fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, places: &[[usize; 2]]) -> Tensor<Self, 4> {
-        default_put(room, new, places)
+        let ([rows, g, positions, k], [b, of_new, t, width]) = (room.dims(), new.dims());
+        assert_eq!(([g, k], b), ([of_new, width], places.len()));
+        assert!(places.iter().all(|[row, start]| *row < rows && start + t <= positions));
+        match Self::kernels().filter(|_| fits(&room) && fits(&new)) {
+            Some(kernels) => from_float(kernels.put(to_float(room), to_float(new), places)),
+            None => default_put(room, new, places),
+        }
     }
 
     /// [`GptBackend::attend`] of one new position in each row, to the first so many of its keys.
@@ -248,7 +254,17 @@ pub trait GptBackend: Backend {
         lengths: &[usize],
         options: &AttentionOptions<Self>,
     ) -> Tensor<Self, 4> {
-        default_attend_rows(query, key, value, lengths, options)
+        let ([b, _, t, _], [rows, _, room, _]) = (query.dims(), key.dims());
+        assert!(t == 1 && b == lengths.len() && b <= rows);
+        assert!(lengths.iter().all(|length| (1..=room).contains(length)));
+        let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
+        match (kernels, options.sight(&[&query, &key, &value])) {
+            (Some(kernels), Some(sight)) => {
+                let inputs = [query, key, value].map(to_float);
+                from_float(kernels.attend_rows(inputs, lengths, sight))
+            }
+            _ => default_attend_rows(query, key, value, lengths, options),
+        }
     }
 
     /// Rows of a product that come out bit by bit as each of them would alone; none where that

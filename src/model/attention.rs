@@ -170,7 +170,7 @@ impl<B: GptBackend> SelfAttention<B> {
             window: self.window,
             slopes: &self.slopes,
             // Padding follows the text, so the causal mask hides it already.
-            key_lengths: pass.lengths.filter(|_| !self.causal),
+            padding: pass.padding.as_ref().filter(|_| !self.causal),
             documents: pass.documents.as_ref(),
             ..self.heads.options()
         };
@@ -323,7 +323,7 @@ impl<B: GptBackend> CrossAttention<B> {
             None => {
                 let memory = pass.memory.expect("a decoder beside an encoder is given a source");
                 let [key, value] = self.source(memory, record);
-                let options = AttentionOptions { key_lengths: Some(&memory.lengths), ..options };
+                let options = AttentionOptions { padding: Some(&memory.padding), ..options };
                 attend(record, [query, key, value], &options, &self.output)
             }
         };

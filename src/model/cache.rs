@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::{ModelError, Places};
-use crate::backend::{AttentionOptions, GptBackend};
+use crate::backend::{AttentionOptions, GptBackend, Padding};
 use crate::config::ModelConfig;
 
 /// Positions that a cache has room for from the beginning, where the context is no shorter.
@@ -145,7 +145,8 @@ impl<B: GptBackend> Cache<B> {
             _ if t == 1 => B::attend_rows(query, key, value, &self.sources, &options),
             _ => {
                 let of_rows = |tensor: Tensor<B, 4>| tensor.narrow(0, 0, b);
-                let options = AttentionOptions { key_lengths: Some(&self.sources), ..options };
+                let padding = Padding::new(&self.sources, s, &query.device());
+                let options = AttentionOptions { padding: Some(&padding), ..options };
                 B::attend(query, of_rows(key), of_rows(value), &options)
             }
         }

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::position::sinusoidal;
+use super::position::{PositionTable, sinusoidal};
 use super::record::Record;
 use super::{Initializer, Norm, Places};
 use crate::backend::GptBackend;
@@ -21,7 +21,9 @@ pub struct Embedding<B: Backend> {
     pub norm: Option<Norm<B>>,
     #[module(skip)]
     scale: Option<f64>,
-    sinusoidal: bool,
+    /// Where positions are waves.
+    #[module(skip)]
+    waves: Option<PositionTable>,
     dropout: f64,
 }
 
@@ -40,7 +42,8 @@ impl<B: Backend> Embedding<B> {
                 .then(|| initializer.normal([config.context_length, d_model], deviation, device)),
             norm: config.embedding_norm.then(|| Norm::new(d_model, &config.norm, config, device)),
             scale: config.scale_embedding.then(|| (d_model as f64).sqrt()),
-            sinusoidal: matches!(config.position, PositionConfig::Sinusoidal {}),
+            waves: matches!(config.position, PositionConfig::Sinusoidal {})
+                .then(PositionTable::default),
             dropout: config.embedding_dropout(),
         }
     }
@@ -69,10 +72,10 @@ impl<B: GptBackend> Embedding<B> {
             Some(scale) => embedded * scale,
             None => embedded,
         };
-        let positions = match &self.position {
-            Some(table) => Some(rows_at(table.val(), places)), // [T, D] or [B, D]
-            None if self.sinusoidal => Some(sinusoidal(places, embedded.dims()[2], &device)),
-            None => None,
+        let positions = match (&self.position, &self.waves) {
+            (Some(table), _) => Some(rows_at(table.val(), places)), // [T, D] or [B, D]
+            (None, Some(waves)) => Some(sinusoidal(waves, places, embedded.dims()[2], &device)),
+            (None, None) => None,
         };
         let embedded = match (positions, places) {
             (Some(positions), Places::Columns(_)) => add_to_each(embedded, positions),

@@ -6,8 +6,9 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
+use super::position::PositionTable;
 use super::{Embedding, Head, Initializer, Places, Record, Routing, Rows, Stack};
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, Padding};
 use crate::config::ModelConfig;
 
 /// A bidirectional encoder (Devlin et al. 2019): it predicts each token from all the others.
@@ -20,6 +21,8 @@ pub struct Encoder<B: Backend> {
     pub head: Head<B>,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    positions: PositionTable,
 }
 
 impl<B: Backend> Encoder<B> {
@@ -38,6 +41,7 @@ impl<B: Backend> Encoder<B> {
             encoder: Stack::new(config, Role::Encoder, init, device),
             head: Head::new(config, vocab_size, init, device),
             config: config.clone(),
+            positions: PositionTable::default(),
         }
     }
 
@@ -94,8 +98,9 @@ impl<B: GptBackend> Encoder<B> {
         record: Record<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let places = Places::Columns(0..tokens.dims()[1]);
-        let base = Pass::new(&self.config, rows, &places, &tokens.device());
-        let mut pass = Pass { record, ..base };
+        let base = Pass::with_table(&self.config, &self.positions, rows, &places, &tokens.device());
+        let padding = base.lengths.map(|lengths| Padding::new(lengths, places.len(), &base.device));
+        let mut pass = Pass { padding, record, ..base };
         let stream = self.embedding.forward(tokens, &places, record);
         let hidden =
             record.part("encoder", stream, |stream| self.encoder.forward(stream, &mut pass));

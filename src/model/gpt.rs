@@ -6,6 +6,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
 use super::pass::Pass;
+use super::position::PositionTable;
 use super::{
     Cache, Embedding, Head, Initializer, ModelError, Places, Record, Routing, Rows, Stack,
 };
@@ -29,6 +30,8 @@ pub struct Gpt<B: Backend> {
     pub head: Head<B>,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    positions: PositionTable,
 }
 
 impl<B: Backend> Gpt<B> {
@@ -47,6 +50,7 @@ impl<B: Backend> Gpt<B> {
             decoder: Stack::new(config, Role::Decoder, init, device),
             head: Head::new(config, vocab_size, init, device),
             config: config.clone(),
+            positions: PositionTable::default(),
         }
     }
 
@@ -108,7 +112,7 @@ impl<B: GptBackend> Gpt<B> {
         record: Record<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let places = Places::Columns(0..tokens.dims()[1]);
-        let base = Pass::new(&self.config, rows, &places, &tokens.device());
+        let base = Pass::with_table(&self.config, &self.positions, rows, &places, &tokens.device());
         let mut pass = Pass { record, ..base };
         let stream = self.embedding.forward(tokens, &places, record);
         let hidden =
@@ -144,7 +148,13 @@ impl<B: GptBackend> Gpt<B> {
     ) -> Result<Tensor<B, 2>, ModelError> {
         let new = tokens.dims()[1];
         let places = cache.places(tokens.dims())?;
-        let base = Pass::new(&self.config, Rows::default(), &places, &tokens.device());
+        let base = Pass::with_table(
+            &self.config,
+            &self.positions,
+            Rows::default(),
+            &places,
+            &tokens.device(),
+        );
         let stream = self.embedding.forward(tokens, &places, Record::Nobody);
         let mut pass = Pass { cache: Some(&mut *cache), ..base };
         let hidden = self.decoder.forward(stream, &mut pass);

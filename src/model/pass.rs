@@ -5,10 +5,10 @@ use burn::tensor::{Int, Tensor};
 
 use super::Cache;
 use super::experts::Routing;
-use super::position::{Places, rotation};
+use super::position::{Places, PositionTable, rotation};
 use super::record::Record;
 use super::tape::layer_seed;
-use crate::backend::{Documents, Rotation, draw_seed};
+use crate::backend::{Documents, Padding, Rotation, draw_seed};
 use crate::config::ModelConfig;
 
 /// What is known of the rows of a batch beside their tokens.
@@ -31,6 +31,8 @@ pub struct Pass<'a, B: Backend> {
     pub(super) rotation: Option<Rotation<B>>,
     /// Tokens in each row of the batch that are no padding; all where absent.
     pub(super) lengths: Option<&'a [usize]>,
+    /// The same as lengths, for attention that sees all of a row.
+    pub(super) padding: Option<Padding<B>>,
     /// Where rows hold several; never beside a cache.
     pub(super) documents: Option<Documents<B>>,
     /// What the encoder made of the source, for a decoder beside one.
@@ -53,12 +55,24 @@ impl<'a, B: Backend> Pass<'a, B> {
         places: &Places,
         device: &B::Device,
     ) -> Self {
+        Self::with_table(config, &PositionTable::default(), rows, places, device)
+    }
+
+    /// [`Pass::new`] with what a model has kept of the passes before.
+    pub(super) fn with_table(
+        config: &ModelConfig,
+        table: &PositionTable,
+        rows: Rows<'a, B>,
+        places: &Places,
+        device: &B::Device,
+    ) -> Self {
         let adapters = config.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         let dropout = config.attention_dropout() + config.residual_dropout() + adapters;
         let drops = dropout > 0.0 && B::ad_enabled(device);
         Self {
-            rotation: rotation(config, places, device),
+            rotation: rotation(config, table, places, device),
             lengths: rows.lengths,
+            padding: None,
             documents: rows.documents.map(Documents::new),
             memory: None,
             cache: None,
@@ -85,6 +99,6 @@ impl<B: Backend> Pass<'_, B> {
 pub struct Memory<B: Backend> {
     /// `[B, S, D]`
     pub(super) hidden: Tensor<B, 3>,
-    /// Tokens in each row that are no padding.
-    pub(super) lengths: Vec<usize>,
+    /// Of each row.
+    pub(super) padding: Padding<B>,
 }

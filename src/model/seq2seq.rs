@@ -7,10 +7,11 @@ use burn::tensor::{Int, Tensor};
 use super::block::Role;
 use super::gpt::last;
 use super::pass::{Memory, Pass};
+use super::position::PositionTable;
 use super::{
     Cache, Embedding, Head, Initializer, ModelError, Places, Record, Routing, Rows, Stack,
 };
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, Padding};
 use crate::config::ModelConfig;
 
 /// The Transformer (Vaswani et al. 2017): a decoder that sees what an encoder made of a source.
@@ -25,6 +26,8 @@ pub struct Seq2Seq<B: Backend> {
     pub head: Head<B>,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    positions: PositionTable,
 }
 
 impl<B: Backend> Seq2Seq<B> {
@@ -44,6 +47,7 @@ impl<B: Backend> Seq2Seq<B> {
             decoder: Stack::new(config, Role::CrossDecoder, init, device),
             head: Head::new(config, vocab_size, init, device),
             config: config.clone(),
+            positions: PositionTable::default(),
         }
     }
 
@@ -104,7 +108,7 @@ impl<B: GptBackend> Seq2Seq<B> {
         }
         let places = Places::Columns(0..target.dims()[1]);
         let rows = Rows { lengths: target_lengths, documents: None };
-        let base = Pass::new(&self.config, rows, &places, &target.device());
+        let base = Pass::with_table(&self.config, &self.positions, rows, &places, &target.device());
         let mut pass = Pass { memory: Some(&memory), record, ..base };
         let stream = self.embedding.forward(target, &places, record);
         let hidden =
@@ -134,12 +138,13 @@ impl<B: GptBackend> Seq2Seq<B> {
     ) -> (Memory<B>, Vec<Routing<B>>) {
         let rows = Rows { lengths: Some(lengths), documents: None };
         let places = Places::Columns(0..source.dims()[1]);
-        let base = Pass::new(&self.config, rows, &places, &source.device());
-        let mut pass = Pass { record, ..base };
+        let base = Pass::with_table(&self.config, &self.positions, rows, &places, &source.device());
+        let padding = Padding::new(lengths, places.len(), &base.device);
+        let mut pass = Pass { padding: Some(padding.clone()), record, ..base };
         let stream = self.embedding.forward(source, &places, record);
         let hidden =
             record.part("encoder", stream, |stream| self.encoder.forward(stream, &mut pass));
-        (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
+        (Memory { hidden, padding }, pass.routing)
     }
 
     /// A cache for new targets, a row for each of the sources, which every layer reads here once
@@ -147,7 +152,7 @@ impl<B: GptBackend> Seq2Seq<B> {
     pub fn new_cache(&self, memory: &Memory<B>) -> Cache<B> {
         let layers = self.decoder.blocks.iter().filter_map(|block| block.cross_attention.as_ref());
         let sources = layers.map(|attention| attention.source(memory, Record::Nobody));
-        Cache::with_sources(&self.config, &memory.lengths, sources)
+        Cache::with_sources(&self.config, memory.padding.lengths(), sources)
     }
 
     /// Next-token logits after the last of the new target tokens, which join those in the cache.
@@ -165,7 +170,13 @@ impl<B: GptBackend> Seq2Seq<B> {
     ) -> Result<Tensor<B, 2>, ModelError> {
         let new = tokens.dims()[1];
         let places = cache.places(tokens.dims())?;
-        let base = Pass::new(&self.config, Rows::default(), &places, &tokens.device());
+        let base = Pass::with_table(
+            &self.config,
+            &self.positions,
+            Rows::default(),
+            &places,
+            &tokens.device(),
+        );
         let stream = self.embedding.forward(tokens, &places, Record::Nobody);
         let mut pass = Pass { cache: Some(&mut *cache), ..base };
         let hidden = self.decoder.forward(stream, &mut pass);

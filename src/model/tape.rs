@@ -17,7 +17,7 @@ use super::experts::Routing;
 use super::parameters;
 use super::pass::{Memory, Pass};
 use super::record::Record;
-use crate::backend::{Documents, GptBackend, Rotation, TrainBackend};
+use crate::backend::{Documents, GptBackend, Padding, Rotation, TrainBackend};
 
 /// What a pass in training leaves out of its graph.
 #[derive(Debug, Default)]
@@ -44,6 +44,7 @@ struct Layer<B: Backend> {
     memory: Option<Memory<B>>,
     rotation: Option<Rotation<B>>,
     lengths: Option<Vec<usize>>,
+    padding: Option<Padding<B>>,
     documents: Option<Documents<B>>,
     seed: Option<u64>,
     output: Tensor<B, 3>,
@@ -84,6 +85,7 @@ impl<B: GptBackend> Tape<B> {
             memory: pass.memory.cloned(),
             rotation: pass.rotation.clone(),
             lengths: pass.lengths.map(<[usize]>::to_vec),
+            padding: pass.padding.clone(),
             documents: pass.documents.clone(),
             seed: pass.seed,
             output: Tensor::empty([0, 0, 0], &pass.device),
@@ -166,7 +168,7 @@ impl<B: GptBackend> Layer<B> {
     fn forward_without_graph(&self) -> (Tensor<B, 3>, Option<Routing<B>>) {
         let memory = self.memory.as_ref().map(|memory| Memory {
             hidden: memory.hidden.clone().set_require_grad(false),
-            lengths: memory.lengths.clone(),
+            padding: memory.padding.clone(),
         });
         let input = self.input.clone().set_require_grad(false);
         self.forward_of(&burn::module::Module::no_grad(self.block.clone()), input, memory.as_ref())
@@ -181,6 +183,7 @@ impl<B: GptBackend> Layer<B> {
         let mut pass = Pass {
             rotation: self.rotation.clone(),
             lengths: self.lengths.as_deref(),
+            padding: self.padding.clone(),
             documents: self.documents.clone(),
             memory,
             cache: None,

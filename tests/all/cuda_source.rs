@@ -2,8 +2,11 @@
 //! f32 and bf16, keeps the source, and computes nothing.
 
 use burn::backend::Autodiff;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
+use burn_fusion::Fusion;
 use cubecl::bytes::Bytes;
 use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::future::DynFut;
@@ -30,12 +33,13 @@ use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMod
 use cubecl_runtime::storage::{BytesResource, BytesStorage, ManagedResource};
 use cubecl_runtime::timestamp_profiler::TimestampProfiler;
 use emberlm::backend::{
-    AdamwStep, AdamwUpdate, AttentionOptions, GptBackend, Rotation, TrainBackend,
+    AdamwStep, AdamwUpdate, AttentionOptions, GptBackend, Rotation, Scaling, Sight, TrainBackend,
+    Turn,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::support::{ACTIVATIONS, numbers};
 
@@ -43,6 +47,15 @@ type CudaCompiler = CppCompiler<CudaDialect<CudaWmmaCompiler>>;
 
 /// By the kernel's name with its types and what was known when it was compiled.
 static SOURCES: Mutex<BTreeMap<String, Result<String, String>>> = Mutex::new(BTreeMap::new());
+
+/// The kernels that were launched, one after the other.
+static LAUNCHED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Whose launches these are.
+static TURN: Mutex<()> = Mutex::new(());
+
+type Plain = CubeBackend<CudaSource, f32, i32, u32>;
+type Fused = Fusion<Plain>;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Paper;
@@ -63,6 +76,9 @@ impl burn::tensor::backend::DeviceOps for Paper {}
 struct Printer {
     utilities: Arc<ServerUtilities<Self>>,
     profiler: TimestampProfiler,
+    /// Kept as a server keeps what its memory is lent to: by their number CubeCL tells whether
+    /// a tensor has one holder.
+    lent: Vec<ManagedMemoryHandle>,
 }
 
 impl DeviceService for Printer {
@@ -90,7 +106,7 @@ impl DeviceService for Printer {
         let logger = Arc::new(ServerLogger::default());
         let policy = ContiguousMemoryLayoutPolicy::new(512);
         let utilities = Arc::new(ServerUtilities::new(properties, logger, (), policy));
-        Self { utilities, profiler: TimestampProfiler::default() }
+        Self { utilities, profiler: TimestampProfiler::default(), lent: Vec::new() }
     }
 
     fn utilities(&self) -> ServerUtilitiesHandle {
@@ -108,7 +124,9 @@ impl ComputeServer for Printer {
     type MemoryLayoutPolicy = ContiguousMemoryLayoutPolicy;
     type Storage = BytesStorage;
 
-    fn initialize_memory(&mut self, _: ManagedMemoryHandle, _: u64, _: StreamId) {}
+    fn initialize_memory(&mut self, memory: ManagedMemoryHandle, _: u64, _: StreamId) {
+        self.lent.push(memory);
+    }
 
     fn logger(&self) -> Arc<ServerLogger> {
         self.utilities.logger.clone()
@@ -146,17 +164,27 @@ impl ComputeServer for Printer {
     unsafe fn launch(
         &mut self,
         kernel: Self::Kernel,
-        _: CubeCount,
+        grid: CubeCount,
         _: KernelArguments,
         mode: ExecutionMode,
         _: StreamId,
     ) {
         let mut options = <CudaCompiler as Compiler>::CompilationOptions::default();
         options.warp_size = 32;
+        options.supports_features.grid_constants = true;
         let compiled =
             kernel.compile(&mut CudaCompiler::default(), &options, mode, kernel.address_type());
-        let source = compiled.map(|it| it.source).map_err(|error| format!("{error:?}"));
-        SOURCES.lock().unwrap().insert(format!("{:?}", kernel.id()), source);
+        let mut source = compiled.map(|it| it.source).map_err(|error| format!("{error:?}"));
+        let id = format!("{:?}", kernel.id());
+        // What WebGPU promises, and CUDA of two axes of three.
+        if let CubeCount::Static(x, y, z) = grid
+            && id.contains("emberlm::backend::cube")
+            && [x, y, z].into_iter().any(|cubes| !(1..=65_535).contains(&cubes))
+        {
+            source = Err(format!("a grid of {x} by {y} by {z} cubes"));
+        }
+        LAUNCHED.lock().unwrap().push(id.clone());
+        SOURCES.lock().unwrap().insert(id, source);
     }
 
     fn flush(&mut self, _: StreamId) -> Result<(), ServerError> {
@@ -226,6 +254,16 @@ fn leaf<B: TrainBackend, const D: usize>(shape: [usize; D], device: &B::Device) 
     Tensor::<B, 1>::from_floats(&*values, device).reshape(shape).require_grad()
 }
 
+const STEP: AdamwStep = AdamwStep {
+    learning_rate: 1e-3,
+    weight_decay: 0.1,
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    step: 1,
+    gradient_factor: 0.5,
+};
+
 /// Every operation that has a kernel, forward and backward.
 fn launch_all<B: TrainBackend>(device: &B::Device) {
     let norm = |kind, weighted: bool| {
@@ -239,6 +277,7 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     }
     for kind in ACTIVATIONS {
         let [gate, up] = [(); 2].map(|()| leaf::<B, 2>([3, 40], device));
+        B::activation(gate.clone(), kind).sum().backward();
         B::gated(gate, up, kind).sum().backward();
     }
     for pairing in [RotaryPairing::Half, RotaryPairing::Interleaved] {
@@ -250,6 +289,13 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
         let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
         B::attend(query, key, value, &options).sum().backward();
+        for rows in [1, 2, 9] {
+            let heads = |heads| leaf::<B, 4>([rows, heads, 9, 16], device).inner();
+            let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
+            let (query, lengths) = (heads(4).narrow(2, 0, 1), vec![9; rows]);
+            B::InnerBackend::attend_rows(query, heads(2), heads(2), &lengths, &options);
+            B::InnerBackend::put(heads(2), heads(2), &vec![[0, 0]; rows]);
+        }
         let targets = Tensor::<B, 1, Int>::zeros([6], device);
         let (input, weight) = (leaf::<B, 2>([6, 16], device), leaf::<B, 2>([16, 130], device));
         let bias = Some(leaf::<B, 1>([130], device));
@@ -260,21 +306,70 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     let tokens = Tensor::<B, 2, Int>::zeros([2, 9], device);
     B::embed(leaf::<B, 2>([30, 24], device), tokens).sum().backward();
     let plain = || leaf::<B, 1>([300], device).inner();
-    B::InnerBackend::sum_of_squares(vec![plain(), plain()]);
-    let step = AdamwStep {
-        learning_rate: 1e-3,
-        weight_decay: 0.1,
-        beta1: 0.9,
-        beta2: 0.95,
-        epsilon: 1e-8,
-        step: 1,
-        gradient_factor: 0.5,
-    };
-    for moments in [None, Some([plain(), plain()])] {
-        let update = AdamwUpdate { value: plain(), gradient: plain(), moments, step };
-        B::InnerBackend::adamw(vec![update]);
+    // As many as a launch takes, and some more.
+    B::InnerBackend::sum_of_squares((0..40).map(|_| plain()).collect());
+    for begun in [false, true] {
+        let update = |_| {
+            let moments = begun.then(|| [plain(), plain()]);
+            AdamwUpdate { value: plain(), gradient: plain(), moments, step: STEP }
+        };
+        B::InnerBackend::adamw((0..30).map(update).collect());
     }
     B::sync(device).unwrap();
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is launched meanwhile, by the names of the kernels.
+fn launched<B: GptBackend>(device: &B::Device, run: impl FnOnce()) -> Vec<String> {
+    B::sync(device).unwrap();
+    LAUNCHED.lock().unwrap().clear();
+    run();
+    B::sync(device).unwrap();
+    let ids = std::mem::take(&mut *LAUNCHED.lock().unwrap());
+    let name =
+        |id: &String| id.split("::").find(|part| part.contains("Kernel<")).map(str::to_owned);
+    ids.iter().map(|id| name(id).unwrap_or_else(|| id.clone())).collect()
+}
+
+/// Kernels whose tensors have more elements than 32 bits count. Those of a few thousand million tokens
+/// or of a block of logits have none.
+fn launch_large() {
+    fn large<const D: usize>(shape: [usize; D]) -> FloatTensor<Plain> {
+        Tensor::<Plain, D>::empty(shape, &Paper).into_primitive().tensor()
+    }
+    let kernels = Plain::kernels().unwrap();
+    let tokens = |shape: [usize; 1]| Tensor::<Plain, 1, Int>::zeros(shape, &Paper);
+    let square = || large([1 << 16, 1 << 16]);
+    let kind = ACTIVATIONS[0];
+    let plain = || Tensor::<Plain, 2>::empty([1 << 16, 1 << 16], &Paper);
+    Plain::activation_backward(Plain::activation(plain(), kind), plain(), kind);
+    kernels.gated_backward(square(), square(), kernels.gated(square(), square(), kind), kind);
+    let scaling = Scaling { centered: true, epsilon: 1e-5 };
+    kernels.normalization(square(), None, None, scaling);
+    kernels.normalization_backward(square(), None, square(), scaling);
+    let angles = [(); 2].map(|()| large([1 << 12, 1 << 7]));
+    let turn = Turn { heads: 3, pairing: RotaryPairing::Half, back: false };
+    kernels.rotate(large([1 << 8, 1 << 4, 1 << 12, 1 << 8]), angles, turn);
+    let targets = || tokens([1 << 16]).into_primitive();
+    let (loss, log_sums) = kernels.cross_entropy(square(), targets());
+    kernels.cross_entropy_backward(square(), targets(), log_sums, loss);
+    let places = tokens([1 << 16]).reshape([1, 1 << 16]).into_primitive();
+    kernels.embed_backward(places, large([1, 1 << 16, 1 << 16]), 50_257);
+    let sight = Sight { scale: 1.0, causal: false, window: None, precision: Precision::F32 };
+    let long = || [large([1, 1, 64, 8]), large([1, 1, 1 << 26, 8]), large([1, 1, 1 << 26, 8])];
+    let (output, log_sums) = kernels.attend(long(), sight);
+    kernels.attend_backward(long(), output.clone(), log_sums, output, sight);
+    let room = || large([1 << 8, 1 << 4, 1 << 14, 1 << 6]);
+    kernels.put(room(), room(), &vec![[0, 0]; 1 << 8]);
+    let query = large([1, 1 << 4, 1, 1 << 6]);
+    kernels.attend_rows([query, room(), room()], &[1 << 14], sight);
+    let line = || Tensor::<Plain, 1>::empty([1_usize << 32], &Paper);
+    Plain::sum_of_squares(vec![line()]);
+    let moments = Some([line(), line()]);
+    Plain::adamw(vec![AdamwUpdate { value: line(), gradient: line(), moments, step: STEP }]);
 }
 
 /// Functions with `#[cube(launch)]`, as the source text has them.
@@ -298,9 +393,11 @@ fn kernels_of_ours() -> Vec<String> {
 
 #[test]
 fn kernels_become_cuda_source() {
-    type B = CubeBackend<CudaSource, f32, i32, u32>;
-    assert!(<B as burn::tensor::backend::Backend>::supports_dtype(&Paper, DType::BF16));
-    launch_all::<Autodiff<B>>(&Paper);
+    let _turn = turn();
+    assert!(Plain::supports_dtype(&Paper, DType::BF16));
+    launch_all::<Autodiff<Plain>>(&Paper);
+    launch_large();
+    Plain::sync(&Paper).unwrap();
     let sources = SOURCES.lock().unwrap();
     for (id, source) in sources.iter() {
         assert!(source.is_ok(), "{id}: {source:?}");
@@ -323,5 +420,92 @@ fn kernels_become_cuda_source() {
             let source = source.as_ref().unwrap();
             assert!(source.contains("extern \"C\" __global__ void"), "{id}: {source}");
         }
+        let never = ["embedding::link_kernel::", "loss::loss_and_gradient_kernel::"];
+        let counts = sources.keys().any(|id| id.contains(&kernel) && id.contains("type: U64"));
+        assert!(counts || never.contains(&&*kernel), "{kernel} counts by 32 bits");
     }
+}
+
+/// 50 parameters of many sizes.
+fn parameters<B: GptBackend>(device: &B::Device) -> Vec<Tensor<B, 1>> {
+    (1..=50).map(|size| Tensor::zeros([size * size * 7], device)).collect()
+}
+
+fn parameters_are_taken_together<B: GptBackend<Device = Paper>>() {
+    let updates = |begun: bool| {
+        let mut all = [(); 4].map(|()| parameters::<B>(&Paper).into_iter());
+        let update = |_| {
+            let [value, gradient, first, second] = all.each_mut().map(|it| it.next().unwrap());
+            AdamwUpdate { value, gradient, moments: begun.then_some([first, second]), step: STEP }
+        };
+        (0..50).map(update).collect::<Vec<_>>()
+    };
+    let begun = updates(true);
+    let mut updated = Vec::new();
+    let found = launched::<B>(&Paper, || updated = B::adamw(begun));
+    // Nothing is copied.
+    assert_eq!(found, ["AdamwKernel<all"; 3]);
+    let all: Vec<Tensor<B, 1>> = updated.into_iter().flatten().collect();
+    assert_eq!(all.len(), 150);
+    let found = launched::<B>(&Paper, || assert_eq!(B::sum_of_squares(all), 0.0));
+    assert_eq!(found, ["SquaresKernel<all"; 5]);
+    // Where somebody else has a gradient, that one is copied.
+    let begun = updates(true);
+    let other = begun[7].gradient.clone();
+    let found = launched::<B>(&Paper, || drop(B::adamw(begun)));
+    assert_eq!(found.iter().filter(|name| *name != "AdamwKernel<all").count(), 1, "{found:?}");
+    drop(other);
+}
+
+#[test]
+fn many_parameters_share_a_launch() {
+    let _turn = turn();
+    parameters_are_taken_together::<Plain>();
+    parameters_are_taken_together::<Fused>();
+}
+
+fn rows_are_taken_together<B: GptBackend<Device = Paper>>() {
+    for (rows, launches) in [(1, 1), (2, 1), (33, 1), (64, 1), (70, 2)] {
+        let heads = |heads, positions| Tensor::<B, 4>::zeros([rows, heads, positions, 16], &Paper);
+        let [room, query] = [heads(2, 40), heads(4, 1)];
+        // As they come out of a projection.
+        let new = Tensor::<B, 4>::zeros([rows, 1, 6, 16], &Paper).swap_dims(1, 2).narrow(1, 4, 2);
+        let places: Vec<[usize; 2]> = (0..rows).map(|row| [row, row % 40]).collect();
+        let mut put = None;
+        let found = launched::<B>(&Paper, || put = Some(B::put(room, new, &places)));
+        assert_eq!(found, vec!["PutKernel<all"; launches]);
+        let lengths: Vec<usize> = (0..rows).map(|row| row % 40 + 1).collect();
+        let (keys, options) = (put.unwrap(), AttentionOptions::causal(0.25));
+        let attend = || drop(B::attend_rows(query, keys.clone(), keys, &lengths, &options));
+        let found = launched::<B>(&Paper, attend);
+        assert_eq!(found, vec!["AttendRowsKernel<all"; launches]);
+    }
+}
+
+#[test]
+fn many_rows_share_a_launch() {
+    let _turn = turn();
+    rows_are_taken_together::<Plain>();
+    rows_are_taken_together::<Fused>();
+}
+
+fn an_activation_is_one_launch<B: GptBackend<Device = Paper>>() {
+    for kind in ACTIVATIONS {
+        let tensor = || Tensor::<B, 2>::zeros([30, 40], &Paper);
+        let (input, gradient) = (tensor(), tensor());
+        let mut output = None;
+        let forward = || output = Some(B::activation(input.clone(), kind));
+        assert_eq!(launched::<B>(&Paper, forward).len(), 1, "{kind:?}");
+        let backward = || output = Some(B::activation_backward(input.clone(), gradient, kind));
+        assert_eq!(launched::<B>(&Paper, backward).len(), 1, "{kind:?}");
+        assert_eq!(output.unwrap().dims(), [30, 40]);
+    }
+}
+
+#[test]
+fn activations_are_one_launch_each() {
+    let _turn = turn();
+    // By kernels of ours, and by what burn's fusion makes of their composition.
+    an_activation_is_one_launch::<Plain>();
+    an_activation_is_one_launch::<Fused>();
 }

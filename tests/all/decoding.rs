@@ -13,10 +13,10 @@ const VOCAB_SIZE: usize = 17;
 const CONTEXT_LENGTH: usize = 150;
 
 /// More positions than a cache has room for from the beginning, seen by fewer heads than there are.
-fn config() -> ModelConfig {
+fn config(position: &str) -> ModelConfig {
     let model = json!({ "d_model": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
         "context_length": CONTEXT_LENGTH, "vocab_size": VOCAB_SIZE,
-        "position": { "kind": "rotary" } });
+        "position": { "kind": position } });
     config::resolve(json!({ "name": "decoding", "model": model })).unwrap().model
 }
 
@@ -63,7 +63,7 @@ fn read_on<B: GptBackend>(
 fn a_cache_grows_with_its_text_and_its_clones_go_their_own_ways() {
     on_each_backend!(|device: B| {
         let model: Gpt<Inner<B>> =
-            Gpt::new("a", &config(), VOCAB_SIZE, Initializer::seeded(3), &device);
+            Gpt::new("a", &config("rotary"), VOCAB_SIZE, Initializer::seeded(3), &device);
         let (prompt, a, b) = (rows(1, 5), rows(3, 140), rows(5, 70));
         let mut cache = model.new_cache();
         let tokens = batch(&prompt.each_ref().map(|row| &row[..]), &device);
@@ -85,14 +85,39 @@ fn a_cache_grows_with_its_text_and_its_clones_go_their_own_ways() {
 }
 
 #[test]
+fn what_is_kept_of_positions_is_what_would_be_made_anew() {
+    on_each_backend!(|device: B| {
+        for kind in ["rotary", "sinusoidal"] {
+            let make = || -> Gpt<Inner<B>> {
+                Gpt::new("a", &config(kind), VOCAB_SIZE, Initializer::seeded(3), &device)
+            };
+            let model = make();
+            for length in [3, 9, 1, 5, 40] {
+                let rows = rows(1, length);
+                let tokens = || batch(&rows.each_ref().map(|row| &row[..]), &device);
+                let kept = floats(model.clone().forward(tokens()).into_data());
+                let anew = floats(make().forward(tokens()).into_data());
+                let anew: Vec<f64> = anew.into_iter().map(f64::from).collect();
+                // Logits below one; of another position they would be hundredths off.
+                assert_close(&kept, &anew, 1e-6, &format!("{kind} {length}"));
+            }
+        }
+    });
+}
+
+#[test]
 fn new_positions_are_put_into_their_room_and_nobody_elses() {
     on_each_backend!(|device: B| {
         type I<B> = Inner<B>;
-        for (number, [b, g, room, width, t, start]) in
-            [[1, 1, 1, 1, 1, 0], [2, 3, 7, 5, 2, 4], [1, 4, 64, 16, 1, 63], [3, 1, 9, 33, 9, 0]]
-                .into_iter()
-                .enumerate()
-        {
+        let shapes = [
+            [1, 1, 1, 1, 1, 0],
+            [2, 3, 7, 5, 2, 4],
+            [1, 4, 64, 16, 1, 63],
+            [3, 1, 9, 33, 9, 0],
+            [11, 2, 5, 7, 1, 4],
+            [150, 2, 6, 3, 2, 3],
+        ];
+        for (number, [b, g, room, width, t, start]) in shapes.into_iter().enumerate() {
             let old = numbers(b * g * room * width, number as u64);
             let new = numbers(b * t * g * width, 50 + number as u64);
             let before = Tensor::<I<B>, 4>::from_data(
@@ -104,13 +129,16 @@ fn new_positions_are_put_into_their_room_and_nobody_elses() {
                 TensorData::new(new.clone(), [b, t, g, width]),
                 &device,
             );
+            // Each entry elsewhere, in a row and at a position of its own.
+            let places: Vec<[usize; 2]> =
+                (0..b).map(|entry| [b - 1 - entry, start - start.min(entry % 3)]).collect();
             let mut expected = old.clone();
             for (place, x) in new.iter().enumerate() {
                 let (entry, position) = (place / (t * g * width), place / (g * width) % t);
                 let (head, column) = (place / width % g, place % width);
-                expected[((entry * g + head) * room + start + position) * width + column] = *x;
+                let [row, start] = places[entry];
+                expected[((row * g + head) * room + start + position) * width + column] = *x;
             }
-            let places: Vec<[usize; 2]> = (0..b).map(|row| [row, start]).collect();
             let put = |room| <I<B>>::put(room, turned.clone().swap_dims(1, 2), &places);
             let shared = put(before.clone());
             assert_eq!(floats(shared.into_data()), expected);

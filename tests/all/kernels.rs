@@ -633,7 +633,7 @@ fn embeddings_agree() {
     agree(Embedded, 1e-6);
 }
 
-/// Parameters of several sizes, updated together.
+/// Parameters of many sizes, updated together.
 #[derive(Clone)]
 struct Adamw;
 
@@ -642,29 +642,30 @@ impl Job for Adamw {
 
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
-        let counts = [1, 17, 40_001];
+        let sizes = [1, 17, 255, 4096, 4097, 40_001];
+        let counts: Vec<usize> = (0..60).map(|number| sizes[number % 6] + number / 6).collect();
         let read = |count: usize, seed| {
             let data = TensorData::new(numbers(count, seed), [count]);
             Tensor::<Inner<B>, 1>::from_data(data, &device)
         };
-        let mut values = counts.map(|count| read(count, 12));
-        let mut moments = counts.map(|_| None);
+        let mut values: Vec<_> = counts.iter().map(|count| read(*count, 12)).collect();
+        let mut moments = vec![None; counts.len()];
         // Someone else has the first values, too, which must not change.
         let first = values.clone();
         for step in 1..=5 {
-            let gradients = counts.map(|count| read(count, 20 + step as u64));
-            let kept = gradients.clone();
+            let kept = read(counts[0], 20 + step as u64);
             let updates = (0..counts.len()).map(|number| AdamwUpdate {
                 value: values[number].clone(),
                 // A gradient that somebody else has must stay, too.
                 gradient: match number {
-                    0 => gradients[0].clone(),
+                    0 => kept.clone(),
                     _ => read(counts[number], 20 + step as u64),
                 },
-                moments: moments[number].take(),
+                // One of those that have some begins anew.
+                moments: moments[number].take().filter(|_| (number, step) != (5, 3)),
                 step: AdamwStep {
-                    learning_rate: 0.01 * (number + 1) as f64,
-                    weight_decay: 0.1 * number as f64,
+                    learning_rate: 0.01 * (number % 7 + 1) as f64,
+                    weight_decay: 0.1 * (number % 5) as f64,
                     beta1: 0.9,
                     beta2: 0.95,
                     epsilon: 1e-8,
@@ -677,7 +678,7 @@ impl Job for Adamw {
                 values[number] = value;
                 moments[number] = Some([first, second]);
             }
-            results.push((format!("adamw: kept {step}"), floats(kept[0].clone().into_data())));
+            results.push((format!("adamw: kept {step}"), floats(kept.into_data())));
         }
         for (number, count) in counts.into_iter().enumerate() {
             let [mean, square] = moments[number].take().unwrap();
@@ -727,7 +728,8 @@ fn what_is_not_a_number_is_not_hidden() {
 #[test]
 fn sums_of_squares_are_those_of_f64() {
     on_each_backend!(|device: B| {
-        for counts in [&[1][..], &[3, 16_385, 200_003]] {
+        let many: Vec<usize> = (0..150).map(|number| 1 + number * number * 5).collect();
+        for counts in [&[1][..], &[3, 16_385, 200_003], &many] {
             let all = counts.iter().map(|count| numbers(*count, 51)).collect::<Vec<_>>();
             let tensors = all.iter().map(|numbers| {
                 let data = TensorData::new(numbers.clone(), [numbers.len()]);

@@ -164,6 +164,8 @@ fn activations_survive_extremes() {
         // What is not a number stays that, so that a run that diverges shows.
         for kind in [Activation::Relu, Activation::ReluSquared, Activation::Silu] {
             let nan = tensor::<_, 1>(&[f32::NAN], [1], &device);
+            let gated = Inner::<B>::gated(nan.clone(), nan.ones_like(), kind);
+            assert!(floats(gated.into_data())[0].is_nan(), "{kind:?} as a gate");
             assert!(floats(Inner::<B>::activation(nan, kind).into_data())[0].is_nan(), "{kind:?}");
         }
         let x = [-1e4f32, -100.0, -14.0, -0.0, 0.0, 14.0, 100.0, 1e4];
@@ -227,44 +229,64 @@ fn causal_attention_sees_the_past_only() {
 #[test]
 fn each_row_attends_to_as_many_keys_as_it_has() {
     on_each_backend!(|device: B| {
-        // Rows and positions that there is room for, of which not all are taken.
-        let (rows, room) = (4, 9);
-        for (h, g, k, lengths) in
-            [(1, 1, 3, vec![1]), (4, 2, 5, vec![9, 1, 4]), (2, 2, 32, vec![3, 9])]
-        {
-            let b = lengths.len();
+        let many: Vec<usize> = (0..70).map(|row| row % 9 + 1).collect();
+        let cases = [
+            (1, 1, [3, 3], 9, None, vec![1]),
+            (4, 2, [5, 5], 9, None, vec![9, 1, 4]),
+            (2, 2, [32, 32], 9, None, vec![3, 9]),
+            (6, 2, [7, 5], 600, None, vec![600, 1, 255, 256, 257, 513]),
+            (2, 1, [16, 16], 400, Some(300), vec![400, 7, 299, 300, 301]),
+            (3, 3, [4, 260], 20, None, vec![20, 3]),
+            (2, 2, [8, 3], 9, Some(4), many),
+        ];
+        for (h, g, [k, w], room, window, lengths) in cases {
+            // Not all rows that there is room for are taken.
+            let (b, rows) = (lengths.len(), lengths.len() + 1);
             let q = numbers(b * h * k, 8);
-            let (key, value) = (numbers(rows * g * room * k, 9), numbers(rows * g * room * k, 10));
+            let (key, value) = (numbers(rows * g * room * k, 9), numbers(rows * g * room * w, 10));
             let scale = (k as f64).powf(-0.5);
-            let output = Inner::<B>::attend_rows(
-                tensor(&q, [b, h, 1, k], &device),
-                tensor(&key, [rows, g, room, k], &device),
-                tensor(&value, [rows, g, room, k], &device),
-                &lengths,
-                &AttentionOptions::causal(scale),
-            );
-            assert_eq!(output.dims(), [b, h, 1, k]);
+            let options = AttentionOptions { window, ..AttentionOptions::causal(scale) };
+            // As they come out of a projection: the heads of a position side by side.
+            let query = tensor(&q, [b, 1, h, k], &device).swap_dims(1, 2);
+            let keys = tensor(&key, [rows, g, room, k], &device);
+            let values = tensor(&value, [rows, g, room, w], &device);
+            let attend = |query, keys, values, lengths: &[usize]| {
+                Inner::<B>::attend_rows(query, keys, values, lengths, &options)
+            };
+            let output = attend(query.clone(), keys.clone(), values.clone(), &lengths);
+            assert_eq!(output.dims(), [b, h, 1, w]);
+            let output = floats(output.into_data());
             let mut expected = Vec::new();
             for (row, head) in (0..b).flat_map(|row| (0..h).map(move |head| (row, head))) {
                 let q = &q[(row * h + head) * k..][..k];
-                let at = |tensor: &[f32], position: usize, i: usize| {
-                    f64::from(tensor[((row * g + head / (h / g)) * room + position) * k + i])
+                let at = |tensor: &[f32], position: usize, width: usize, i: usize| {
+                    let position = (row * g + head / (h / g)) * room + position;
+                    f64::from(tensor[position * width + i])
                 };
                 let weight = |p: usize| {
-                    let dot: f64 = (0..k).map(|i| f64::from(q[i]) * at(&key, p, i)).sum();
+                    let dot: f64 = (0..k).map(|i| f64::from(q[i]) * at(&key, p, k, i)).sum();
                     (dot * scale).exp()
                 };
-                let weights: Vec<f64> = (0..lengths[row]).map(weight).collect();
-                let total: f64 = weights.iter().sum();
+                let first = window.map_or(0, |window| lengths[row].saturating_sub(window));
+                let weights: Vec<(usize, f64)> =
+                    (first..lengths[row]).map(|p| (p, weight(p))).collect();
+                let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
                 let mean = |i: usize| {
                     let terms =
-                        weights.iter().enumerate().map(|(p, w)| w / total * at(&value, p, i));
+                        weights.iter().map(|(p, weight)| weight / total * at(&value, *p, w, i));
                     terms.sum::<f64>()
                 };
-                expected.extend((0..k).map(mean));
+                expected.extend((0..w).map(mean));
             }
-            // Means of numbers below one.
-            assert_close(&floats(output.into_data()), &expected, 1e-6, "rows");
+            // Means of up to 600 numbers below one.
+            assert_close(&output, &expected, 2e-6, "rows");
+            for row in [0, b - 1] {
+                let of_row = |tensor: &Tensor<Inner<B>, 4>| tensor.clone().narrow(0, row, 1);
+                let alone = [&query, &keys, &values].map(of_row);
+                let [query, keys, values] = alone;
+                let alone = attend(query, keys, values, &lengths[row..=row]);
+                assert_eq!(floats(alone.into_data()), output[row * h * w..][..h * w], "row {row}");
+            }
         }
     });
 }

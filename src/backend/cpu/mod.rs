@@ -21,13 +21,9 @@ use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexTensor};
 use std::mem::MaybeUninit;
 
-use super::compositions::{
-    default_activation, default_activation_backward, default_attend_rows, default_put,
-};
+use super::compositions::{default_activation, default_activation_backward};
 use super::ops::{from_float, to_float};
-use super::{
-    AdamwStep, AdamwUpdate, AttentionOptions, GptBackend, Kernels, Products, Scaling, Sight, Turn,
-};
+use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Products, Scaling, Sight, Turn};
 use crate::config::Activation;
 use crate::config::Precision;
 use attention::Outcome;
@@ -88,30 +84,6 @@ impl GptBackend for Flex {
         from_float(gradient)
     }
 
-    /// In place where nobody else holds the room; burn's own assignment always copies it.
-    fn put(room: Tensor<Self, 4>, new: Tensor<Self, 4>, places: &[[usize; 2]]) -> Tensor<Self, 4> {
-        if [room.dtype(), new.dtype()] != [DType::F32; 2] {
-            return default_put(room, new, places);
-        }
-        let [room, new] = [room, new].map(to_float);
-        let ([rows, g, positions, k], [b, g_new, t, k_new]) = (dims(&room), dims(&new));
-        assert_eq!(([g, k], b), ([g_new, k_new], places.len()));
-        assert!(places.iter().all(|[row, start]| *row < rows && start + t <= positions));
-        let new = with_rows(new);
-        let mut room = whole(room);
-        let (new, all) = (heads(&new), room.storage_mut::<f32>());
-        for (entry, [row, start]) in places.iter().enumerate() {
-            for head in 0..g {
-                let new = new.head(entry, head);
-                let all = &mut all[((row * g + head) * positions + start) * k..][..t * k];
-                for (number, place) in all.chunks_exact_mut(k.max(1)).enumerate() {
-                    place.copy_from_slice(new.row(number));
-                }
-            }
-        }
-        from_float(room)
-    }
-
     /// Without the checks and the copies of shapes of burn's own way, of which there would be
     /// some for every token.
     fn separate(joined: Tensor<Self, 4>, [h, g]: [usize; 2]) -> [Tensor<Self, 4>; 3] {
@@ -128,27 +100,6 @@ impl GptBackend for Flex {
         let [[b, h, t, k], [_, g, ..], _] = parts.each_ref().map(dims);
         let joined = heads::join(parts.each_ref().map(heads));
         from_float(tensor(joined, &[b, t, h + 2 * g, k]).transpose(1, 2))
-    }
-
-    /// All rows in one, on all threads.
-    fn attend_rows(
-        query: Tensor<Self, 4>,
-        key: Tensor<Self, 4>,
-        value: Tensor<Self, 4>,
-        lengths: &[usize],
-        options: &AttentionOptions<Self>,
-    ) -> Tensor<Self, 4> {
-        let sight = match options.sight(&[&query, &key, &value]) {
-            Some(sight) if CpuKernels.computes_in(sight.precision) => sight,
-            _ => return default_attend_rows(query, key, value, lengths, options),
-        };
-        let inputs = [query, key, value].map(|tensor| with_rows(to_float(tensor)));
-        let [[b, h, t, _], [rows, _, room, _], [.., width]] = inputs.each_ref().map(dims);
-        assert!(t == 1 && b == lengths.len() && b <= rows);
-        assert!(lengths.iter().all(|length| (1..=room).contains(length)));
-        let [query, key, value] = inputs.each_ref().map(heads);
-        let (output, _) = attention::forward(query, key, value, |row| lengths[row], &sight);
-        from_float(tensor(output, &[b, t, h, width]).transpose(1, 2))
     }
 
     /// More of them are multiplied together, in another order.
@@ -332,6 +283,33 @@ impl Kernels<Flex> for CpuKernels {
             })
         };
         tensor(of_joined, &[b, length, all, width]).transpose(1, 2)
+    }
+
+    /// burn's own assignment always copies the room.
+    fn put(&self, room: FlexTensor, new: FlexTensor, places: &[[usize; 2]]) -> FlexTensor {
+        let ([_, g, positions, k], [_, _, t, _]) = (dims(&room), dims(&new));
+        let new = with_rows(new);
+        let mut room = whole(room);
+        let (new, all) = (heads(&new), room.storage_mut::<f32>());
+        for (entry, [row, start]) in places.iter().enumerate() {
+            for head in 0..g {
+                let new = new.head(entry, head);
+                let all = &mut all[((row * g + head) * positions + start) * k..][..t * k];
+                for (number, place) in all.chunks_exact_mut(k.max(1)).enumerate() {
+                    place.copy_from_slice(new.row(number));
+                }
+            }
+        }
+        room
+    }
+
+    /// All rows in one, on all threads.
+    fn attend_rows(&self, inputs: [FlexTensor; 3], lengths: &[usize], sight: Sight) -> FlexTensor {
+        let inputs = inputs.map(with_rows);
+        let [[b, h, t, _], _, [.., width]] = inputs.each_ref().map(dims);
+        let [query, key, value] = inputs.each_ref().map(heads);
+        let (output, _) = attention::forward(query, key, value, |row| lengths[row], &sight);
+        tensor(output, &[b, t, h, width]).transpose(1, 2)
     }
 
     fn cross_entropy(&self, logits: FlexTensor, targets: FlexTensor) -> (FlexTensor, FlexTensor) {

@@ -1,4 +1,4 @@
-//! Gates of feed-forward networks.
+//! Activations and gates of feed-forward networks.
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::tensors::{UNITS, count, cubes_of_elements, empty};
+use super::tensors::{UNITS, address, count, cubes_of_elements, empty};
 use crate::config::Activation;
 
 /// `1 / sqrt(2 π)`
@@ -24,6 +24,12 @@ fn sigmoid(x: f32) -> f32 {
     1.0f32 / (1.0f32 + f32::exp(-max(x, -80.0f32)))
 }
 
+/// Not the maximum with zero, which is zero of what is not a number.
+#[cube]
+fn positive(x: f32) -> f32 {
+    select(x < 0.0f32, 0.0f32, x)
+}
+
 /// `activation(x)` and its derivative.
 #[cube]
 fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
@@ -36,9 +42,9 @@ fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
         let steepness = STEEPNESS * (1.0f32 + 3.0f32 * CUBIC * x * x);
         (x * gate, gate + x * gate * (1.0f32 - gate) * steepness)
     } else if comptime!(kind == Activation::Relu) {
-        (max(x, 0.0f32), select(x > 0.0f32, 1.0f32, 0.0f32))
+        (positive(x), select(x <= 0.0f32, 0.0f32, 1.0f32))
     } else if comptime!(kind == Activation::ReluSquared) {
-        let positive = max(x, 0.0f32);
+        let positive = positive(x);
         (positive * positive, 2.0f32 * positive)
     } else if comptime!(kind == Activation::Silu) {
         let gate = sigmoid(x);
@@ -52,7 +58,67 @@ fn value_and_slope(x: f32, #[comptime] kind: Activation) -> (f32, f32) {
     }
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
+fn forward_kernel(input: &Array<f32>, output: &mut Array<f32>, #[comptime] kind: Activation) {
+    if ABSOLUTE_POS < output.len() {
+        let (value, _) = value_and_slope(input[ABSOLUTE_POS], kind);
+        output[ABSOLUTE_POS] = value;
+    }
+}
+
+/// [`GptBackend::activation`](crate::backend::GptBackend::activation).
+pub fn forward<R: CubeRuntime>(input: CubeTensor<R>, kind: Activation) -> CubeTensor<R> {
+    let input = into_contiguous(input);
+    let output = empty(&input, input.meta.shape().clone());
+    let client = input.client.clone();
+    forward_kernel::launch(
+        &client,
+        cubes_of_elements(count(&input)),
+        CubeDim::new_1d(UNITS),
+        address(&[&input]),
+        input.into_array_arg(),
+        output.clone().into_array_arg(),
+        kind,
+    );
+    output
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn backward_kernel(
+    input: &Array<f32>,
+    gradient: &Array<f32>,
+    output: &mut Array<f32>,
+    #[comptime] kind: Activation,
+) {
+    if ABSOLUTE_POS < output.len() {
+        let (_, slope) = value_and_slope(input[ABSOLUTE_POS], kind);
+        output[ABSOLUTE_POS] = gradient[ABSOLUTE_POS] * slope;
+    }
+}
+
+/// [`GptBackend::activation_backward`](crate::backend::GptBackend::activation_backward).
+pub fn backward<R: CubeRuntime>(
+    input: CubeTensor<R>,
+    gradient: CubeTensor<R>,
+    kind: Activation,
+) -> CubeTensor<R> {
+    let [input, gradient] = [input, gradient].map(into_contiguous);
+    let output = empty(&input, input.meta.shape().clone());
+    let client = input.client.clone();
+    backward_kernel::launch(
+        &client,
+        cubes_of_elements(count(&input)),
+        CubeDim::new_1d(UNITS),
+        address(&[&input]),
+        input.into_array_arg(),
+        gradient.into_array_arg(),
+        output.clone().into_array_arg(),
+        kind,
+    );
+    output
+}
+
+#[cube(launch, address_type = "dynamic")]
 fn gated_kernel(
     gate: &Array<f32>,
     up: &Array<f32>,
@@ -78,6 +144,7 @@ pub fn gated<R: CubeRuntime>(
         &client,
         cubes_of_elements(count(&gate)),
         CubeDim::new_1d(UNITS),
+        address(&[&gate]),
         gate.into_array_arg(),
         up.into_array_arg(),
         output.clone().into_array_arg(),
@@ -86,7 +153,7 @@ pub fn gated<R: CubeRuntime>(
     output
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn gated_backward_kernel(
     gate: &Array<f32>,
     up: &Array<f32>,
@@ -117,6 +184,7 @@ pub fn gated_backward<R: CubeRuntime>(
         &client,
         cubes_of_elements(count(&gate)),
         CubeDim::new_1d(UNITS),
+        address(&[&gate]),
         gate.into_array_arg(),
         up.into_array_arg(),
         gradient.into_array_arg(),

@@ -14,7 +14,9 @@ use std::ops::Range;
 use super::Cube;
 use super::products::{element, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
-use super::tensors::{UNITS, count, cubes, cubes_of_elements, dims, empty, empty_of, rows};
+use super::tensors::{
+    UNITS, address, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
+};
 use crate::backend::Sight;
 use crate::backend::ops::{from_float, to_float};
 
@@ -49,7 +51,7 @@ struct Block {
 }
 
 /// Softmax of rows of scores, and the logarithms of what it divides by.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn softmax_kernel<E: Float>(
     scores: &Array<f32>,
     probabilities: &mut Array<E>,
@@ -58,17 +60,17 @@ fn softmax_kernel<E: Float>(
     #[comptime] causal: bool,
     #[define(E)] _element: StorageType,
 ) {
-    let row = CUBE_POS as u32;
-    if row >= block.rows {
+    let row = CUBE_POS;
+    if row >= block.rows as usize {
         terminate!();
     }
-    let start = row * block.width;
-    let query = block.first_query + row % block.queries;
+    let start = row * block.width as usize;
+    let query = block.first_query + (row % block.queries as usize) as u32;
     let mut highest = f32::new(LOWEST);
     let mut place = UNIT_POS;
     while place < block.width {
         if sees(query, block.first_key + place, block.window, causal) {
-            highest = max(highest, scores[(start + place) as usize] * block.scale);
+            highest = max(highest, scores[start + place as usize] * block.scale);
         }
         place += ROW_UNITS;
     }
@@ -77,14 +79,14 @@ fn softmax_kernel<E: Float>(
     let mut place = UNIT_POS;
     while place < block.width {
         if sees(query, block.first_key + place, block.window, causal) {
-            sum += f32::exp(scores[(start + place) as usize] * block.scale - highest);
+            sum += f32::exp(scores[start + place as usize] * block.scale - highest);
         }
         place += ROW_UNITS;
     }
     let log_sum = highest + f32::ln(sum_of_units(sum, ROW_UNITS));
     let mut place = UNIT_POS;
     while place < block.width {
-        let index = (start + place) as usize;
+        let index = start + place as usize;
         let mut probability = 0.0f32;
         if sees(query, block.first_key + place, block.window, causal) {
             probability = f32::exp(scores[index] * block.scale - log_sum);
@@ -93,13 +95,13 @@ fn softmax_kernel<E: Float>(
         place += ROW_UNITS;
     }
     if UNIT_POS == 0 {
-        log_sums[row as usize] = log_sum;
+        log_sums[row] = log_sum;
     }
 }
 
 /// With p the probabilities made anew and g their gradients, the gradients of the scores are
 /// `scale p (g - d)`, where d is the sum over keys of `p g`.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn scores_backward_kernel<E: Float>(
     scores: &Array<f32>,
     gradients: &Array<f32>,
@@ -112,15 +114,14 @@ fn scores_backward_kernel<E: Float>(
     #[define(E)] _element: StorageType,
 ) {
     if ABSOLUTE_POS < scores.len() {
-        let place = ABSOLUTE_POS as u32;
-        let row = place / block.width;
-        let query = block.first_query + row % block.queries;
+        let row = ABSOLUTE_POS / block.width as usize;
+        let query = block.first_query + (row % block.queries as usize) as u32;
+        let key = block.first_key + (ABSOLUTE_POS % block.width as usize) as u32;
         let mut probability = 0.0f32;
-        if sees(query, block.first_key + place % block.width, block.window, causal) {
-            let log_sum = log_sums[row as usize];
-            probability = f32::exp(scores[ABSOLUTE_POS] * block.scale - log_sum);
+        if sees(query, key, block.window, causal) {
+            probability = f32::exp(scores[ABSOLUTE_POS] * block.scale - log_sums[row]);
         }
-        let slope = gradients[ABSOLUTE_POS] - sums[row as usize];
+        let slope = gradients[ABSOLUTE_POS] - sums[row];
         probabilities[ABSOLUTE_POS] = E::cast_from(probability);
         of_scores[ABSOLUTE_POS] = E::cast_from(block.scale * probability * slope);
     }
@@ -265,6 +266,7 @@ fn softmax<R: CubeRuntime>(
         &client,
         cubes(rows),
         CubeDim::new_1d(ROW_UNITS),
+        address(&[&scores]),
         scores.into_array_arg(),
         probabilities.clone().into_array_arg(),
         log_sums.clone().into_array_arg(),
@@ -328,6 +330,7 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
         &client,
         cubes_of_elements(count(&scores)),
         CubeDim::new_1d(UNITS),
+        address(&[&scores]),
         scores.into_array_arg(),
         gradients.into_array_arg(),
         log_sums.into_array_arg(),

@@ -8,14 +8,16 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensors::{UNITS, count, cubes, cubes_of_elements, empty, empty_of, rows, zeroed};
+use super::tensors::{
+    UNITS, address, count, cubes, cubes_of_elements, empty, empty_of, rows, zeroed,
+};
 
 /// Positions that are added up by one unit: what a token that is everywhere is divided into.
 const SEGMENT: u32 = 32;
 
 /// Links the positions of each token: `next` is the following one, or N, and `rank` counts those
 /// before. A unit a position; that they all look through all others is quicker than to sort.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn link_kernel(tokens: &Array<i32>, next: &mut Array<u32>, rank: &mut Array<u32>, count: u32) {
     if ABSOLUTE_POS < count as usize {
         let own = tokens[ABSOLUTE_POS];
@@ -43,7 +45,7 @@ fn link_kernel(tokens: &Array<i32>, next: &mut Array<u32>, rank: &mut Array<u32>
 
 /// Sums each segment of the positions of a token into the row of its first. A cube a position,
 /// of which those within a segment have nothing to do.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn segment_kernel(
     next: &Array<u32>,
     rank: &Array<u32>,
@@ -53,10 +55,10 @@ fn segment_kernel(
     count: u32,
     width: u32,
 ) {
-    let first = CUBE_POS as u32;
-    if first >= count {
+    if CUBE_POS >= count as usize {
         terminate!();
     }
+    let first = CUBE_POS as u32;
     if rank[first as usize] % SEGMENT != 0 {
         terminate!();
     }
@@ -66,11 +68,11 @@ fn segment_kernel(
         let mut place = first;
         let mut number = 0u32;
         while number < SEGMENT && place < count {
-            sum += gradient[(place * width + column) as usize];
+            sum += gradient[place as usize * width as usize + column as usize];
             place = next[place as usize];
             number += 1;
         }
-        sums[(first * width + column) as usize] = sum;
+        sums[CUBE_POS * width as usize + column as usize] = sum;
         if column == 0 {
             segments[first as usize] = place;
         }
@@ -79,7 +81,7 @@ fn segment_kernel(
 }
 
 /// Sums the segments of each token into its row.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn total_kernel(
     tokens: &Array<i32>,
     rank: &Array<u32>,
@@ -89,23 +91,23 @@ fn total_kernel(
     count: u32,
     width: u32,
 ) {
-    let first = CUBE_POS as u32;
-    if first >= count {
+    if CUBE_POS >= count as usize {
         terminate!();
     }
+    let first = CUBE_POS as u32;
     if rank[first as usize] != 0 {
         terminate!();
     }
-    let row = tokens[first as usize] as u32;
+    let row = tokens[CUBE_POS] as u32 as usize;
     let mut column = UNIT_POS;
     while column < width {
         let mut sum = 0.0f32;
         let mut place = first;
         while place < count {
-            sum += sums[(place * width + column) as usize];
+            sum += sums[place as usize * width as usize + column as usize];
             place = segments[place as usize];
         }
-        output[(row * width + column) as usize] = sum;
+        output[row * width as usize + column as usize] = sum;
         column += UNITS;
     }
 }
@@ -123,6 +125,7 @@ pub fn backward<R: CubeRuntime>(
         &client,
         cubes_of_elements(n),
         CubeDim::new_1d(UNITS),
+        address(&[&tokens]),
         tokens.clone().into_array_arg(),
         next.clone().into_array_arg(),
         rank.clone().into_array_arg(),
@@ -133,6 +136,7 @@ pub fn backward<R: CubeRuntime>(
         &client,
         cubes(n),
         CubeDim::new_1d(UNITS),
+        address(&[&gradient]),
         next.into_array_arg(),
         rank.clone().into_array_arg(),
         gradient.clone().into_array_arg(),
@@ -146,6 +150,7 @@ pub fn backward<R: CubeRuntime>(
         &client,
         cubes(n),
         CubeDim::new_1d(UNITS),
+        address(&[&gradient, &output]),
         tokens.into_array_arg(),
         rank.into_array_arg(),
         segments.into_array_arg(),

@@ -10,6 +10,7 @@ use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 use std::fmt::{self, Debug, Formatter};
 use std::marker::PhantomData;
 
+use super::optimizer::{MOST_PARAMETERS, shares, squares};
 use super::{Cube, CubeKernels, total};
 use crate::backend::ops::from_float;
 use crate::backend::{AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
@@ -246,6 +247,25 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output
     }
 
+    fn put(&self, room: Lazy<R>, new: Lazy<R>, places: &[[usize; 2]]) -> Lazy<R> {
+        let (output, places) = (like(&room), places.to_vec());
+        let [output] = fixed(defer::<R, BT>("put", vec![room, new], vec![output], move |inputs| {
+            let [room, new] = fixed(inputs);
+            vec![kernels::<R, BT>().put(room, new, &places)]
+        }));
+        output
+    }
+
+    fn attend_rows(&self, inputs: [Lazy<R>; 3], lengths: &[usize], sight: Sight) -> Lazy<R> {
+        let [b, h, t, _] = fixed(inputs[0].shape.to_vec());
+        let (output, lengths) = (floats([b, h, t, inputs[2].shape[3]]), lengths.to_vec());
+        let [output] =
+            fixed(defer::<R, BT>("attend_rows", inputs.into(), vec![output], move |inputs| {
+                vec![kernels::<R, BT>().attend_rows(fixed(inputs), &lengths, sight)]
+            }));
+        output
+    }
+
     fn cross_entropy(&self, logits: Lazy<R>, targets: Lazy<R>) -> (Lazy<R>, Lazy<R>) {
         let outputs = vec![floats([1]), floats([logits.shape[0]])];
         let inputs = vec![logits, targets];
@@ -331,27 +351,46 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
             return 0.0;
         }
         let counts = tensors.iter().map(|tensor| tensor.shape.num_elements());
-        let outputs = vec![floats([counts.map(super::optimizer::parts).sum::<usize>()])];
+        let outputs = vec![floats([shares(counts).1])];
         let [sums] = fixed(defer::<R, BT>("sum_of_squares", tensors, outputs, move |tensors| {
-            super::optimizer::squares(tensors).into_iter().collect()
+            squares(tensors).into_iter().collect()
         }));
         let sums: Tensor<Fusion<Cube<R, BT>>, 1> = from_float(sums);
         total(sums.into_data())
     }
 
+    /// An operation for as many as a launch updates, so that what one of them no longer needs is
+    /// free when the next begins.
     fn adamw(&self, updates: Vec<AdamwUpdate<Lazy<R>>>) -> Vec<[Lazy<R>; 3]> {
-        let of_one = |update: AdamwUpdate<Lazy<R>>| {
-            let AdamwUpdate { value, gradient, moments, step } = update;
-            let outputs = vec![like(&value); 3];
-            let inputs = [value, gradient].into_iter().chain(moments.into_iter().flatten());
-            fixed(defer::<R, BT>("adamw", inputs.collect(), outputs, move |inputs| {
+        let mut updated = Vec::with_capacity(updates.len());
+        let mut updates = updates.into_iter().peekable();
+        while updates.peek().is_some() {
+            let (mut inputs, mut outputs, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+            for update in updates.by_ref().take(MOST_PARAMETERS) {
+                let AdamwUpdate { value, gradient, moments, step } = update;
+                outputs.extend(vec![like(&value); 3]);
+                steps.push((moments.is_some(), step));
+                inputs.extend([value, gradient].into_iter().chain(moments.into_iter().flatten()));
+            }
+            let computed = defer::<R, BT>("adamw", inputs, outputs, move |inputs| {
                 let mut inputs = inputs.into_iter();
-                let [value, gradient] =
-                    [(); 2].map(|()| inputs.next().expect("there are always two"));
-                let moments = inputs.next().zip(inputs.next()).map(<[CubeTensor<R>; 2]>::from);
-                super::optimizer::adamw(AdamwUpdate { value, gradient, moments, step }).into()
-            }))
-        };
-        updates.into_iter().map(of_one).collect()
+                let mut next = || inputs.next().expect("there are two, or four with moments");
+                let updates = steps.iter().map(|(begun, step)| AdamwUpdate {
+                    value: next(),
+                    gradient: next(),
+                    moments: begun.then(|| [next(), next()]),
+                    step: *step,
+                });
+                let updated = kernels::<R, BT>().adamw(updates.collect());
+                updated.into_iter().flatten().collect()
+            });
+            let mut computed = computed.into_iter();
+            while let Some(value) = computed.next() {
+                let [first, second] =
+                    [(); 2].map(|()| computed.next().expect("there are three of each"));
+                updated.push([value, first, second]);
+            }
+        }
+        updated
     }
 }

@@ -12,7 +12,7 @@ use cubecl::prelude::*;
 use super::Cube;
 use super::products::{element, long_product, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
-use super::tensors::{UNITS, count, cubes, cubes_of_elements, empty, empty_of, rows};
+use super::tensors::{UNITS, address, count, cubes, cubes_of_elements, empty, empty_of, rows};
 use crate::backend::ops::{from_float, to_float};
 use crate::config::Precision;
 
@@ -25,24 +25,24 @@ const MOST_LOGITS: usize = 1 << 26;
 
 /// `log Σ eˣ` of a row.
 #[cube]
-fn log_sum(logits: &Array<f32>, start: u32, width: u32) -> f32 {
+fn log_sum(logits: &Array<f32>, start: usize, width: u32) -> f32 {
     let mut highest = f32::new(LOWEST);
     let mut place = UNIT_POS;
     while place < width {
-        highest = max(highest, logits[(start + place) as usize]);
+        highest = max(highest, logits[start + place as usize]);
         place += ROW_UNITS;
     }
     let highest = max_of_units(highest, ROW_UNITS);
     let mut sum = 0.0f32;
     let mut place = UNIT_POS;
     while place < width {
-        sum += f32::exp(logits[(start + place) as usize] - highest);
+        sum += f32::exp(logits[start + place as usize] - highest);
         place += ROW_UNITS;
     }
     highest + f32::ln(sum_of_units(sum, ROW_UNITS))
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn forward_kernel(
     logits: &Array<f32>,
     targets: &Array<i32>,
@@ -52,16 +52,16 @@ fn forward_kernel(
     pitch: u32,
     rows: u32,
 ) {
-    let row = CUBE_POS as u32;
-    if row >= rows {
+    let row = CUBE_POS;
+    if row >= rows as usize {
         terminate!();
     }
-    let start = row * pitch;
+    let start = row * pitch as usize;
     let log_sum = log_sum(logits, start, width);
     if UNIT_POS == 0 {
-        let target = targets[row as usize] as u32;
-        losses[row as usize] = log_sum - logits[(start + target) as usize];
-        log_sums[row as usize] = log_sum;
+        let target = targets[row] as u32;
+        losses[row] = log_sum - logits[start + target as usize];
+        log_sums[row] = log_sum;
     }
 }
 
@@ -78,6 +78,7 @@ pub fn forward<R: CubeRuntime>(
         &client,
         cubes(rows),
         CubeDim::new_1d(ROW_UNITS),
+        address(&[&logits]),
         logits.into_array_arg(),
         targets.into_array_arg(),
         losses.clone().into_array_arg(),
@@ -90,7 +91,7 @@ pub fn forward<R: CubeRuntime>(
 }
 
 /// `gradient / N (softmax(x) - 1 at the target)`, element by element.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn backward_kernel(
     logits: &Array<f32>,
     targets: &Array<i32>,
@@ -101,9 +102,8 @@ fn backward_kernel(
     share: f32,
 ) {
     if ABSOLUTE_POS < output.len() {
-        let place = ABSOLUTE_POS as u32;
-        let row = (place / width) as usize;
-        let column = place % width;
+        let row = ABSOLUTE_POS / width as usize;
+        let column = (ABSOLUTE_POS % width as usize) as u32;
         let target = targets[row] as u32;
         let one = select(column == target, 1.0f32, 0.0f32);
         let probability = f32::exp(logits[ABSOLUTE_POS] - log_sums[row]);
@@ -126,6 +126,7 @@ pub fn backward<R: CubeRuntime>(
         &client,
         cubes_of_elements(count(&logits)),
         CubeDim::new_1d(UNITS),
+        address(&[&logits]),
         logits.into_array_arg(),
         targets.into_array_arg(),
         log_sums.into_array_arg(),
@@ -139,7 +140,7 @@ pub fn backward<R: CubeRuntime>(
 
 /// The loss of each row; logits are replaced by `share (softmax(x) - 1 at the target)`, in the
 /// type of the products that follow.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn loss_and_gradient_kernel<E: Float>(
     logits: &Array<f32>,
     targets: &Array<i32>,
@@ -152,23 +153,23 @@ fn loss_and_gradient_kernel<E: Float>(
     share: f32,
     #[define(E)] _element: StorageType,
 ) {
-    let row = CUBE_POS as u32;
-    if row >= rows {
+    let row = CUBE_POS;
+    if row >= rows as usize {
         terminate!();
     }
-    let start = row * pitch;
+    let start = row * pitch as usize;
     let log_sum = log_sum(logits, start, width);
-    let target = targets[row as usize] as u32;
+    let target = targets[row] as u32;
     let mut place = UNIT_POS;
     while place < pitch {
-        let index = (start + place) as usize;
+        let index = start + place as usize;
         let one = select(place == target, 1.0f32, 0.0f32);
         let slope = share * (f32::exp(logits[index] - log_sum) - one);
         gradient[index] = E::cast_from(select(place < width, slope, 0.0f32));
         place += ROW_UNITS;
     }
     if UNIT_POS == 0 {
-        losses[row as usize] = log_sum - logits[(start + target) as usize];
+        losses[row] = log_sum - logits[start + target as usize];
     }
 }
 
@@ -188,6 +189,7 @@ fn loss_and_gradient<R: CubeRuntime>(
         &client,
         cubes(rows),
         CubeDim::new_1d(ROW_UNITS),
+        address(&[&logits]),
         logits.into_array_arg(),
         targets.into_array_arg(),
         losses.clone().into_array_arg(),

@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod decoding;
 mod embedding;
 mod fusion;
 mod loss;
@@ -24,8 +25,8 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
 use cubecl::tf32;
 
-use super::compositions::default_separate;
-use super::ops::{from_float, to_float};
+use super::compositions::{default_activation, default_activation_backward, default_separate};
+use super::ops::{fits, from_float, to_float};
 use super::{AdamwUpdate, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model};
 use crate::config::Activation;
 use crate::config::Precision;
@@ -47,6 +48,26 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&CubeKernels)
+    }
+
+    /// Only where nothing is fused: otherwise burn computes the composition together with the
+    /// product and the bias before it.
+    fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
+        match fits(&input) {
+            true => from_float(activation::forward(to_float(input), kind)),
+            false => default_activation(input, kind),
+        }
+    }
+
+    fn activation_backward<const D: usize>(
+        input: Tensor<Self, D>,
+        gradient: Tensor<Self, D>,
+        kind: Activation,
+    ) -> Tensor<Self, D> {
+        match fits(&input) && fits(&gradient) {
+            true => from_float(activation::backward(to_float(input), to_float(gradient), kind)),
+            false => default_activation_backward(input, gradient, kind),
+        }
     }
 }
 
@@ -137,6 +158,19 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         to_float(Tensor::<Cube<R, BT>, 4>::cat(gradients.map(from_float).to_vec(), 1))
     }
 
+    fn put(&self, room: CubeTensor<R>, new: CubeTensor<R>, places: &[[usize; 2]]) -> CubeTensor<R> {
+        decoding::put(room, new, places)
+    }
+
+    fn attend_rows(
+        &self,
+        inputs: [CubeTensor<R>; 3],
+        lengths: &[usize],
+        sight: Sight,
+    ) -> CubeTensor<R> {
+        decoding::attend_rows(inputs, lengths, sight)
+    }
+
     fn cross_entropy(
         &self,
         logits: CubeTensor<R>,
@@ -193,7 +227,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
     }
 
     fn adamw(&self, updates: Vec<AdamwUpdate<CubeTensor<R>>>) -> Vec<[CubeTensor<R>; 3]> {
-        updates.into_iter().map(optimizer::adamw).collect()
+        optimizer::adamw(updates)
     }
 }
 

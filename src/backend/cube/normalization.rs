@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::rows::{ROW_UNITS, sum_of_units};
-use super::tensors::{UNITS, cubes, empty, rows};
+use super::tensors::{UNITS, address, cubes, empty, rows};
 use crate::backend::Scaling;
 
 /// Rows whose share of a weight's gradient is summed at once.
@@ -18,7 +18,7 @@ const SLAB: usize = 64;
 #[cube]
 fn statistics(
     input: &Array<f32>,
-    start: u32,
+    start: usize,
     width: u32,
     epsilon: f32,
     #[comptime] centered: bool,
@@ -28,7 +28,7 @@ fn statistics(
         let mut sum = 0.0f32;
         let mut place = UNIT_POS;
         while place < width {
-            sum += input[(start + place) as usize];
+            sum += input[start + place as usize];
             place += ROW_UNITS;
         }
         mean = sum_of_units(sum, ROW_UNITS) / f32::cast_from(width);
@@ -36,7 +36,7 @@ fn statistics(
     let mut sum = 0.0f32;
     let mut place = UNIT_POS;
     while place < width {
-        let distance = input[(start + place) as usize] - mean;
+        let distance = input[start + place as usize] - mean;
         sum += distance * distance;
         place += ROW_UNITS;
     }
@@ -44,7 +44,7 @@ fn statistics(
     (mean, 1.0f32 / f32::sqrt(variance + epsilon))
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn forward_kernel(
     input: &Array<f32>,
     weight: &Array<f32>,
@@ -57,22 +57,22 @@ fn forward_kernel(
     #[comptime] weighted: bool,
     #[comptime] biased: bool,
 ) {
-    let row = CUBE_POS as u32;
-    if row >= rows {
+    let row = CUBE_POS;
+    if row >= rows as usize {
         terminate!();
     }
-    let start = row * width;
+    let start = row * width as usize;
     let (mean, factor) = statistics(input, start, width, epsilon, centered);
     let mut place = UNIT_POS;
     while place < width {
-        let mut value = (input[(start + place) as usize] - mean) * factor;
+        let mut value = (input[start + place as usize] - mean) * factor;
         if weighted {
             value *= weight[place as usize];
         }
         if biased {
             value += bias[place as usize];
         }
-        output[(start + place) as usize] = value;
+        output[start + place as usize] = value;
         place += ROW_UNITS;
     }
 }
@@ -97,6 +97,7 @@ pub fn forward<R: CubeRuntime>(
         &client,
         cubes(rows),
         CubeDim::new_1d(ROW_UNITS),
+        address(&[&input]),
         input.clone().into_array_arg(),
         stand_in(weight).into_array_arg(),
         stand_in(bias).into_array_arg(),
@@ -113,7 +114,7 @@ pub fn forward<R: CubeRuntime>(
 
 /// With n the normalized input and h the gradient times the weight, the gradient of a row is
 /// `factor (h - mean(h) - n mean(h n))`, without its second term where rows keep their mean.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn backward_kernel(
     input: &Array<f32>,
     weight: &Array<f32>,
@@ -126,17 +127,17 @@ fn backward_kernel(
     #[comptime] centered: bool,
     #[comptime] weighted: bool,
 ) {
-    let row = CUBE_POS as u32;
-    if row >= rows {
+    let row = CUBE_POS;
+    if row >= rows as usize {
         terminate!();
     }
-    let start = row * width;
+    let start = row * width as usize;
     let (mean, factor) = statistics(input, start, width, epsilon, centered);
     let mut sum = 0.0f32;
     let mut product = 0.0f32;
     let mut place = UNIT_POS;
     while place < width {
-        let index = (start + place) as usize;
+        let index = start + place as usize;
         let mut slope = gradient[index];
         if weighted {
             slope *= weight[place as usize];
@@ -152,7 +153,7 @@ fn backward_kernel(
     }
     let mut place = UNIT_POS;
     while place < width {
-        let index = (start + place) as usize;
+        let index = start + place as usize;
         let mut slope = gradient[index];
         if weighted {
             slope *= weight[place as usize];
@@ -162,13 +163,13 @@ fn backward_kernel(
         place += ROW_UNITS;
     }
     if UNIT_POS == 0 {
-        kept[(2 * row) as usize] = mean;
-        kept[(2 * row + 1) as usize] = factor;
+        kept[2 * row] = mean;
+        kept[2 * row + 1] = factor;
     }
 }
 
 /// The sums over a slab of rows that are the gradients of weight and bias, a unit a column.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn columns_kernel(
     input: &Array<f32>,
     gradient: &Array<f32>,
@@ -187,14 +188,14 @@ fn columns_kernel(
         let mut bias = 0.0f32;
         let mut row = first;
         while row < last {
-            let index = (row * width + column) as usize;
-            let mean = kept[(2 * row) as usize];
-            let factor = kept[(2 * row + 1) as usize];
+            let index = row as usize * width as usize + column as usize;
+            let mean = kept[2 * row as usize];
+            let factor = kept[2 * row as usize + 1];
             weight += gradient[index] * (input[index] - mean) * factor;
             bias += gradient[index];
             row += 1;
         }
-        let place = (CUBE_POS_Y * width + column) as usize;
+        let place = CUBE_POS_Y as usize * width as usize + column as usize;
         of_weight[place] = weight;
         of_bias[place] = bias;
     }
@@ -218,6 +219,7 @@ pub fn backward<R: CubeRuntime>(
         &client,
         cubes(rows),
         CubeDim::new_1d(ROW_UNITS),
+        address(&[&input]),
         input.clone().into_array_arg(),
         weight.into_array_arg(),
         gradient.clone().into_array_arg(),
@@ -236,6 +238,7 @@ pub fn backward<R: CubeRuntime>(
         &client,
         CubeCount::Static((width as u32).div_ceil(UNITS), slabs as u32, 1),
         CubeDim::new_1d(UNITS),
+        address(&[&input]),
         input.into_array_arg(),
         gradient.into_array_arg(),
         kept.into_array_arg(),

@@ -5,18 +5,28 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensors::{UNITS, count, cubes_of_elements, dims, empty};
+use super::tensors::{UNITS, address, count, cubes_of_elements, dims, empty, memory};
 use crate::backend::Turn;
 use crate::config::RotaryPairing;
 
+/// From one to the next in `[B, H, T, K]`.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Strides {
+    batch: usize,
+    head: usize,
+    time: usize,
+    number: usize,
+}
+
 /// A unit an element of `[B, H, T, K]`. The first `2 half` numbers of the first `turned` heads are
 /// turned.
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn rotate_kernel(
-    input: &Tensor<f32>,
+    input: &Array<f32>,
     cosines: &Array<f32>,
     sines: &Array<f32>,
     output: &mut Array<f32>,
+    strides: Strides,
     heads: u32,
     turned: u32,
     length: u32,
@@ -26,15 +36,14 @@ fn rotate_kernel(
     #[comptime] pairing: RotaryPairing,
 ) {
     if ABSOLUTE_POS < output.len() {
-        let place = ABSOLUTE_POS as u32;
-        let number = place % width;
-        let time = place / width % length;
-        let head = place / (width * length) % heads;
-        let batch = place / (width * length * heads);
-        let row = batch as usize * input.stride(0)
-            + head as usize * input.stride(1)
-            + time as usize * input.stride(2);
-        let own = input[row + number as usize * input.stride(3)];
+        let number = (ABSOLUTE_POS % width as usize) as u32;
+        let position = ABSOLUTE_POS / width as usize;
+        let time = (position % length as usize) as u32;
+        let head = (position / length as usize % heads as usize) as u32;
+        let batch = position / length as usize / heads as usize;
+        let row =
+            batch * strides.batch + head as usize * strides.head + time as usize * strides.time;
+        let own = input[row + number as usize * strides.number];
         let mut value = own;
         if head < turned && number < 2 * half {
             // Which pair a number belongs to, and whether it is the second of it.
@@ -46,7 +55,7 @@ fn rotate_kernel(
                 second = number % 2 == 1;
                 partner = number ^ 1;
             }
-            let other = input[row + partner as usize * input.stride(3)];
+            let other = input[row + partner as usize * strides.number];
             let angle = (time * half + pair) as usize;
             let sine = sines[angle] * direction;
             value = own * cosines[angle] + select(second, other, -other) * sine;
@@ -64,16 +73,19 @@ pub fn rotate<R: CubeRuntime>(
     let [cosines, sines] = angles.map(into_contiguous);
     let [_, heads, length, width] = dims(&input);
     let [_, half] = dims(&cosines);
+    let [batch, head, time, number] = [0, 1, 2, 3].map(|axis| input.meta.strides()[axis]);
     let output = empty(&input, input.meta.shape().clone());
     let client = input.client.clone();
     rotate_kernel::launch(
         &client,
         cubes_of_elements(count(&input)),
         CubeDim::new_1d(UNITS),
-        input.into_tensor_arg(),
+        address(&[&input, &output]),
+        memory(input),
         cosines.into_array_arg(),
         sines.into_array_arg(),
         output.clone().into_array_arg(),
+        StridesLaunch::new(batch, head, time, number),
         heads as u32,
         turn.heads as u32,
         length as u32,

@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 /// Most cubes along one axis of a grid, which is what WebGPU promises.
-const MOST_CUBES: u32 = 65_535;
+pub const MOST_CUBES: u32 = 65_535;
 
 /// Units of a cube of kernels that work element by element.
 pub const UNITS: u32 = 256;
@@ -51,6 +51,21 @@ pub fn dims<R: CubeRuntime, const D: usize>(tensor: &CubeTensor<R>) -> [usize; D
 pub fn writable<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     let tensor = burn_cubecl::kernel::into_contiguous(tensor);
     if tensor.can_mut() { tensor } else { tensor.copy() }
+}
+
+/// All the memory that a tensor lies in, for a kernel that is told its strides as numbers. Those of
+/// a tensor argument CubeCL copies to a CUDA device before each launch.
+pub fn memory<R: CubeRuntime>(tensor: CubeTensor<R>) -> ArrayArg<R> {
+    let length = tensor.handle.size_in_used() as usize / tensor.elem_size();
+    let CubeTensor { client, handle, device, dtype, .. } = tensor;
+    CubeTensor::new_contiguous(client, device, [length].into(), handle, dtype).into_array_arg()
+}
+
+/// What kernels count the elements of these tensors by. Numbers of 32 bits go on to half of what
+/// they can count, since a grid has more units than there are elements.
+pub fn address<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> AddressType {
+    let elements = |tensor: &&CubeTensor<R>| tensor.handle.size() as usize / tensor.elem_size();
+    AddressType::from_len_signed(tensors.iter().map(elements).max().unwrap_or(0))
 }
 
 /// At least so many cubes; those beyond have nothing to do.
