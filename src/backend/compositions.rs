@@ -111,7 +111,7 @@ pub(super) fn default_rotate<B: Backend>(
         return Tensor::cat(vec![turned, others], 1);
     }
     let half = rotation.cosines.dims()[1];
-    let turned = 2 * half;
+    let width = 2 * half;
     // As rows of T R/2 numbers, the one broadcast that every backend is fast at.
     let rows = |part: Tensor<B, 4>| part.reshape([b * h, t * half]);
     let angles = |table: &Tensor<B, 2>| table.clone().reshape([1, t * half]);
@@ -121,7 +121,7 @@ pub(super) fn default_rotate<B: Backend>(
             (rows(input.clone().narrow(3, 0, half)), rows(input.clone().narrow(3, half, half)))
         }
         RotaryPairing::Interleaved => {
-            let pairs = input.clone().narrow(3, 0, turned).reshape([b * h, t * half, 2]);
+            let pairs = input.clone().narrow(3, 0, width).reshape([b * h, t * half, 2]);
             (pairs.clone().narrow(2, 0, 1).squeeze_dim(2), pairs.narrow(2, 1, 1).squeeze_dim(2))
         }
     };
@@ -133,11 +133,11 @@ pub(super) fn default_rotate<B: Backend>(
         }
         RotaryPairing::Interleaved => {
             let pairs = Tensor::stack::<3>(vec![new_x, new_y], 2); // [B H, T R/2, 2]
-            vec![pairs.reshape([b, h, t, turned])]
+            vec![pairs.reshape([b, h, t, width])]
         }
     };
-    if turned < k {
-        parts.push(input.narrow(3, turned, k - turned));
+    if width < k {
+        parts.push(input.narrow(3, width, k - width));
     }
     Tensor::cat(parts, 3)
 }

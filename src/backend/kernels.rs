@@ -100,6 +100,16 @@ impl<T> AdamwUpdate<T> {
     }
 }
 
+/// Logits that the kernels for CPUs have in memory at a time, but for those of a single row.
+pub const CPU_LOGITS: usize = 1 << 24;
+/// Those that the kernels for GPUs have: 256 MiB of them, which is enough rows to keep a large GPU
+/// busy with a vocabulary of 50,000.
+pub const GPU_LOGITS: usize = 1 << 26;
+/// Columns of logits on GPUs are made a multiple of this, for the sake of matrix products.
+pub const GPU_LOGITS_ALIGNMENT: usize = 128;
+/// Scores of attention that the kernels for GPUs have in memory at a time: 256 MiB of them.
+pub const GPU_SCORES: usize = 1 << 26;
+
 /// A backend's matrix products in f32, with their gradients. The operations of
 /// [`GptBackend`](super::GptBackend) say what they compute.
 pub trait Products<B: Backend>: Debug + Sync {
@@ -272,7 +282,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         wanted: [bool; 3],
     ) -> (FloatTensor<B>, [Option<FloatTensor<B>>; 3]);
 
-    /// Multiplies a tensor by a number, `[1]`; the same tensor where that is one.
+    /// Multiplies a tensor by a number, `[1]`, which is mostly one.
     fn scaled(&self, tensor: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B>;
 
     /// The gradient with respect to the weight of an embedding.

@@ -29,7 +29,10 @@ pub use device::{
     DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
 };
 pub use host::on_host;
-pub use kernels::{AdamwStep, AdamwUpdate, Kernels, Products, Scaling, Sight, Turn};
+pub use kernels::{
+    AdamwStep, AdamwUpdate, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_SCORES, Kernels,
+    Products, Scaling, Sight, Turn,
+};
 pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
 pub use operands::{AttentionOptions, Documents, LossTerms, Padding, Rotation};
 pub use ops::{GptBackend, TrainBackend};

@@ -7,6 +7,7 @@ use super::activation::{exp, not_positive};
 use super::matrix::{Base, Matrix, Target, multiply_on_all};
 use super::rows::{column_sums, highest, sum};
 use super::{team, written};
+use crate::backend::CPU_LOGITS;
 
 /// The mean over rows of `log Σ eˣ - x_target`, and for each row `log Σ eˣ`.
 pub(super) fn forward(logits: &[f32], width: usize, targets: &[usize]) -> (f32, Vec<f32>) {
@@ -65,9 +66,6 @@ fn write_gradient(
     output[target].write(factor * (exp(not_positive(row[target] - log_sum)) - 1.0));
 }
 
-/// Logits that are in memory at a time, but for those of a single row.
-const LOGITS: usize = 1 << 24;
-
 /// Of logits that are the product of an input and a weight, the mean loss; and, as far as they are
 /// wanted, its gradients with respect to the input, `[N, I]`, the weight, `[I, V]`, and the bias,
 /// `[V]`. That of a weight that lies transposed is `[V, I]`.
@@ -81,7 +79,7 @@ pub(super) fn of_product(
     let ([rows, width], [_, vocab_size]) = (input.shape(), weight.shape());
     assert_eq!(rows, targets.len());
     let is_transposed = weight.is_transposed();
-    let block_rows = (LOGITS / vocab_size).clamp(1, rows);
+    let block_rows = (CPU_LOGITS / vocab_size).clamp(1, rows);
     let factor = 1.0 / rows as f32;
     let base = bias.map_or(Base::Nothing, Base::Row);
     let needs_gradient = of_input || of_weight || of_bias;

@@ -17,11 +17,9 @@ use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{
     UNITS, address, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
 };
-use crate::backend::Sight;
 use crate::backend::ops::{from_float, to_float};
+use crate::backend::{GPU_SCORES, Sight};
 
-/// Scores that are in memory at a time: 256 MiB of them.
-const MOST_SCORES: usize = 1 << 26;
 /// Queries of a block at least, so that its products keep a GPU busy.
 const FEWEST_QUERIES: usize = 64;
 
@@ -152,7 +150,7 @@ impl Plan {
     /// Queries, and all keys that any of them sees.
     fn blocks(&self) -> Vec<[Range<usize>; 2]> {
         let of_a_query = self.batch * self.heads * self.keys;
-        let length = (MOST_SCORES / of_a_query.max(1)).max(FEWEST_QUERIES);
+        let length = (GPU_SCORES / of_a_query.max(1)).max(FEWEST_QUERIES);
         let seen = |query: usize| self.sight.keys(query, self.queries, self.keys);
         let block = |first: usize| {
             let last = (first + length).min(self.queries);

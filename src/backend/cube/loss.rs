@@ -14,14 +14,8 @@ use super::products::{element, long_product, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{UNITS, address, count, cubes, cubes_of_elements, empty, empty_of, rows};
 use crate::backend::ops::{from_float, to_float};
+use crate::backend::{GPU_LOGITS, GPU_LOGITS_ALIGNMENT};
 use crate::config::Precision;
-
-/// Columns of logits are made a multiple of this, for the sake of matrix products.
-const ALIGNMENT: usize = 128;
-
-/// Logits that are in memory at a time: 256 MiB of them, which is enough rows to keep a large GPU
-/// busy with a vocabulary of 50,000.
-const MOST_LOGITS: usize = 1 << 26;
 
 /// `log Σ eˣ` of a row.
 #[cube]
@@ -216,13 +210,13 @@ pub fn of_product<R: CubeRuntime, BT: BoolElement>(
     let element = element(precision);
     let matrix = |tensor: CubeTensor<R>| -> Tensor<Cube<R, BT>, 2> { from_float(tensor) };
     let ([n, d], [_, v]) = (rows(&input), rows(&weight));
-    let beyond = v.next_multiple_of(ALIGNMENT) - v;
+    let beyond = v.next_multiple_of(GPU_LOGITS_ALIGNMENT) - v;
     let input = matrix(cast(input, element));
     let weight = to_float(widened(matrix(cast(weight, element)), beyond));
     let bias: Option<Tensor<Cube<R, BT>, 1>> = bias.map(from_float);
     let bias = bias.map(|bias| widened(bias.unsqueeze(), beyond));
     let targets: Tensor<Cube<R, BT>, 1, Int> = Tensor::from_primitive(targets);
-    let chunk = (MOST_LOGITS / v).clamp(1, n);
+    let chunk = (GPU_LOGITS / v).clamp(1, n);
     let (mut losses, mut inputs) = (Vec::new(), Vec::new());
     let (mut weights, mut biases) = (None, None);
     for first in (0..n).step_by(chunk) {

@@ -155,7 +155,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         let joined: Tensor<Cube<R, BT>, 4> = from_float(joined);
         let parts = default_separate(joined, heads).map(to_float);
         let gradients = attention::backward::<R, BT>(parts, output, log_sums, gradient, sight);
-        to_float(Tensor::<Cube<R, BT>, 4>::cat(gradients.map(from_float).to_vec(), 1))
+        to_float(Cube::<R, BT>::join(gradients.map(from_float)))
     }
 
     fn put(&self, room: CubeTensor<R>, new: CubeTensor<R>, places: &[[usize; 2]]) -> CubeTensor<R> {

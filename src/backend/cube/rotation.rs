@@ -18,8 +18,8 @@ struct Strides {
     number: usize,
 }
 
-/// A unit an element of `[B, H, T, K]`. The first `2 half` numbers of the first `turned` heads are
-/// turned.
+/// A unit an element of `[B, H, T, K]`. The first `2 half` numbers of the first `turned_heads` heads
+/// are turned.
 #[cube(launch, address_type = "dynamic")]
 fn rotate_kernel(
     input: &Array<f32>,
@@ -28,7 +28,7 @@ fn rotate_kernel(
     output: &mut Array<f32>,
     strides: Strides,
     heads: u32,
-    turned: u32,
+    turned_heads: u32,
     length: u32,
     width: u32,
     half: u32,
@@ -45,7 +45,7 @@ fn rotate_kernel(
             batch * strides.batch + head as usize * strides.head + time as usize * strides.time;
         let own = input[row + number as usize * strides.number];
         let mut value = own;
-        if head < turned && number < 2 * half {
+        if head < turned_heads && number < 2 * half {
             // Which pair a number belongs to, and whether it is the second of it.
             let mut pair = number % half;
             let mut second = number >= half;

@@ -11,7 +11,7 @@ mod trace;
 use serde::Serialize;
 
 use super::OptimizerError;
-use crate::backend::BackendKind;
+use crate::backend::{BackendKind, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_SCORES};
 use crate::config::{ConfigError, RunConfig};
 use steps::Steps;
 
@@ -50,14 +50,18 @@ impl From<BackendKind> for Operations {
             BackendKind::Cuda | BackendKind::Wgpu => Self {
                 kernels: true,
                 bf16: true,
-                logits: 1 << 26,
-                aligned_logits: Some(128),
-                scores: 1 << 26,
+                logits: GPU_LOGITS as u64,
+                aligned_logits: Some(GPU_LOGITS_ALIGNMENT as u64),
+                scores: GPU_SCORES as u64,
                 ..compositions
             },
-            BackendKind::Flex => {
-                Self { kernels: true, products: true, views: true, logits: 1 << 24, ..compositions }
-            }
+            BackendKind::Flex => Self {
+                kernels: true,
+                products: true,
+                views: true,
+                logits: CPU_LOGITS as u64,
+                ..compositions
+            },
             BackendKind::Ndarray => compositions,
         }
     }
