@@ -45,8 +45,8 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
             model.read(index).map(Cow::Owned)
         },
     );
-    let run = finished(&stop, run)
-        .with_context(|| format!("{} cannot be imported", folder.display()))?;
+    let run =
+        finished(&stop, run).with_context(|| format!("{} cannot be imported", folder.display()))?;
     bar.finish_and_clear();
 
     let architecture = &config.model;

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::progress::note;
 use super::figures::{count, size};
+use super::progress::note;
 use crate::artifact::{ArtifactError, Run, run_names};
 use crate::cli::{ListRunsArgs, RunOrder};
 use crate::files::folder_size;

@@ -139,8 +139,7 @@ impl Export {
         saved: &SavedTokenizer,
         watch: Watch,
     ) -> Result<Option<TokenizerError>, InteropError> {
-        let write_json =
-            |name: &str, value: &Value| files::write_json(&part.join(name), value);
+        let write_json = |name: &str, value: &Value| files::write_json(&part.join(name), value);
         let tokenizer = tokenizer::to_hugging_face(saved);
         let ids = tokenizer.as_ref().ok().map(|tokenizer| (tokenizer.bos(), tokenizer.eos()));
         let (bos, eos) = ids.unwrap_or_default();

@@ -167,7 +167,8 @@ fn questions_and_stories_are_shown_in_a_table() {
     let folder = RUNS.path().join("artifacts/stories/evaluations");
     assert!(folder.join("step-00000006-piqa-lambada-stories4-seed3.json").exists());
     // Of other stories another file has the results.
-    for (asked, name) in [(&["2"][..], "stories2-seed1"), (&["2", "--seed", "9"], "stories2-seed9")] {
+    for (asked, name) in [(&["2"][..], "stories2-seed1"), (&["2", "--seed", "9"], "stories2-seed9")]
+    {
         json(&[&["--stories"], asked].concat());
         assert!(folder.join(format!("step-00000006-{name}.json")).exists(), "{name}");
     }

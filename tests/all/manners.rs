@@ -84,7 +84,10 @@ fn results_are_kept_where_a_reader_has_read_enough() {
     let kept = folder.path().join("artifacts/stories/evaluations/step-00000006-validation.json");
     for (args, file) in [
         (&["compare", "stories", "--quick", "--html", "page.html"][..], "page.html".as_ref()),
-        (&["compare", "stories", "--quick", "--json", "--svg", "curves.svg"], "curves.svg".as_ref()),
+        (
+            &["compare", "stories", "--quick", "--json", "--svg", "curves.svg"],
+            "curves.svg".as_ref(),
+        ),
         (&["eval", "stories"], kept.as_path()),
         (&["eval", "stories", "--json"], &kept),
     ] {

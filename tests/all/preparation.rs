@@ -654,11 +654,8 @@ fn text_is_read_from_wherever_it_is() {
     let text = "first document<sep>\nsecond one<sep>a third\nof two lines<sep>first document";
     fs::write(path.join("a.txt"), text).unwrap();
     let args = ["prepare", "-", "--separator", "<sep>", "--tokenizer", "byte", "--out", "piped"];
-    let mut child = command(path, &args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command(path, &args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
     let args = ["prepare", "a.txt", "--separator", "<sep>", "--tokenizer", "byte", "--out", "read"];
@@ -702,11 +699,8 @@ fn a_signal_ends_the_search_for_characters() {
     // Zeros, which take no room on the disk.
     fs::File::create(folder.path().join("long.txt")).unwrap().set_len(1 << 28).unwrap();
     let args = ["prepare", "long.txt", "--tokenizer", "character"];
-    let mut child = command(folder.path(), &args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command(folder.path(), &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     listens(&mut child);
     // In the middle of it.
     let io = format!("/proc/{}/io", child.id());

@@ -515,7 +515,8 @@ fn a_run_is_called_by_its_folder() {
     fs::rename(path, &away).unwrap();
     succeed(&train(folder.path(), &[]));
     let resume = ["train", "--plain", "--resume", away.to_str().unwrap()];
-    let text = succeed(&emberlm(folder.path(), &[&resume[..], &["--set", "train.steps=8"]].concat()));
+    let text =
+        succeed(&emberlm(folder.path(), &[&resume[..], &["--set", "train.steps=8"]].concat()));
     assert!(text.contains(&format!("more: emberlm generate {}\n", away.display())), "{text}");
 }
 

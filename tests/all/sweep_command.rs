@@ -488,11 +488,8 @@ fn training_stops_with_its_standard_input_where_it_is_told_to() {
         args.extend(["--set".into(), format!("{key}={value}")]);
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let mut child = command(folder.path(), &args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command(folder.path(), &args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     has_checkpoint(folder.path(), "stories");
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));

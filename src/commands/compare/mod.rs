@@ -59,9 +59,8 @@ fn comparison(
 ) -> anyhow::Result<Comparison> {
     let configurations = runs.iter().map(|run| serde_json::to_value(run.config()));
     let configurations = configurations.collect::<Result<Vec<_>, _>>()?;
-    let all_alike = |alike: fn(&Run, &Run) -> bool| {
-        runs.windows(2).all(|pair| alike(&pair[0], &pair[1]))
-    };
+    let all_alike =
+        |alike: fn(&Run, &Run) -> bool| runs.windows(2).all(|pair| alike(&pair[0], &pair[1]));
     let same_validation = all_alike(|one, next| validate_alike(one.config(), next.config()));
     let mut texts = Vec::new();
     let mut whole = true;

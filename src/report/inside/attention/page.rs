@@ -34,7 +34,8 @@ pub fn attention_page(
     place: usize,
 ) -> Result<String, PageError> {
     let count: usize = layers.iter().flat_map(parts).map(<[f32]>::len).sum();
-    let mut bytes = Vec::with_capacity(check_size(count, layers.len(), tokens.len(), Holder::Page)?);
+    let mut bytes =
+        Vec::with_capacity(check_size(count, layers.len(), tokens.len(), Holder::Page)?);
     for part in layers.iter().flat_map(parts) {
         part.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
     }
