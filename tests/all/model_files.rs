@@ -1,7 +1,7 @@
 //! Models on their way to a disk: by a signal, without room, beside another, into folders that are
 //! there.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use burn::tensor::TensorData;
 use emberlm::artifact::{ArtifactError, Run};
@@ -11,12 +11,13 @@ use emberlm::tokenizer::SavedTokenizer;
 use serde_json::json;
 use std::borrow::Cow;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 
-use crate::command_line::{command, emberlm, listens, signal, succeed};
+use crate::command_line::{command, emberlm, listens, succeed};
 use crate::support::golden;
 
 const VOCAB_SIZE: usize = 100;
@@ -53,7 +54,6 @@ fn large(root: &Path) {
     Run::create_with_model(root, &config, tokenizer(), &shapes, zeros).unwrap();
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn a_signal_leaves_nothing_of_what_it_has_ended() {
     let folder = tempfile::tempdir().unwrap();
@@ -68,8 +68,15 @@ fn a_signal_leaves_nothing_of_what_it_has_ended() {
         &["merge", "large", "--name", "merged"],
     ] {
         let mut child = command(path, args).stderr(Stdio::piped()).spawn().unwrap();
+        // It is there already when the moment comes, which is short.
+        let mut sender = Command::new("sh")
+            .args(["-c", "read line; kill -INT $0", &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         listens(&mut child);
-        signal(child.id(), "-INT");
+        sender.stdin.take().unwrap().write_all(b"now\n").unwrap();
+        assert!(sender.wait().unwrap().success());
         let output = child.wait_with_output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{args:?}: {message}");
@@ -139,8 +146,8 @@ fn an_empty_folder_is_filled_and_stays_what_it_is() {
 #[test]
 fn of_two_runs_of_one_name_one_is_made_and_one_exists() {
     let folder = tempfile::tempdir().unwrap();
-    let config = json!({ "name": "same", "model": { "d_model": 8, "n_layers": 1, "n_heads": 1 } });
-    let config = config::resolve(config).unwrap();
+    let model = json!({ "d_model": 8, "n_layers": 1, "n_heads": 1, "context_length": 8 });
+    let config = config::resolve(json!({ "name": "same", "model": model })).unwrap();
     for round in 0..50 {
         let root = folder.path().join(round.to_string());
         fs::create_dir(&root).unwrap();
