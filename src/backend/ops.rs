@@ -15,7 +15,7 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorPrimitive};
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
     default_attend_rows, default_cross_entropy, default_dense, default_dense_int8,
-    default_normalization, default_put, default_rotate, default_separate, default_sum_of_squares,
+    default_normalization, default_put, default_rotate, default_separate, default_sums_of_squares,
     scaling,
 };
 use super::precision::factor;
@@ -333,12 +333,19 @@ pub trait GptBackend: Backend {
         (loss, minimised)
     }
 
-    /// The sum of the squares of all numbers of all tensors, `[N]` each.
-    fn sum_of_squares(tensors: Vec<Tensor<Self, 1>>) -> f64 {
+    /// The squares of all numbers of all tensors, of which there is at least one, in sums of many:
+    /// the host adds these up in f64 once it has read them.
+    ///
+    /// # Shapes
+    /// - tensors `[N]` -> `[P]`
+    fn sums_of_squares(tensors: Vec<Tensor<Self, 1>>) -> Tensor<Self, 1> {
         let kernels = Self::kernels().filter(|_| tensors.iter().all(fits));
         match kernels {
-            Some(kernels) => kernels.sum_of_squares(tensors.into_iter().map(to_float).collect()),
-            None => default_sum_of_squares(tensors),
+            Some(kernels) => {
+                let tensors = tensors.into_iter().map(to_float).collect();
+                from_float(kernels.sums_of_squares(tensors))
+            }
+            None => default_sums_of_squares(tensors),
         }
     }
 

@@ -41,7 +41,7 @@ pub use loggers::{
 pub use memory::{
     MemoryError, Operations, PartMemory, PeakMemory, TrainingMemory, largest_batch, training_memory,
 };
-pub use objective::{LanguageModel, StepOutput};
+pub use objective::{LanguageModel, Loss, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
 pub use phases::Phases;
 pub use progress::{Progress, total_steps};

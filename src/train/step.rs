@@ -3,11 +3,12 @@ use burn::optim::GradientsAccumulator;
 use burn_train::{Learner, LearningComponentsMarker};
 use std::time::Instant;
 
+use super::clip::{read, sums_of_squares};
 use super::data_wait::DataWait;
 use super::evaluate::add_counts;
 use super::{
     Average, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Phases, Progress,
-    Schedule, StepOutput, Verdict, clip_factor, gradient_norm,
+    Schedule, StepOutput, Verdict, clip_factor,
 };
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
@@ -121,17 +122,17 @@ impl<B: TrainBackend> Stepper<B> {
         // same numbers as one that was never stopped.
         B::seed(&self.device, self.seed.wrapping_add(progress.step as u64));
         learner.lr_step();
-        let (mut loss, mut tokens) = (0.0, 0);
+        let (mut losses, mut shares, mut tokens) = (Vec::new(), Vec::new(), 0);
         let mut expert_tokens = Vec::new();
         let mut phases = Phases::default();
         let mut accumulator = GradientsAccumulator::new();
         let mut batches = DataWait::new(batches);
         for _ in self.plan.micro_batches(progress.step as u64) {
             let batch = batches.next().ok_or(NoStep::NoData)?;
-            let share = batch.share;
+            shares.push(batch.share);
             let output = learner.train_step(batch);
             accumulator.accumulate(&learner.model(), output.grads);
-            loss += output.item.loss * share;
+            losses.push(output.item.loss.into_tensor(&self.device));
             tokens += output.item.tokens;
             phases += output.item.phases;
             add_counts(&mut expert_tokens, output.item.expert_tokens);
@@ -139,7 +140,12 @@ impl<B: TrainBackend> Stepper<B> {
         phases.data = batches.waited().as_secs_f64();
         let optimizer_started = Instant::now();
         let gradients = accumulator.grads();
-        let gradient_norm = gradient_norm(&learner.model(), &gradients);
+        let squares = sums_of_squares(&learner.model(), &gradients);
+        let wait_started = Instant::now();
+        let (losses, gradient_norm) = read(losses, squares);
+        let waited = wait_started.elapsed();
+        let weighed = losses.iter().zip(&shares).map(|(loss, share)| loss * share);
+        let loss = weighed.fold(0.0, |sum, next| sum + next);
         let skipped = match guard.judge(&self.config, loss, gradient_norm) {
             Verdict::Take => {
                 self.optimizer.scale_gradients(clip_factor(gradient_norm, self.config.clip_norm));
@@ -152,7 +158,8 @@ impl<B: TrainBackend> Stepper<B> {
             Verdict::Skip(objection) => Some(objection),
             Verdict::Stop(objection) => return Err(NoStep::Refused(objection)),
         };
-        phases.optimizer = optimizer_started.elapsed().as_secs_f64();
+        phases.backward += waited.as_secs_f64();
+        phases.optimizer = (optimizer_started.elapsed() - waited).as_secs_f64();
         let examples = self.plan.examples(progress.step as u64) as u64;
         progress.step += 1;
         progress.tokens += tokens as u64;

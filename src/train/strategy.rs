@@ -1,6 +1,6 @@
 use burn::data::dataloader::{DataLoader, Progress as Items};
 use burn_train::{
-    EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
+    EventProcessorTraining, Interrupter, ItemLazy, Learner, LearnerEvent, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::renderer::DueLines;
 use super::step::Components;
 use super::{
-    Average, Best, Checkpoint, Evaluation, LanguageModel, ModelOptimizer, NoStep, RunKeeper,
+    Average, Best, Checkpoint, Evaluation, LanguageModel, Loss, ModelOptimizer, NoStep, RunKeeper,
     RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written, evaluate,
 };
 use crate::backend::TrainBackend;
@@ -158,7 +158,8 @@ impl<B: TrainBackend> Fit<'_, B> {
             let intervals = now.spans(config.checkpoint_every, self.pass);
             let for_good = checkpoint_due
                 && config.keep_every.is_some_and(|every| intervals.is_multiple_of(every));
-            let item = self.item(step.output, Some(self.stepper.learning_rate()));
+            let output = step.output.map_loss(Loss::Read);
+            let item = self.item(output, Some(self.stepper.learning_rate()));
             self.events.process_train(LearnerEvent::ProcessedItem(item));
             // Before an evaluation, so that nothing comes between training and its checkpoint.
             if checkpoint_due || self.state.evaluation_due || at_end {
@@ -294,7 +295,7 @@ impl<B: TrainBackend> Fit<'_, B> {
     }
 
     /// burn's dashboard counts epochs: ours is the stretch between two evaluations.
-    fn item(&self, output: StepOutput, lr: Option<f64>) -> TrainingItem<StepOutput> {
+    fn item<T: ItemLazy>(&self, output: T, lr: Option<f64>) -> TrainingItem<T> {
         let step = self.state.progress.step;
         let steps = self.strategy.steps.unwrap_or(step).max(1);
         let interval = match self.strategy.config.evaluate_every {

@@ -260,7 +260,7 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     let tokens = Tensor::<B, 2, Int>::zeros([2, 9], device);
     B::embed(leaf::<B, 2>([30, 24], device), tokens).sum().backward();
     let plain = || leaf::<B, 1>([300], device).inner();
-    B::InnerBackend::sum_of_squares(vec![plain(), plain()]);
+    B::InnerBackend::sums_of_squares(vec![plain(), plain()]);
     let step = AdamwStep {
         learning_rate: 1e-3,
         weight_decay: 0.1,

@@ -1,6 +1,6 @@
 //! The same kernels in the stream of operations that burn fuses: each waits for its turn there.
 
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeRuntime};
@@ -10,8 +10,7 @@ use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 use std::fmt::{self, Debug, Formatter};
 use std::marker::PhantomData;
 
-use super::{Cube, CubeKernels, total};
-use crate::backend::ops::from_float;
+use super::{Cube, CubeKernels};
 use crate::backend::{AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
 use crate::config::Activation;
 use crate::config::Precision;
@@ -326,17 +325,13 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output
     }
 
-    fn sum_of_squares(&self, tensors: Vec<Lazy<R>>) -> f64 {
-        if tensors.is_empty() {
-            return 0.0;
-        }
+    fn sums_of_squares(&self, tensors: Vec<Lazy<R>>) -> Lazy<R> {
         let counts = tensors.iter().map(|tensor| tensor.shape.num_elements());
         let outputs = vec![floats([counts.map(super::optimizer::parts).sum::<usize>()])];
-        let [sums] = fixed(defer::<R, BT>("sum_of_squares", tensors, outputs, move |tensors| {
-            super::optimizer::squares(tensors).into_iter().collect()
+        let [sums] = fixed(defer::<R, BT>("sums_of_squares", tensors, outputs, move |tensors| {
+            vec![super::optimizer::squares(tensors)]
         }));
-        let sums: Tensor<Fusion<Cube<R, BT>>, 1> = from_float(sums);
-        total(sums.into_data())
+        sums
     }
 
     fn adamw(&self, updates: Vec<AdamwUpdate<Lazy<R>>>) -> Vec<[Lazy<R>; 3]> {

@@ -18,7 +18,7 @@ mod tensors;
 pub use fusion::Fused;
 
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{Shape, Tensor, TensorData};
+use burn::tensor::{Shape, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
@@ -185,11 +185,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         embedding::backward(tokens, gradient, vocab_size)
     }
 
-    fn sum_of_squares(&self, tensors: Vec<CubeTensor<R>>) -> f64 {
-        optimizer::squares(tensors).map_or(0.0, |sums| {
-            let sums: Tensor<Cube<R, BT>, 1> = from_float(sums);
-            total(sums.into_data())
-        })
+    fn sums_of_squares(&self, tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
+        optimizer::squares(tensors)
     }
 
     fn adamw(&self, updates: Vec<AdamwUpdate<CubeTensor<R>>>) -> Vec<[CubeTensor<R>; 3]> {
@@ -200,9 +197,4 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
 fn mean<R: CubeRuntime, BT: BoolElement>(numbers: CubeTensor<R>) -> CubeTensor<R> {
     let numbers: Tensor<Cube<R, BT>, 1> = from_float(numbers);
     to_float(numbers.mean())
-}
-
-/// The sum of numbers, which are few, on the host.
-fn total(numbers: TensorData) -> f64 {
-    numbers.iter::<f64>().sum()
 }

@@ -35,10 +35,10 @@ pub fn parts(count: usize) -> usize {
     count.div_ceil(16 * ROW_UNITS as usize).clamp(1, MOST_SUMS)
 }
 
-/// Sums of the squares of all numbers of all tensors, which are yet to be added up.
-pub fn squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> Option<CubeTensor<R>> {
+/// Sums of the squares of all numbers of all tensors, at least one, which are yet to be added up.
+pub fn squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
     let sums: usize = tensors.iter().map(|tensor| parts(count(tensor))).sum();
-    let sums = empty(tensors.first()?, [sums]);
+    let sums = empty(&tensors[0], [sums]);
     let mut start = 0;
     for tensor in tensors {
         let (parts, client) = (parts(count(&tensor)), tensor.client.clone());
@@ -53,7 +53,7 @@ pub fn squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> Option<CubeTensor
         );
         start += parts;
     }
-    Some(sums)
+    sums
 }
 
 /// An update by AdamW; the new value takes the gradient's place.
