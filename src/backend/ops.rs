@@ -18,8 +18,11 @@ use super::compositions::{
     default_normalization, default_put, default_rotate, default_separate, default_sums_of_squares,
     scaling,
 };
+use super::group::all_reduce_over_host;
 use super::precision::factor;
-use super::{AdamwUpdate, AttentionOptions, Kernels, LossTerms, Products, Rotation, Turn};
+use super::{
+    AdamwUpdate, AttentionOptions, Kernels, LeftAlone, LossTerms, Member, Products, Rotation, Turn,
+};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::Precision;
@@ -347,6 +350,24 @@ pub trait GptBackend: Backend {
             }
             None => default_sums_of_squares(tensors),
         }
+    }
+
+    /// The library by which devices of this backend send tensors to each other; none where that
+    /// goes over the host.
+    fn collectives(_device: &Self::Device) -> Option<&'static str> {
+        None
+    }
+
+    /// The sum of the tensors that the members of a group bring, for all of them the same to the
+    /// last bit. Each calls this from its own thread, with a tensor on its own device.
+    ///
+    /// # Shapes
+    /// - `tensor` `[N]`, the same N for all -> `[N]`
+    ///
+    /// # Errors
+    /// Where a member has left the group.
+    fn all_reduce(tensor: Tensor<Self, 1>, member: &Member) -> Result<Tensor<Self, 1>, LeftAlone> {
+        all_reduce_over_host(tensor, member)
     }
 
     /// Each parameter and its two moments after a step.

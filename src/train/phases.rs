@@ -11,7 +11,7 @@ pub struct Phases {
     pub data: f64,
     /// Up to the loss. Kernels make the head's gradients in it, since they do not keep its logits.
     pub forward: f64,
-    /// Up to the gradients, and until the host has read the losses and their norm.
+    /// Up to the gradients of all devices, and until the host has read the losses and the norm.
     pub backward: f64,
     /// Clipping, the update of the weights, and that of their average.
     pub optimizer: f64,

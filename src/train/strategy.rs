@@ -1,7 +1,8 @@
 use burn::data::dataloader::{DataLoader, Progress as Items};
 use burn_train::{
-    EventProcessorTraining, Interrupter, ItemLazy, Learner, LearnerEvent, SupervisedLearningStrategy,
-    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, Interrupter, ItemLazy, Learner, LearnerEvent,
+    SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
+    TrainingItem, ValidLoader,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::renderer::DueLines;
 use super::step::Components;
 use super::{
-    Average, Best, Checkpoint, Evaluation, LanguageModel, Loss, ModelOptimizer, NoStep, RunKeeper,
-    RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written, evaluate,
+    Average, Best, Checkpoint, DeviceFailure, Evaluation, LanguageModel, Loss, ModelOptimizer,
+    NoStep, RunKeeper, RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written,
+    evaluate,
 };
 use crate::backend::TrainBackend;
 use crate::config::{Span, TrainConfig};
@@ -33,6 +35,8 @@ pub(super) struct StepStrategy<B: TrainBackend> {
     pub(super) validation: Split,
     pub(super) seed: u64,
     pub(super) device: B::Device,
+    /// Those that train along.
+    pub(super) further_devices: Vec<B::Device>,
     /// The second handle on the learner's optimizer.
     pub(super) optimizer: ModelOptimizer<B>,
     pub(super) shared: Arc<Mutex<Shared<B>>>,
@@ -85,7 +89,8 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
                 &self.config,
                 self.seed,
                 self.device.clone(),
-            ),
+            )
+            .with_devices(self.further_devices.clone()),
             valid_loader,
             events: components.event_processor,
             interrupter: components.interrupter,
@@ -183,6 +188,9 @@ impl<B: TrainBackend> Fit<'_, B> {
         taken.map_err(|reason| match reason {
             NoStep::NoData => TrainError::NoData { step, source: None },
             NoStep::Refused(objection) => TrainError::Refused { step, first, last, objection },
+            NoStep::Failed(DeviceFailure { device, reason }) => {
+                TrainError::Device { step, device, reason }
+            }
         })
     }
 

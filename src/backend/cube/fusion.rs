@@ -1,5 +1,7 @@
 //! The same kernels in the stream of operations that burn fuses: each waits for its turn there.
 
+#[cfg(feature = "cuda")]
+use burn::tensor::Tensor;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
@@ -12,6 +14,8 @@ use std::marker::PhantomData;
 
 use super::{Cube, CubeKernels};
 use crate::backend::{AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
+#[cfg(feature = "cuda")]
+use crate::backend::{LeftAlone, Member};
 use crate::config::Activation;
 use crate::config::Precision;
 
@@ -26,6 +30,16 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&FusedKernels)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn collectives(device: &Self::Device) -> Option<&'static str> {
+        Cube::<R, BT>::collectives(device)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn all_reduce(tensor: Tensor<Self, 1>, member: &Member) -> Result<Tensor<Self, 1>, LeftAlone> {
+        super::collectives::all_reduce(tensor, member)
     }
 }
 

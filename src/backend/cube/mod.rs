@@ -5,6 +5,8 @@
 
 mod activation;
 mod attention;
+#[cfg(feature = "cuda")]
+mod collectives;
 mod embedding;
 mod fusion;
 mod loss;
@@ -27,6 +29,8 @@ use cubecl::tf32;
 use super::compositions::default_separate;
 use super::ops::{from_float, to_float};
 use super::{AdamwUpdate, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model};
+#[cfg(feature = "cuda")]
+use super::{LeftAlone, Member};
 use crate::config::Activation;
 use crate::config::Precision;
 
@@ -35,8 +39,7 @@ type Cube<R, BT> = CubeBackend<R, f32, i32, BT>;
 
 impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
     fn device_model() -> Option<String> {
-        let client = R::client(&R::Device::default());
-        let is_nvidia = R::name(&client) == "cuda";
+        let is_nvidia = is_cuda::<R>(&R::Device::default());
         is_nvidia.then(|| nvidia_model(std::path::Path::new(NVIDIA_DEVICES))).flatten()
     }
 
@@ -48,6 +51,20 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&CubeKernels)
     }
+
+    #[cfg(feature = "cuda")]
+    fn collectives(device: &Self::Device) -> Option<&'static str> {
+        is_cuda::<R>(device).then(collectives::library).flatten()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn all_reduce(tensor: Tensor<Self, 1>, member: &Member) -> Result<Tensor<Self, 1>, LeftAlone> {
+        collectives::all_reduce(tensor, member)
+    }
+}
+
+fn is_cuda<R: CubeRuntime>(device: &R::Device) -> bool {
+    R::name(&R::client(device)) == "cuda"
 }
 
 #[derive(Debug)]
