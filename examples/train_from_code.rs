@@ -88,6 +88,7 @@ impl Job for Example<'_> {
             average: None,
             state: RunState::default(),
             device: device.clone(),
+            further_devices: Vec::new(),
             keeper: Box::new(Keeper { checkpoints: run.checkpoints() }),
             loggers: Loggers::new(Vec::new()),
             display: self.display,

@@ -5,7 +5,7 @@
 
 use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, relu, sigmoid, softmax};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, ElementConversion, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
@@ -242,12 +242,10 @@ pub(super) fn default_cross_entropy<B: Backend>(
     log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
 }
 
-/// [`GptBackend::sum_of_squares`] by burn's own operations.
-pub(super) fn default_sum_of_squares<B: Backend>(tensors: Vec<Tensor<B, 1>>) -> f64 {
+/// [`GptBackend::sums_of_squares`] by burn's own operations: a single sum.
+pub(super) fn default_sums_of_squares<B: Backend>(tensors: Vec<Tensor<B, 1>>) -> Tensor<B, 1> {
     let squares = tensors.into_iter().map(|tensor| (tensor.clone() * tensor).sum());
-    // The device is waited for once.
-    let total = squares.reduce(|total, next| total + next);
-    total.map_or(0.0, |total| total.into_scalar().elem())
+    squares.reduce(|total, next| total + next).expect("there is at least one tensor")
 }
 
 /// [`GptBackend::adamw`] by burn's own operations, in PyTorch's order.

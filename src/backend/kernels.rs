@@ -296,8 +296,8 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         vocab_size: usize,
     ) -> FloatTensor<B>;
 
-    /// Of all numbers of all tensors, `[N]` each.
-    fn sum_of_squares(&self, tensors: Vec<FloatTensor<B>>) -> f64;
+    /// Of all numbers of all tensors, `[N]` each, as `[P]` sums. They may be in f64.
+    fn sums_of_squares(&self, tensors: Vec<FloatTensor<B>>) -> FloatTensor<B>;
 
     /// Each parameter and its two moments after a step. The gradients' memory is used again.
     fn adamw(&self, updates: Vec<AdamwUpdate<FloatTensor<B>>>) -> Vec<[FloatTensor<B>; 3]>;

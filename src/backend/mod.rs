@@ -11,6 +11,7 @@ mod cpu;
 #[cfg(feature = "cubecl")]
 mod cube;
 mod device;
+mod group;
 mod host;
 mod kernels;
 // With the code that is not safe, but of use to every backend.
@@ -28,6 +29,7 @@ use device::Devices;
 pub use device::{
     DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
 };
+pub use group::{LeftAlone, Member};
 pub use host::on_host;
 pub use kernels::{
     AdamwStep, AdamwUpdate, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_SCORES, Kernels,
@@ -126,6 +128,8 @@ pub enum BackendError {
     NoDevice { kind: BackendKind, reason: String, compiled: String },
     #[error("backend `{kind}` has no device {index}; it has {found} (see emberlm doctor)")]
     NoSuchDevice { kind: BackendKind, index: usize, found: String },
+    #[error("device {index} of backend `{kind}` is named twice")]
+    SameDevice { kind: BackendKind, index: usize },
     #[error(
         "backend `{kind}` computes in f32 only; set train.precision to \"f32\" or choose another with --backend ({others})"
     )]
@@ -169,6 +173,14 @@ pub trait Job {
     fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output;
 }
 
+/// Work on several devices of a backend.
+pub trait JobOfDevices {
+    type Output;
+
+    /// There is at least one device, and none twice.
+    fn run<B: TrainBackend>(self, devices: Vec<B::Device>) -> Self::Output;
+}
+
 /// A backend, and which of its devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
@@ -197,7 +209,24 @@ impl From<BackendKind> for Target {
 /// that device fails.
 pub fn dispatch<J: Job>(target: impl Into<Target>, job: J) -> Result<J::Output, BackendError> {
     let target = target.into();
-    visit(target.kind, Dispatch { target, job })?
+    visit(target.kind, Dispatch { targets: vec![target], job: OfFirst(job) })?
+}
+
+/// Runs a job on several devices of a backend, as [`devices`] counts them. Where none is named, it is
+/// the one that the backend takes by itself.
+///
+/// # Errors
+/// What [`dispatch`] says of each of them, and [`BackendError::SameDevice`].
+pub fn dispatch_on<J: JobOfDevices>(
+    kind: BackendKind,
+    devices: &[usize],
+    job: J,
+) -> Result<J::Output, BackendError> {
+    let targets = match devices {
+        [] => vec![kind.into()],
+        _ => devices.iter().map(|device| kind.on(Some(*device))).collect(),
+    };
+    visit(kind, Dispatch { targets, job })?
 }
 
 /// Runs a job on a device that may fail in any way, on a thread of its own.
@@ -253,20 +282,40 @@ fn visit<V: Visitor>(kind: BackendKind, visitor: V) -> Result<V::Output, Backend
     }
 }
 
+/// A job of one device.
+struct OfFirst<J>(J);
+
+impl<J: Job> JobOfDevices for OfFirst<J> {
+    type Output = J::Output;
+
+    fn run<B: TrainBackend>(self, mut devices: Vec<B::Device>) -> J::Output {
+        self.0.run::<B>(devices.swap_remove(0))
+    }
+}
+
 struct Dispatch<J> {
-    target: Target,
+    targets: Vec<Target>,
     job: J,
 }
 
-impl<J: Job> Visitor for Dispatch<J> {
+impl<J: JobOfDevices> Visitor for Dispatch<J> {
     type Output = Result<J::Output, BackendError>;
 
     fn visit<B: GptBackend + Devices>(self) -> Self::Output {
-        let Self { target, job } = self;
-        let unusable = |reason| unusable(target.kind, reason);
-        let device = capture_panics(|| select::<B>(target)).value().map_err(unusable)??;
-        capture_panics(|| probe::<B>(&device)).correct().map_err(unusable)?;
-        Ok(job.run::<Autodiff<B>>(device))
+        let Self { targets, job } = self;
+        let mut devices = Vec::with_capacity(targets.len());
+        for target @ Target { kind, device } in targets {
+            let unusable = |reason| unusable(kind, reason);
+            let found = capture_panics(|| select::<B>(target)).value().map_err(unusable)??;
+            if let Some(index) = device
+                && devices.contains(&found)
+            {
+                return Err(BackendError::SameDevice { kind, index });
+            }
+            capture_panics(|| probe::<B>(&found)).correct().map_err(unusable)?;
+            devices.push(found);
+        }
+        Ok(job.run::<Autodiff<B>>(devices))
     }
 }
 

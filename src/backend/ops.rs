@@ -16,11 +16,14 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorPrimitive};
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
     default_attend_rows, default_cross_entropy, default_dense, default_dense_int8,
-    default_normalization, default_put, default_rotate, default_separate, default_sum_of_squares,
+    default_normalization, default_put, default_rotate, default_separate, default_sums_of_squares,
     scaling,
 };
+use super::group::all_reduce_over_host;
 use super::precision::factor;
-use super::{AdamwUpdate, AttentionOptions, Kernels, LossTerms, Products, Rotation, Turn};
+use super::{
+    AdamwUpdate, AttentionOptions, Kernels, LeftAlone, LossTerms, Member, Products, Rotation, Turn,
+};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::Precision;
@@ -362,13 +365,38 @@ pub trait GptBackend: Backend {
         (loss, minimised)
     }
 
-    /// The sum of the squares of all numbers of all tensors, `[N]` each.
-    fn sum_of_squares(tensors: Vec<Tensor<Self, 1>>) -> f64 {
+    /// The squares of all numbers of all tensors, of which there is at least one, in sums of many:
+    /// the host adds these up in f64 once it has read them.
+    ///
+    /// # Shapes
+    /// - tensors `[N]` -> `[P]`
+    fn sums_of_squares(tensors: Vec<Tensor<Self, 1>>) -> Tensor<Self, 1> {
         let kernels = Self::kernels().filter(|_| tensors.iter().all(fits));
         match kernels {
-            Some(kernels) => kernels.sum_of_squares(tensors.into_iter().map(to_float).collect()),
-            None => default_sum_of_squares(tensors),
+            Some(kernels) => {
+                let tensors = tensors.into_iter().map(to_float).collect();
+                from_float(kernels.sums_of_squares(tensors))
+            }
+            None => default_sums_of_squares(tensors),
         }
+    }
+
+    /// The library by which devices of this backend send tensors to each other; none where that
+    /// goes over the host.
+    fn collectives(_device: &Self::Device) -> Option<&'static str> {
+        None
+    }
+
+    /// The sum of the tensors that the members of a group bring, for all of them the same to the
+    /// last bit. Each calls this from its own thread, with a tensor on its own device.
+    ///
+    /// # Shapes
+    /// - `tensor` `[N]`, the same N for all -> `[N]`
+    ///
+    /// # Errors
+    /// Where a member has left the group.
+    fn all_reduce(tensor: Tensor<Self, 1>, member: &Member) -> Result<Tensor<Self, 1>, LeftAlone> {
+        all_reduce_over_host(tensor, member)
     }
 
     /// Each parameter and its two moments after a step.

@@ -13,6 +13,7 @@ Examples:
   emberlm train
   emberlm train --config modern --set model.depth=6 --data datasets/my/gpt2
   emberlm train --config gpt2 --set train.batch_size=4 --plain
+  emberlm train --config gpt2 --devices 0,1 --set train.accumulation=2
   emberlm train --resume stories --set train.steps=8000";
 
 #[derive(Args, Debug)]
@@ -36,6 +37,10 @@ pub struct TrainArgs {
     /// Go on with a run from its newest checkpoint; --set and --data change what it goes on with
     #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "run"])]
     pub resume: Option<String>,
+    /// Devices of the backend to train on together, by their numbers in `emberlm doctor`: each has a
+    /// copy of the model and its part of the micro-batches of a step
+    #[arg(long, value_name = "INDEX,..", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<usize>,
     /// Print lines instead of opening the dashboard
     #[arg(long)]
     pub plain: bool,
@@ -75,7 +80,7 @@ pub struct PlanArgs {
     /// Tokens in the vocabulary, where the configuration leaves that to the data
     #[arg(long, value_name = "N")]
     pub vocab_size: Option<usize>,
-    /// Memory to train in, as 24GiB or 800MB [default: what the device has free now]
+    /// Memory of one device to train in, as 24GiB or 800MB [default: what the device has free now]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// Backend to train on: cuda, wgpu, flex or ndarray, compiled in or not [default: the first

@@ -419,6 +419,12 @@ impl ModelConfig {
         self.residual_dropout.unwrap_or(self.dropout)
     }
 
+    /// Whether a training step draws what the layers drop, adapters included.
+    pub fn layers_drop(&self) -> bool {
+        let adapters = self.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        self.attention_dropout() + self.residual_dropout() + adapters > 0.0
+    }
+
     /// Positions that the queries of a layer see, counted from zero; all where there is none.
     pub fn window(&self, layer: usize) -> Option<usize> {
         let full = self.attention.full_every.is_some_and(|every| (layer + 1).is_multiple_of(every));

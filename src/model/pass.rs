@@ -66,9 +66,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         places: &Places,
         device: &B::Device,
     ) -> Self {
-        let adapters = config.lora.as_ref().map_or(0.0, |lora| lora.dropout);
-        let dropout = config.attention_dropout() + config.residual_dropout() + adapters;
-        let drops = dropout > 0.0 && B::ad_enabled(device);
+        let drops = config.layers_drop() && B::ad_enabled(device);
         Self {
             rotation: rotation(config, table, places, device),
             lengths: rows.lengths,

@@ -25,12 +25,13 @@ pub(super) const GRADIENT_NORM: &str = "Gradient Norm";
 pub(super) const TOKENS_PER_SECOND: &str = "Tokens per Second";
 pub(super) const GRAMMATICAL: &str = "Grammatical Stories";
 
-/// Gives a training its metrics. The dashboard shows them in this order, and has room for two or
+/// Gives a training on so many devices its metrics. The dashboard shows them in this order, and has room for two or
 /// three on a small terminal.
 pub(super) fn register<B: TrainBackend>(
     supervised: SupervisedTraining<Components<B>>,
     config: &RunConfig,
     corpus: &Corpus,
+    devices: usize,
 ) -> SupervisedTraining<Components<B>> {
     let mut supervised = supervised
         .metric_train_numeric(StepMetric::loss())
@@ -58,7 +59,8 @@ pub(super) fn register<B: TrainBackend>(
     let known = || peak_tflops(&<B::InnerBackend as GptBackend>::device_model()?);
     let flops = flops_per_token(&config.model, config.model.vocab_size.unwrap_or_default());
     if let (Some(flops), Some(peak)) = (flops, config.train.peak_tflops.or_else(known)) {
-        supervised = supervised.metric_train_numeric(StepMetric::utilisation(flops, peak * 1e12));
+        let peak = peak * 1e12 * devices as f64;
+        supervised = supervised.metric_train_numeric(StepMetric::utilisation(flops, peak));
     }
     if memory_stats().is_some() {
         supervised = supervised.metric_train_numeric(StepMetric::memory());

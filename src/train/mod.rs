@@ -2,6 +2,8 @@
 //! our own objective, optimizer, schedule and strategy, since burn's loop counts in epochs where
 //! language models count in optimizer steps.
 
+mod accumulate;
+mod all_reduce;
 mod average;
 mod checkpoint;
 mod clip;
@@ -20,6 +22,7 @@ mod optimizer;
 mod phases;
 mod progress;
 mod renderer;
+mod replicas;
 mod run;
 mod schedule;
 mod step;
@@ -41,11 +44,12 @@ pub use loggers::{
 pub use memory::{
     MemoryError, Operations, PartMemory, PeakMemory, TrainingMemory, largest_batch, training_memory,
 };
-pub use objective::{LanguageModel, StepOutput};
+pub use objective::{LanguageModel, Loss, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
 pub use phases::Phases;
 pub use progress::{Progress, total_steps};
 use renderer::PlainRenderer;
+pub use replicas::{DeviceFailure, DevicesError, check_devices};
 pub use run::{Display, Outcome, TrainError, Training, train};
 pub use schedule::Schedule;
 pub use step::{NoStep, Step, Stepper};

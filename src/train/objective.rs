@@ -125,12 +125,39 @@ impl<B: GptBackend> LanguageModel<B> {
     }
 }
 
+/// A loss in nats a token. Whoever reads one that is on its device waits for the device.
+#[derive(Debug, Clone)]
+pub enum Loss<B: Backend> {
+    /// `[1]`
+    OnDevice(Tensor<B, 1>),
+    Read(f64),
+}
+
+impl<B: Backend> Loss<B> {
+    pub fn read(self) -> f64 {
+        match self {
+            Self::OnDevice(loss) => loss.into_scalar().elem(),
+            Self::Read(loss) => loss,
+        }
+    }
+
+    /// `[1]`
+    pub(super) fn into_tensor(self, device: &B::Device) -> Tensor<B, 1> {
+        match self {
+            Self::OnDevice(loss) => loss,
+            Self::Read(loss) => Tensor::from_floats([loss], device),
+        }
+    }
+}
+
 /// What a step or an evaluation reports to the metrics: plain numbers, so that nothing large is
 /// kept or copied. What is known only once the optimizer has stepped is not a number before.
+///
+/// The loss of a micro-batch is a [`Loss`], which is read with those of the others.
 #[derive(Debug, Clone)]
-pub struct StepOutput {
+pub struct StepOutput<L = f64> {
     /// Mean over the step's tokens, in nats.
-    pub loss: f64,
+    pub loss: L,
     pub tokens: usize,
     /// Tokens learned from since the run began, this step's included.
     pub tokens_so_far: u64,
@@ -145,9 +172,9 @@ pub struct StepOutput {
     pub stories: Option<StoryScore>,
 }
 
-impl StepOutput {
+impl<L> StepOutput<L> {
     /// The output of a pass through the model alone.
-    pub fn of_loss(loss: f64, tokens: usize) -> Self {
+    pub fn of_loss(loss: L, tokens: usize) -> Self {
         Self {
             loss,
             tokens,
@@ -163,6 +190,20 @@ impl StepOutput {
     pub fn tokens_per_second(&self) -> f64 {
         self.tokens as f64 / self.seconds
     }
+
+    /// The same with its loss in another form.
+    pub(super) fn map_loss<M>(self, form: impl FnOnce(L) -> M) -> StepOutput<M> {
+        StepOutput {
+            loss: form(self.loss),
+            tokens: self.tokens,
+            tokens_so_far: self.tokens_so_far,
+            gradient_norm: self.gradient_norm,
+            seconds: self.seconds,
+            phases: self.phases,
+            expert_tokens: self.expert_tokens,
+            stories: self.stories,
+        }
+    }
 }
 
 impl ItemLazy for StepOutput {
@@ -170,6 +211,14 @@ impl ItemLazy for StepOutput {
 
     fn sync(self) -> Self {
         self
+    }
+}
+
+impl<B: Backend> ItemLazy for StepOutput<Loss<B>> {
+    type ItemSync = StepOutput;
+
+    fn sync(self) -> StepOutput {
+        self.map_loss(Loss::read)
     }
 }
 
@@ -181,11 +230,12 @@ impl Adaptor<StepOutput> for StepOutput {
 
 impl<B: TrainBackend> TrainStep for LanguageModel<B> {
     type Input = TokenBatch;
-    type Output = StepOutput;
+    type Output = StepOutput<Loss<B::InnerBackend>>;
 
     /// The gradients are those of the loss times the batch's share of its optimizer step, so that
-    /// the sum over the micro-batches of a step is the gradient of the mean.
-    fn step(&self, batch: TokenBatch) -> TrainOutput<StepOutput> {
+    /// the sum over the micro-batches of a step is the gradient of the mean. Nothing of the loss or
+    /// of the gradients is waited for; only experts are, who have to know their tokens.
+    fn step(&self, batch: TokenBatch) -> TrainOutput<Self::Output> {
         let started = Instant::now();
         let tape = self.gradient_checkpointing.then(Tape::default);
         let Answer { hidden, targets, routing } = self.answer(&batch, Record::taped(tape.as_ref()));
@@ -197,9 +247,7 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
             Some(tape) => self.sum(tape.backward(minimised)),
             None => GradientsParams::from_grads(minimised.backward(), self),
         };
-        // Only now, since a device that works on its own has to be waited for.
-        let loss = loss.into_scalar().elem();
-        let mut output = StepOutput::of_loss(loss, batch.tokens());
+        let mut output = StepOutput::of_loss(Loss::OnDevice(loss), batch.tokens());
         output.phases.forward = forward.as_secs_f64();
         output.phases.backward = (started.elapsed() - forward).as_secs_f64();
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();

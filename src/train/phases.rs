@@ -2,16 +2,16 @@ use std::ops::AddAssign;
 
 /// Where the time of a step goes, in seconds; zero for what has no part in it.
 ///
-/// The host's clock is read where the host has a number in its hands. A device that computes while
-/// the host goes on may still be in the backward pass when the optimizer's time begins.
+/// They are read from the host's clock. On a device that computes while the host goes on, the forward
+/// pass takes no longer here than it takes to ask for it, and the backward pass has what the host
+/// waits for the device, once in a step: where a device's own time goes is for its tools to tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Phases {
     /// Waiting for batches.
     pub data: f64,
-    /// Up to the loss, which the host reads. Kernels make the head's gradients in it, since they do
-    /// not keep its logits.
+    /// Up to the loss. Kernels make the head's gradients in it, since they do not keep its logits.
     pub forward: f64,
-    /// Up to the gradients.
+    /// Up to the gradients of all devices, and until the host has read the losses and the norm.
     pub backward: f64,
     /// Clipping, the update of the weights, and that of their average.
     pub optimizer: f64,

@@ -26,6 +26,10 @@ pub enum TrainError {
         "at step {step}, with the batch of examples {first} to {last} of the data: {objection}; resume from the last checkpoint with a lower train.schedule.learning_rate, or with --set train.non_finite=skip"
     )]
     Refused { step: usize, first: u64, last: u64, objection: Objection },
+    #[error(
+        "at step {step} a device has failed, {device}: {reason}; resume from the last checkpoint"
+    )]
+    Device { step: usize, device: String, reason: String },
 }
 
 /// How a run is shown while it goes on.
@@ -63,6 +67,9 @@ pub struct Training<'a, B: TrainBackend> {
     /// That of a new run, or of the checkpoint that is resumed.
     pub state: RunState,
     pub device: B::Device,
+    /// Those that take their part in each step beside it, each with a copy of the model;
+    /// [`check_devices`](super::check_devices) says whether the configuration is for so many.
+    pub further_devices: Vec<B::Device>,
     pub keeper: Box<dyn RunKeeper<B>>,
     /// Where metrics go besides the display.
     pub loggers: Loggers,
@@ -96,6 +103,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         config.train.batch_size,
     );
 
+    let devices = 1 + training.further_devices.len();
     let taken = state.progress.step;
     let steps = total_steps(&config.train, context_length, train_loader.examples_per_pass());
     let schedule = Schedule::new(&config.train.schedule, steps, taken);
@@ -114,6 +122,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         validation: corpus.validation.clone(),
         seed: config.seed,
         device: training.device,
+        further_devices: training.further_devices,
         optimizer: optimizer.clone(),
         shared: shared.clone(),
         lines,
@@ -129,7 +138,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
     .with_application_logger(None)
     .with_interrupter(training.interrupter.clone())
     .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)));
-    let supervised = metrics::register(supervised, config, corpus);
+    let supervised = metrics::register(supervised, config, corpus, devices);
     let supervised = match training.display {
         #[cfg(feature = "tui")]
         Display::Dashboard => supervised.renderer(super::dashboard::open(training.interrupter)),

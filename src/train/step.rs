@@ -1,13 +1,14 @@
 use burn::module::AutodiffModule;
-use burn::optim::GradientsAccumulator;
 use burn_train::{Learner, LearningComponentsMarker};
 use std::time::Instant;
 
+use super::accumulate::{Accumulated, accumulate};
+use super::clip::{read, sums_of_squares};
 use super::data_wait::DataWait;
-use super::evaluate::add_counts;
+use super::replicas::{Order, Replicas};
 use super::{
-    Average, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError, Phases, Progress,
-    Schedule, StepOutput, Verdict, clip_factor, gradient_norm,
+    Average, DeviceFailure, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError,
+    Progress, Schedule, StepOutput, Verdict, clip_factor,
 };
 use crate::backend::TrainBackend;
 use crate::config::{RunConfig, TrainConfig};
@@ -28,15 +29,25 @@ pub struct Stepper<B: TrainBackend> {
     average: Option<Average<B>>,
     seed: u64,
     device: B::Device,
+    /// None where there is no other device.
+    replicas: Option<Replicas<B>>,
 }
 
 /// Why a step was not taken. The model is as it was before.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum NoStep {
     /// The data ended, or it could not be read.
     NoData,
     /// Numbers that no training can go on with.
     Refused(Objection),
+    /// One of several devices; no more steps can be taken.
+    Failed(DeviceFailure),
+}
+
+impl From<DeviceFailure> for NoStep {
+    fn from(failure: DeviceFailure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 /// A step that lies behind.
@@ -58,7 +69,19 @@ impl<B: TrainBackend> Stepper<B> {
         device: B::Device,
     ) -> Self {
         let plan = BatchPlan::of_run(config);
-        Self { learner, optimizer, config: config.clone(), plan, average, seed, device }
+        let (config, replicas) = (config.clone(), None);
+        Self { learner, optimizer, config, plan, average, seed, device, replicas }
+    }
+
+    /// Shares the micro-batches of each step with further devices, which begin with copies of the
+    /// model and of its optimizer as they are now. [`check_devices`](super::check_devices) says
+    /// whether the configuration is for so many.
+    #[must_use]
+    pub fn with_devices(mut self, further: Vec<B::Device>) -> Self {
+        if !further.is_empty() {
+            self.replicas = Some(Replicas::start(&self.learner.model(), &self.optimizer, further));
+        }
+        self
     }
 
     /// Before the first step of a configuration.
@@ -85,6 +108,16 @@ impl<B: TrainBackend> Stepper<B> {
     /// The weights that are trained.
     pub fn model(&self) -> LanguageModel<B> {
         self.learner.model()
+    }
+
+    /// Ends the training of all devices: the weights of each, the first's first. They are equal to the
+    /// last bit.
+    ///
+    /// # Errors
+    /// A device that has failed.
+    pub fn into_models(mut self) -> Result<Vec<LanguageModel<B>>, DeviceFailure> {
+        let others = self.replicas.as_mut().map_or(Ok(Vec::new()), Replicas::end)?;
+        Ok([self.model()].into_iter().chain(others).collect())
     }
 
     /// What there is to evaluate: the average of the weights, where there is one.
@@ -117,32 +150,54 @@ impl<B: TrainBackend> Stepper<B> {
     ) -> Result<Step, NoStep> {
         let started = Instant::now();
         let learner = &mut self.learner;
+        let mut data = DataWait::new(batches);
+        let micro_batches = self.plan.micro_batches(progress.step as u64).count();
+        let batches: Vec<TokenBatch> = data.by_ref().take(micro_batches).collect();
+        if batches.len() < micro_batches {
+            return Err(NoStep::NoData);
+        }
+        let tokens = batches.iter().map(TokenBatch::tokens).sum();
+        let shares: Vec<f64> = batches.iter().map(|batch| batch.share).collect();
+
         // Dropout draws from the backend's generator: seeded by the step, a resumed run draws the
         // same numbers as one that was never stopped.
-        B::seed(&self.device, self.seed.wrapping_add(progress.step as u64));
+        let seed = self.seed.wrapping_add(progress.step as u64);
+        let batches = match &self.replicas {
+            Some(replicas) => replicas.deal(batches, seed),
+            None => batches,
+        };
+        B::seed(&self.device, seed);
         learner.lr_step();
-        let (mut loss, mut tokens) = (0.0, 0);
-        let mut expert_tokens = Vec::new();
-        let mut phases = Phases::default();
-        let mut accumulator = GradientsAccumulator::new();
-        let mut batches = DataWait::new(batches);
-        for _ in self.plan.micro_batches(progress.step as u64) {
-            let batch = batches.next().ok_or(NoStep::NoData)?;
-            let share = batch.share;
-            let output = learner.train_step(batch);
-            accumulator.accumulate(&learner.model(), output.grads);
-            loss += output.item.loss * share;
-            tokens += output.item.tokens;
-            phases += output.item.phases;
-            add_counts(&mut expert_tokens, output.item.expert_tokens);
+        let (model, device) = (learner.model(), &self.device);
+        let mut sum = accumulate(&model, batches, device, |batch| learner.train_step(batch));
+        if let Some(replicas) = &mut self.replicas {
+            let sum_started = Instant::now();
+            sum = replicas.all_reduce(&model, sum, micro_batches, device)?;
+            sum.phases.backward += sum_started.elapsed().as_secs_f64();
         }
-        phases.data = batches.waited().as_secs_f64();
+        drop(model);
+        let Accumulated { gradients, losses, expert_tokens, mut phases } = sum;
+        phases.data = data.waited().as_secs_f64();
         let optimizer_started = Instant::now();
-        let gradients = accumulator.grads();
-        let gradient_norm = gradient_norm(&learner.model(), &gradients);
-        let skipped = match guard.judge(&self.config, loss, gradient_norm) {
+        let squares = sums_of_squares(&learner.model(), &gradients);
+        let wait_started = Instant::now();
+        let (losses, gradient_norm) = read(losses, squares);
+        let waited = wait_started.elapsed();
+        let loss = losses.iter().zip(shares).fold(0.0, |sum, (loss, share)| sum + loss * share);
+        let verdict = guard.judge(&self.config, loss, gradient_norm);
+        let gradient_factor = clip_factor(gradient_norm, self.config.clip_norm);
+        if let Some(replicas) = &mut self.replicas {
+            let learning_rate = learner.lr_current();
+            match verdict {
+                Verdict::Take => replicas.order(Order::Take { learning_rate, gradient_factor })?,
+                Verdict::Skip(_) => replicas.order(Order::Skip)?,
+                // Their threads end with this one's training.
+                Verdict::Stop(_) => {}
+            }
+        }
+        let skipped = match verdict {
             Verdict::Take => {
-                self.optimizer.scale_gradients(clip_factor(gradient_norm, self.config.clip_norm));
+                self.optimizer.scale_gradients(gradient_factor);
                 learner.optimizer_step(gradients);
                 if let Some(average) = &mut self.average {
                     average.update(&learner.model());
@@ -152,7 +207,8 @@ impl<B: TrainBackend> Stepper<B> {
             Verdict::Skip(objection) => Some(objection),
             Verdict::Stop(objection) => return Err(NoStep::Refused(objection)),
         };
-        phases.optimizer = optimizer_started.elapsed().as_secs_f64();
+        phases.backward += waited.as_secs_f64();
+        phases.optimizer = (optimizer_started.elapsed() - waited).as_secs_f64();
         let examples = self.plan.examples(progress.step as u64) as u64;
         progress.step += 1;
         progress.tokens += tokens as u64;

@@ -1,7 +1,8 @@
 use burn::data::dataloader::{DataLoader, Progress as Items};
 use burn_train::{
-    EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
-    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, Interrupter, ItemLazy, Learner, LearnerEvent,
+    SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
+    TrainingItem, ValidLoader,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use std::time::{Duration, Instant};
 use super::renderer::DueLines;
 use super::step::Components;
 use super::{
-    Average, Best, Checkpoint, Evaluation, LanguageModel, ModelOptimizer, NoStep, RunKeeper,
-    RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written, evaluate,
+    Average, Best, Checkpoint, DeviceFailure, Evaluation, LanguageModel, Loss, ModelOptimizer,
+    NoStep, RunKeeper, RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written,
+    evaluate,
 };
 use crate::backend::TrainBackend;
 use crate::config::{Span, TrainConfig};
@@ -33,6 +35,8 @@ pub(super) struct StepStrategy<B: TrainBackend> {
     pub(super) validation: Split,
     pub(super) seed: u64,
     pub(super) device: B::Device,
+    /// Those that train along.
+    pub(super) further_devices: Vec<B::Device>,
     /// The second handle on the learner's optimizer.
     pub(super) optimizer: ModelOptimizer<B>,
     pub(super) shared: Arc<Mutex<Shared<B>>>,
@@ -85,7 +89,8 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
                 &self.config,
                 self.seed,
                 self.device.clone(),
-            ),
+            )
+            .with_devices(self.further_devices.clone()),
             valid_loader,
             events: components.event_processor,
             interrupter: components.interrupter,
@@ -158,7 +163,8 @@ impl<B: TrainBackend> Fit<'_, B> {
             let intervals = now.spans(config.checkpoint_every, self.pass);
             let for_good = checkpoint_due
                 && config.keep_every.is_some_and(|every| intervals.is_multiple_of(every));
-            let item = self.item(step.output, Some(self.stepper.learning_rate()));
+            let output = step.output.map_loss(Loss::Read);
+            let item = self.item(output, Some(self.stepper.learning_rate()));
             self.events.process_train(LearnerEvent::ProcessedItem(item));
             // Before an evaluation, so that nothing comes between training and its checkpoint.
             if checkpoint_due || self.state.evaluation_due || at_end {
@@ -182,6 +188,9 @@ impl<B: TrainBackend> Fit<'_, B> {
         taken.map_err(|reason| match reason {
             NoStep::NoData => TrainError::NoData { step, source: None },
             NoStep::Refused(objection) => TrainError::Refused { step, first, last, objection },
+            NoStep::Failed(DeviceFailure { device, reason }) => {
+                TrainError::Device { step, device, reason }
+            }
         })
     }
 
@@ -294,7 +303,7 @@ impl<B: TrainBackend> Fit<'_, B> {
     }
 
     /// burn's dashboard counts epochs: ours is the stretch between two evaluations.
-    fn item(&self, output: StepOutput, lr: Option<f64>) -> TrainingItem<StepOutput> {
+    fn item<T: ItemLazy>(&self, output: T, lr: Option<f64>) -> TrainingItem<T> {
         let step = self.state.progress.step;
         let steps = self.strategy.steps.unwrap_or(step).max(1);
         let interval = match self.strategy.config.evaluate_every {

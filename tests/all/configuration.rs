@@ -217,7 +217,7 @@ fn every_shipped_architecture_runs_forward_and_backward() {
                         _ => output.grads.get::<B::InnerBackend, 2>(parameter.id).is_some(),
                     })
                     .count();
-                (output.item.loss, with_gradients)
+                (output.item.loss.read(), with_gradients)
             }
         }
         let count = parameter_shapes(&config.model, 300).len();

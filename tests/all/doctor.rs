@@ -256,13 +256,18 @@ fn a_system_without_cuda_is_told_what_to_install() {
     let folder = tempfile::tempdir().unwrap();
     let found = cuda(folder.path(), |_| None);
     let names: Vec<&str> = found.iter().map(|requirement| requirement.name).collect();
-    assert_eq!(names, ["NVIDIA device", "NVIDIA driver", "libcuda", "NVRTC", "CUDA headers"]);
+    assert_eq!(
+        names,
+        ["NVIDIA device", "NVIDIA driver", "libcuda", "NVRTC", "CUDA headers", "NCCL"]
+    );
     assert!(found.iter().all(|requirement| requirement.found.is_none()), "{found:?}");
     assert!(named(&found, "NVIDIA device").1.contains("--gpus all"));
     assert!(named(&found, "NVIDIA driver").1.contains("apt-get install nvidia-driver"));
     for name in ["NVRTC", "CUDA headers"] {
         assert!(named(&found, name).1.contains("apt-get install nvidia-cuda-toolkit"));
     }
+
+    assert!(named(&found, "NCCL").1.ends_with("to have it: apt-get install libnccl-dev"));
 
     // Plugged in, without a driver.
     let root = folder.path();
@@ -365,6 +370,24 @@ fn a_library_where_nobody_looks_is_pointed_at() {
     let (nvrtc, advice) = named(&found, "NVRTC");
     assert_eq!(nvrtc, Some(format!("13.5 in {lib}/libnvrtc.so.13").as_str()));
     assert!(advice.starts_with("the driver takes CUDA 13.0 at most"), "{advice}");
+}
+
+#[test]
+fn nccl_is_found_by_the_name_that_is_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    // As Python's wheel has it, and as NVIDIA's package.
+    let wheel = "/opt/venv/lib/python3.12/site-packages/nvidia/nccl/lib/libnccl.so.2";
+    for path in [wheel, "/usr/lib/libnccl.so.2"] {
+        put(root, path, "");
+        let found = cuda(root, |_| None);
+        let (library, advice) = named(&found, "NCCL");
+        assert_eq!(library, None);
+        let expected = format!("ln -s {path} /usr/local/lib/libnccl.so && ldconfig");
+        assert!(advice.ends_with(&expected), "{advice}");
+    }
+    put(root, "/usr/lib/libnccl.so", "");
+    assert_eq!(named(&cuda(root, |_| None), "NCCL"), (Some("/usr/lib/libnccl.so"), ""));
 }
 
 #[test]

@@ -20,7 +20,13 @@ use crate::on_each_backend;
 
 /// The losses of the steps.
 #[derive(Clone, Default)]
-struct Losses(Arc<Mutex<Vec<f64>>>);
+pub struct Losses(Arc<Mutex<Vec<f64>>>);
+
+impl Losses {
+    pub fn all(&self) -> Vec<f64> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 impl RowLogger for Losses {
     fn log(&mut self, row: &Row) -> std::io::Result<()> {
@@ -80,6 +86,7 @@ fn losses<B: TrainBackend>(golden: &Golden, config: &RunConfig, device: &B::Devi
         average: None,
         state: RunState::default(),
         device: device.clone(),
+        further_devices: Vec::new(),
         keeper: Box::new(()),
         loggers: Loggers::new(vec![Box::new(losses.clone())]),
         display: Display::Silent,
@@ -87,8 +94,7 @@ fn losses<B: TrainBackend>(golden: &Golden, config: &RunConfig, device: &B::Devi
     })
     .unwrap();
     assert_eq!(outcome.ended, Ended::Finished);
-    let losses = losses.0.lock().unwrap();
-    losses.clone()
+    losses.all()
 }
 
 #[test]

@@ -735,7 +735,8 @@ fn sums_of_squares_are_those_of_f64() {
                 let data = TensorData::new(numbers.clone(), [numbers.len()]);
                 Tensor::<Inner<B>, 1>::from_data(data, &device)
             });
-            let found = <Inner<B> as GptBackend>::sum_of_squares(tensors.collect());
+            let sums = <Inner<B> as GptBackend>::sums_of_squares(tensors.collect()).into_data();
+            let found: f64 = sums.iter::<f64>().sum();
             let expected: f64 = all.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
             // Sums of tasks in f32 on one backend, of everything on the other.
             assert!((found - expected).abs() < 1e-5 * expected, "{found}, not {expected}");

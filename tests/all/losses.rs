@@ -203,7 +203,7 @@ fn padding_and_masks_have_no_part_and_the_reported_loss_is_plain() {
             }
             let batch = || TokenBatch::new(&examples, 1.0);
             let output = TrainStep::step(&model, batch());
-            assert!((output.item.loss - loss).abs() < 1e-5);
+            assert!((output.item.loss.read() - loss).abs() < 1e-5);
             let bias =
                 parameters(&model.model).into_iter().find(|p| p.name == "head.bias").unwrap();
             let found = output.grads.get::<Inner<B>, 1>(bias.id).unwrap();

@@ -56,6 +56,7 @@ mod schedule_command;
 mod schedules;
 mod serve;
 mod serve_limits;
+mod several_devices;
 mod sources;
 mod split;
 mod stopping;

@@ -148,7 +148,7 @@ fn step<B: TrainBackend>(
         };
         floats(gradient)
     };
-    (output.item.loss, parameters(model).into_iter().map(read).collect())
+    (output.item.loss.read(), parameters(model).into_iter().map(read).collect())
 }
 
 /// What [`step`] should find: the mean over all targets, from a pass for each example.

@@ -147,7 +147,7 @@ fn learn<B: TrainBackend>(precision: Precision, device: &B::Device) -> (Vec<f64>
         let window = |row: usize| Window { start: (step * 67 + row * 31) % 380, length: 16 };
         let batch = window_batch(&tokens, &(0..8).map(window).collect::<Vec<_>>(), 1.0);
         let output = TrainStep::step(&model, batch);
-        losses.push(output.item.loss);
+        losses.push(output.item.loss.read());
         model = optimizer.step(3e-3, model, output.grads);
     }
     let mut types = Types(Vec::new());

@@ -17,7 +17,7 @@ mod tensors;
 mod vector;
 
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 use std::mem::MaybeUninit;
 
@@ -376,9 +376,10 @@ impl Kernels<Flex> for CpuKernels {
         tensor(sums, &[vocab_size, width])
     }
 
-    fn sum_of_squares(&self, tensors: Vec<FlexTensor>) -> f64 {
+    fn sums_of_squares(&self, tensors: Vec<FlexTensor>) -> FlexTensor {
         let tensors: Vec<FlexTensor> = tensors.into_iter().map(contiguous).collect();
-        rows::sum_of_squares(&tensors.iter().map(elements).collect::<Vec<_>>())
+        let sum = rows::sum_of_squares(&tensors.iter().map(elements).collect::<Vec<_>>());
+        FlexTensor::from_data(TensorData::new(vec![sum], [1]))
     }
 
     fn adamw(&self, updates: Vec<AdamwUpdate<FlexTensor>>) -> Vec<[FlexTensor; 3]> {

@@ -1,6 +1,8 @@
 //! The same kernels in the stream of operations that burn fuses: each waits for its turn there.
 
-use burn::tensor::{DType, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use burn::tensor::Tensor;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeRuntime};
@@ -11,9 +13,10 @@ use std::fmt::{self, Debug, Formatter};
 use std::marker::PhantomData;
 
 use super::optimizer::{MOST_PARAMETERS, shares, squares};
-use super::{Cube, CubeKernels, total};
-use crate::backend::ops::from_float;
+use super::{Cube, CubeKernels};
 use crate::backend::{AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
+#[cfg(feature = "cuda")]
+use crate::backend::{LeftAlone, Member};
 use crate::config::Activation;
 use crate::config::Precision;
 
@@ -28,6 +31,16 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&FusedKernels)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn collectives(device: &Self::Device) -> Option<&'static str> {
+        Cube::<R, BT>::collectives(device)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn all_reduce(tensor: Tensor<Self, 1>, member: &Member) -> Result<Tensor<Self, 1>, LeftAlone> {
+        super::collectives::all_reduce(tensor, member)
     }
 }
 
@@ -346,17 +359,13 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output
     }
 
-    fn sum_of_squares(&self, tensors: Vec<Lazy<R>>) -> f64 {
-        if tensors.is_empty() {
-            return 0.0;
-        }
+    fn sums_of_squares(&self, tensors: Vec<Lazy<R>>) -> Lazy<R> {
         let counts = tensors.iter().map(|tensor| tensor.shape.num_elements());
         let outputs = vec![floats([shares(counts).1])];
-        let [sums] = fixed(defer::<R, BT>("sum_of_squares", tensors, outputs, move |tensors| {
-            squares(tensors).into_iter().collect()
+        let [sums] = fixed(defer::<R, BT>("sums_of_squares", tensors, outputs, move |tensors| {
+            vec![squares(tensors)]
         }));
-        let sums: Tensor<Fusion<Cube<R, BT>>, 1> = from_float(sums);
-        total(sums.into_data())
+        sums
     }
 
     /// An operation for as many as a launch updates, so that what one of them no longer needs is

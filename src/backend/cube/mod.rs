@@ -5,6 +5,8 @@
 
 mod activation;
 mod attention;
+#[cfg(feature = "cuda")]
+mod collectives;
 mod decoding;
 mod embedding;
 mod fusion;
@@ -19,7 +21,7 @@ mod tensors;
 pub use fusion::Fused;
 
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{Shape, Tensor, TensorData};
+use burn::tensor::{Shape, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
@@ -28,6 +30,8 @@ use cubecl::tf32;
 use super::compositions::{default_activation, default_activation_backward, default_separate};
 use super::ops::{fits, from_float, to_float};
 use super::{AdamwUpdate, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model};
+#[cfg(feature = "cuda")]
+use super::{LeftAlone, Member};
 use crate::config::Activation;
 use crate::config::Precision;
 
@@ -36,8 +40,7 @@ type Cube<R, BT> = CubeBackend<R, f32, i32, BT>;
 
 impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
     fn device_model() -> Option<String> {
-        let client = R::client(&R::Device::default());
-        let is_nvidia = R::name(&client) == "cuda";
+        let is_nvidia = is_cuda::<R>(&R::Device::default());
         is_nvidia.then(|| nvidia_model(std::path::Path::new(NVIDIA_DEVICES))).flatten()
     }
 
@@ -69,6 +72,20 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
             false => default_activation_backward(input, gradient, kind),
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn collectives(device: &Self::Device) -> Option<&'static str> {
+        is_cuda::<R>(device).then(collectives::library).flatten()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn all_reduce(tensor: Tensor<Self, 1>, member: &Member) -> Result<Tensor<Self, 1>, LeftAlone> {
+        collectives::all_reduce(tensor, member)
+    }
+}
+
+fn is_cuda<R: CubeRuntime>(device: &R::Device) -> bool {
+    R::name(&R::client(device)) == "cuda"
 }
 
 #[derive(Debug)]
@@ -219,11 +236,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         embedding::backward(tokens, gradient, vocab_size)
     }
 
-    fn sum_of_squares(&self, tensors: Vec<CubeTensor<R>>) -> f64 {
-        optimizer::squares(tensors).map_or(0.0, |sums| {
-            let sums: Tensor<Cube<R, BT>, 1> = from_float(sums);
-            total(sums.into_data())
-        })
+    fn sums_of_squares(&self, tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
+        optimizer::squares(tensors)
     }
 
     fn adamw(&self, updates: Vec<AdamwUpdate<CubeTensor<R>>>) -> Vec<[CubeTensor<R>; 3]> {
@@ -234,9 +248,4 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
 fn mean<R: CubeRuntime, BT: BoolElement>(numbers: CubeTensor<R>) -> CubeTensor<R> {
     let numbers: Tensor<Cube<R, BT>, 1> = from_float(numbers);
     to_float(numbers.mean())
-}
-
-/// The sum of numbers, which are few, on the host.
-fn total(numbers: TensorData) -> f64 {
-    numbers.iter::<f64>().sum()
 }

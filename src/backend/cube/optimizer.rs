@@ -78,9 +78,9 @@ pub fn shares(counts: impl Iterator<Item = usize> + Clone) -> (usize, usize) {
     (share, counts.map(|count| count.div_ceil(share)).sum())
 }
 
-/// Sums of the squares of all numbers of all tensors, which are yet to be added up.
-pub fn squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> Option<CubeTensor<R>> {
-    let first = tensors.first()?;
+/// Sums of the squares of all numbers of all tensors, at least one, which are yet to be added up.
+pub fn squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
+    let first = &tensors[0];
     let (share, sums) = shares(tensors.iter().map(count));
     let (sums, client) = (empty(first, [sums]), first.client.clone());
     let most = at_once(first, 1, 2, MOST_TENSORS);
@@ -106,7 +106,7 @@ pub fn squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> Option<CubeTensor
         );
         start += total;
     }
-    Some(sums)
+    sums
 }
 
 /// A parameter with its update.

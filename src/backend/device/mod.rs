@@ -13,6 +13,8 @@ mod vulkan;
 mod wgpu;
 
 pub use nvidia::{NVIDIA_DEVICES, nvidia_model};
+#[cfg(feature = "cuda")]
+pub(super) use toolkit::has_nccl;
 
 use burn::tensor::backend::Backend;
 use serde::Serialize;

@@ -20,7 +20,9 @@ const SITE_PACKAGES: [&str; 3] = [
     "/opt/*/lib/python3*/site-packages",
 ];
 /// Folders of these wheels that hold libraries.
-const WHEELS: [&str; 2] = ["nvidia/cu1*/lib", "nvidia/cuda_nvrtc/lib"];
+const WHEELS: [&str; 3] = ["nvidia/cu1*/lib", "nvidia/cuda_nvrtc/lib", "nvidia/nccl/lib"];
+/// As cudarc calls it.
+const NCCL: &str = "libnccl.so";
 /// What NVRTC loads itself.
 const BUILTINS: &str = "libnvrtc-builtins.so.";
 /// What kernels include, in the order in which they do.
@@ -65,7 +67,37 @@ pub(super) fn requirements(system: &System) -> Vec<Requirement> {
         },
         nvrtc,
         headers,
+        nccl(system),
     ]
+}
+
+/// Whether [`nccl`] finds it.
+#[cfg(feature = "cuda")]
+pub(in crate::backend) fn has_nccl(system: &System) -> bool {
+    nccl(system).found.is_some()
+}
+
+/// What several devices send each other tensors by.
+fn nccl(system: &System) -> Requirement {
+    let name = "NCCL";
+    if let Some(path) = system.library(NCCL, &VERSIONS) {
+        return Requirement::found(name, system.name(&path));
+    }
+    let use_of_it =
+        "only `train --devices` of several GPUs uses it, and goes over the host without";
+    let versioned = system.library(NCCL, &["2"]).or_else(|| {
+        let mut folders = elsewhere(system).into_iter();
+        folders.find_map(|folder| library_in(&folder, NCCL, &["2"]))
+    });
+    let advice = match versioned {
+        // cudarc does not look for the name that NVIDIA's packages give it.
+        Some(path) => format!(
+            "{use_of_it}; it is looked for by the name {NCCL}: ln -s {} /usr/local/lib/{NCCL} && ldconfig",
+            system.name(&path)
+        ),
+        None => format!("{use_of_it}; to have it: apt-get install libnccl-dev"),
+    };
+    Requirement::missing(name, advice)
 }
 
 /// The compiler, as a library.

@@ -130,6 +130,7 @@ fn whole<B: TrainBackend>(
         average: None,
         state: RunState::default(),
         device: device.clone(),
+        further_devices: Vec::new(),
         keeper: Box::new(clock.clone()),
         loggers: Loggers::default(),
         display: Display::Silent,

@@ -12,14 +12,14 @@ use super::advice;
 use super::progress::{is_quiet, note};
 use super::signals::{STOPPED, on_signal};
 use crate::artifact::{Run, Summary};
-use crate::backend::{self, BackendKind, GptBackend, Job, TrainBackend};
+use crate::backend::{self, BackendKind, GptBackend, JobOfDevices, TrainBackend};
 use crate::cli::TrainArgs;
 use crate::config::Precision;
 use crate::config::RunConfig;
 use crate::data::{Corpus, EvaluationLoader, ExamplePlace, SplitTokens, Task};
 use crate::train::{
     Average, Display, Ended, Evaluation, JsonLinesLogger, LanguageModel, Loggers, ModelOptimizer,
-    Outcome, Training, evaluate, train,
+    Outcome, Training, check_devices, evaluate, train,
 };
 use keeper::Keeper;
 use plan::Plan;
@@ -31,7 +31,12 @@ pub(super) fn run(args: TrainArgs) -> anyhow::Result<()> {
         Some(name) => Plan::resumed(&args, name, backend)?,
         None => Plan::new_run(&args)?,
     };
-    backend::dispatch(backend.on(args.common.target.device), Train { backend, plan, args: &args })?
+    let devices = match args.common.target.device {
+        Some(device) => vec![device],
+        None => args.devices.clone(),
+    };
+    check_devices(&plan.config, devices.len().max(1))?;
+    backend::dispatch_on(backend, &devices, Train { backend, plan, args: &args })?
 }
 
 struct Train<'a> {
@@ -40,12 +45,15 @@ struct Train<'a> {
     args: &'a TrainArgs,
 }
 
-impl Job for Train<'_> {
+impl JobOfDevices for Train<'_> {
     type Output = anyhow::Result<()>;
 
-    fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<()> {
+    fn run<B: TrainBackend>(self, mut devices: Vec<B::Device>) -> anyhow::Result<()> {
         let Self { backend, plan, args } = self;
-        backend::check_precision::<B>(backend, &device, plan.config.train.precision)?;
+        for device in &devices {
+            backend::check_precision::<B>(backend, device, plan.config.train.precision)?;
+        }
+        let device = devices.remove(0);
         let model = plan.model::<B>(&device)?;
         let params = model.num_params();
         let model = LanguageModel::for_training(model, &plan.config)?;
@@ -64,6 +72,9 @@ impl Job for Train<'_> {
         let taken = state.progress.step;
         let report = Report { backend, config: &config, corpus: &corpus, run: &run, params, args };
         report.announce();
+        if !devices.is_empty() {
+            report.announce_devices(B::InnerBackend::collectives(&device));
+        }
         if let Some(format) = B::InnerBackend::coarse_products(&device)
             && config.train.precision == Precision::F32
         {
@@ -106,6 +117,7 @@ impl Job for Train<'_> {
             average,
             state,
             device,
+            further_devices: devices,
             keeper,
             loggers,
             display,
@@ -205,6 +217,20 @@ impl Report<'_> {
             );
         }
         say(self.args, format_args!("run: {}", self.run.path().display()));
+    }
+
+    /// Which devices train together, and by what library they send each other gradients.
+    fn announce_devices(&self, collectives: Option<&'static str>) {
+        let devices: Vec<String> = self.args.devices.iter().map(usize::to_string).collect();
+        let by = match (collectives, self.backend) {
+            (Some(library), _) => format!("by {library}"),
+            (None, BackendKind::Cuda) => {
+                "over the host, which takes longer: NCCL was not found (see emberlm doctor)".into()
+            }
+            (None, _) => "over the host".into(),
+        };
+        let devices = devices.join(", ");
+        say(self.args, format_args!("devices: {devices}; gradients are summed {by}"));
     }
 
     /// What the model that is trained further knows already.

@@ -19,6 +19,7 @@ pub use rule::OptimizerError;
 use rule::{Algorithm, Rules};
 
 use super::LanguageModel;
+use super::replicas::copied;
 use crate::backend::{AdamwUpdate, GptBackend, TrainBackend};
 use crate::config::OptimizerConfig;
 use crate::model::Parameter;
@@ -126,6 +127,20 @@ impl<B: AutodiffBackend> ModelOptimizer<B> {
     /// Goes on from moments that were kept.
     pub fn restore(&self, id: ParamId, moments: Moments<B::InnerBackend>) {
         self.state().moments.insert(id, moments);
+    }
+
+    /// The same optimizer with a state of its own, on another device.
+    pub(super) fn copied_to(&self, device: &B::Device) -> Self {
+        let copy = |moment: &Option<Tensor<B::InnerBackend, 1>>| {
+            moment.as_ref().map(|moment| copied(moment.clone(), device))
+        };
+        let state = self.state();
+        let copies = state.moments.iter().map(|(id, moments)| {
+            let Moments { first, second, step } = moments;
+            (*id, Moments { first: copy(first), second: copy(second), step: *step })
+        });
+        let copy = State { moments: copies.collect(), gradient_factor: 1.0 };
+        Self { rules: self.rules.clone(), state: Arc::new(Mutex::new(copy)) }
     }
 
     /// Multiplies all gradients of the next step, in the pass that updates the parameters.
