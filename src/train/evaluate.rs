@@ -1,8 +1,8 @@
-use crate::backend::GptBackend;
-use crate::data::TokenBatch;
+use burn_train::InferenceStep;
 
 use super::LanguageModel;
-use burn_train::InferenceStep;
+use crate::backend::GptBackend;
+use crate::data::{DataError, Split, TokenBatch};
 
 /// A loss and how many targets it is a mean of.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +39,33 @@ pub fn evaluate<B: GptBackend>(
         add_counts(&mut expert_tokens, output.expert_tokens);
     }
     Evaluation { loss: sum / tokens as f64, tokens, expert_tokens }
+}
+
+/// [`evaluate`] on batches of a split, of which nothing must be cut off meanwhile: that would read as
+/// zeros. There is no evaluation where it is told to stop before its end.
+///
+/// # Errors
+/// A split that is no longer what it was.
+pub fn evaluate_split<B: GptBackend>(
+    model: &LanguageModel<B>,
+    split: &Split,
+    batches: impl Iterator<Item = TokenBatch>,
+    stop: impl Fn() -> bool,
+) -> Result<Option<Evaluation>, DataError> {
+    split.check()?;
+    let mut stopped = false;
+    let evaluation = evaluate(
+        model,
+        batches.take_while(|_| {
+            stopped = stop();
+            !stopped
+        }),
+    );
+    if stopped {
+        return Ok(None);
+    }
+    split.check()?;
+    Ok(Some(evaluation))
 }
 
 /// Adds the counts of a batch to those before it, layer by layer.

@@ -32,7 +32,7 @@ mod utilisation;
 pub use average::Average;
 pub use checkpoint::{Best, Checkpoint, RunKeeper, RunState, SaveError};
 pub use clip::{clip_factor, gradient_norm};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_split};
 pub use freeze::trained;
 pub use golden::{GOLDEN_TOLERANCE, Golden, GoldenNumbers, goldens};
 pub use guard::{Guard, Objection, Verdict, Watched};

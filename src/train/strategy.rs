@@ -12,7 +12,7 @@ use super::step::Components;
 use super::{
     Average, Best, Checkpoint, DeviceFailure, Evaluation, LanguageModel, Loss, ModelOptimizer,
     NoStep, RunKeeper, RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written,
-    evaluate,
+    evaluate_split,
 };
 use crate::backend::TrainBackend;
 use crate::config::{Span, TrainConfig};
@@ -247,21 +247,13 @@ impl<B: TrainBackend> Fit<'_, B> {
         model: &LanguageModel<B::InnerBackend>,
     ) -> Result<Option<Ended>, TrainError> {
         let step = self.state.progress.step;
-        // Before and after: what is cut off in between reads as zeros.
-        let validation = &self.strategy.validation;
-        let damaged = |source| TrainError::NoValidationData { step, source };
-        validation.check().map_err(damaged)?;
-        let mut interrupted = false;
-        let batches = self.valid_loader.iter().take_while(|_| {
-            interrupted = self.interrupter.should_stop();
-            !interrupted
-        });
-        let evaluation = evaluate(model, batches);
-        if interrupted {
-            return Ok(Some(Ended::Interrupted));
-        }
-        validation.check().map_err(damaged)?;
+        let (validation, batches) = (&self.strategy.validation, self.valid_loader.iter());
         let stopped = || self.interrupter.should_stop();
+        let evaluation = evaluate_split(model, validation, batches, stopped)
+            .map_err(|source| TrainError::NoValidationData { step, source })?;
+        let Some(evaluation) = evaluation else {
+            return Ok(Some(Ended::Interrupted));
+        };
         let stories = self.keeper.judge_stories(model, &stopped);
         let stories = stories.map_err(|source| TrainError::Save { step, source })?;
         let asked = self.strategy.config.evaluation_stories.is_some();

@@ -19,7 +19,7 @@ use crate::config::RunConfig;
 use crate::data::{Corpus, EvaluationLoader, ExamplePlace, SplitTokens, Task};
 use crate::train::{
     Average, Display, Ended, Evaluation, JsonLinesLogger, LanguageModel, Loggers, ModelOptimizer,
-    Outcome, Training, check_devices, evaluate, train,
+    Outcome, Training, check_devices, evaluate_split, train,
 };
 use keeper::Keeper;
 use plan::Plan;
@@ -259,23 +259,11 @@ impl Report<'_> {
         interrupter: &Interrupter,
     ) -> anyhow::Result<Option<Evaluation>> {
         let Self { config, corpus, .. } = *self;
-        // Before and after: what is cut off in between reads as zeros.
-        let check = || corpus.validation.check().context("the validation split cannot be read");
-        check()?;
-        let batch_size = config.train.batch_size;
-        let loader =
-            EvaluationLoader::new(corpus.validation.clone(), corpus.task, places, batch_size);
-        let mut stopped = false;
-        let batches = loader.batches().take_while(|_| {
-            stopped = interrupter.should_stop();
-            !stopped
-        });
-        let found = evaluate(model, batches);
-        if stopped {
-            return Ok(None);
-        }
-        check()?;
-        Ok(Some(found))
+        let (split, batch_size) = (&corpus.validation, config.train.batch_size);
+        let loader = EvaluationLoader::new(split.clone(), corpus.task, places, batch_size);
+        let stopped = || interrupter.should_stop();
+        evaluate_split(model, split, loader.batches(), stopped)
+            .context("the validation split cannot be read")
     }
 
     /// Tells how the run went, after an evaluation on the whole validation split where the run has
