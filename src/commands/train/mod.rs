@@ -170,7 +170,7 @@ impl Report<'_> {
             self.args,
             format_args!(
                 "{}: {params} parameters, {} layers, {} heads, width {}, context {}, on {}",
-                config.name,
+                self.run.name(),
                 config.model.n_layers,
                 config.model.n_heads,
                 config.model.d_model,
@@ -284,7 +284,7 @@ impl Report<'_> {
         }
         let seconds = Duration::from_secs(progress.seconds.round() as u64);
         let mut summary = Summary {
-            name: config.name.clone(),
+            name: run.name().into(),
             steps: progress.step,
             tokens: progress.tokens,
             params: self.params,
