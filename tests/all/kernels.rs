@@ -743,3 +743,47 @@ fn sums_of_squares_are_those_of_f64() {
         }
     });
 }
+
+#[test]
+fn sums_are_exact_and_leave_what_others_hold() {
+    on_each_backend!(|device: B| {
+        // One number, odd rows, and more than a thread has at a time.
+        for [rows, width] in [[1, 1], [3, 7], [130, 129]] {
+            let count = rows * width;
+            let [x, y] = [81, 82].map(|seed| numbers(count, seed));
+            // A sum of two is rounded once, whoever makes it.
+            let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+            let tensor = |numbers: &[f32]| {
+                let data = TensorData::new(numbers.to_vec(), [rows, width]);
+                Tensor::<Inner<B>, 2>::from_data(data, &device)
+            };
+            let (one, other) = (tensor(&x), tensor(&y));
+            let sum = Inner::<B>::add(one.clone(), other.clone());
+            assert_eq!(floats(sum.into_data()), expected);
+            // Each of them may be where the sum goes, but not while somebody else has it.
+            let sum = Inner::<B>::add(one.clone(), tensor(&y));
+            assert_eq!(floats(sum.into_data()), expected);
+            let sum = Inner::<B>::add(tensor(&x), other.clone());
+            assert_eq!(floats(sum.into_data()), expected);
+            assert_eq!(
+                (floats(one.clone().into_data()), floats(other.into_data())),
+                (x, y.clone())
+            );
+            // In another order in memory.
+            let columns: Vec<f32> = (0..count).map(|at| y[at % rows * width + at / rows]).collect();
+            let data = TensorData::new(columns, [width, rows]);
+            let turned = Tensor::<Inner<B>, 2>::from_data(data, &device).transpose();
+            assert_eq!(floats(Inner::<B>::add(one, turned).into_data()), expected);
+
+            // Gradients of one that is added twice are added up, too.
+            let [a, b] = [83, 84].map(|seed| leaf::<B, 2>([rows, width], seed, &device));
+            let weights = numbers(count, 85);
+            let output = B::add(a.clone(), B::add(b.clone(), a.clone()));
+            let weigh = Tensor::<B, 2>::from_inner(tensor(&weights));
+            let gradients = (output * weigh).sum().backward();
+            let gradient = |leaf: &Tensor<B, 2>| floats(leaf.grad(&gradients).unwrap().into_data());
+            let twice: Vec<f32> = weights.iter().map(|weight| 2.0 * weight).collect();
+            assert_eq!((gradient(&a), gradient(&b)), (twice, weights));
+        }
+    });
+}
