@@ -16,6 +16,9 @@ const STEPS: usize = 16;
 const ALIGNMENT: usize = 64;
 /// Bytes that may always lie idle; beyond them no more than are in use.
 pub const ALWAYS_IDLE: usize = 64 << 20;
+/// Of the kernel's huge pages.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: usize = 2 << 20;
 /// More sizes than an address has.
 const CLASSES: usize = usize::BITS as usize * STEPS;
 
@@ -158,6 +161,7 @@ impl<A: GlobalAlloc> Allocator<A> {
             start = new(&self.below);
         }
         if !start.is_null() {
+            ask_for_huge_pages(start, class.size());
             self.with(|blocks| blocks.used_bytes += class.size());
         }
         (start, false)
@@ -176,6 +180,24 @@ impl<A: GlobalAlloc> Allocator<A> {
             }
         }
     }
+}
+
+/// Asks the kernel for huge pages where a block lies, before anything is written there. A processor
+/// has few addresses of pages at hand, and weights and activations are more than that many small
+/// pages; many systems give huge ones only to who asks. Up to their ends, since a block is mostly
+/// beside others.
+fn ask_for_huge_pages(start: *mut u8, size: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::mm::{Advice, madvise};
+        let before = start.addr() % HUGE_PAGE;
+        let size = (before + size).next_multiple_of(HUGE_PAGE);
+        // SAFETY: it changes the contents of no page, whoever has it. It is advice, and where there
+        // are none, or an end is nobody's memory, all is as before.
+        let _ = unsafe { madvise(start.wrapping_sub(before).cast(), size, Advice::LinuxHugepage) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, size);
 }
 
 // SAFETY: a block comes from the allocator below, with at least the size and the alignment that are

@@ -16,6 +16,8 @@ const SIDE: usize = 8;
 const SUMS: usize = 4 * LANES;
 /// Numbers of a row that are read together where rows are added up: two vectors of the widest kind.
 const WIDTH: usize = 2 * LANES;
+/// Bytes that are fetched at a time.
+const LINE: usize = 64;
 /// Columns that are read before the next rows: more of them where one row alone is multiplied,
 /// since of several each reads them again.
 const WIDE: usize = 4096;
@@ -37,16 +39,10 @@ const STRIPES: usize = 4;
 
 /// A weight as it is stored.
 pub(super) trait Weight: Copy + Sync {
-    /// Whether rows are asked for ahead: side by side, those of bytes are too short for the
-    /// processor to see by itself what is read next.
-    const AHEAD: bool;
-
     fn number(self) -> f32;
 }
 
 impl Weight for f32 {
-    const AHEAD: bool = false;
-
     #[inline(always)]
     fn number(self) -> f32 {
         self
@@ -54,8 +50,6 @@ impl Weight for f32 {
 }
 
 impl Weight for i8 {
-    const AHEAD: bool = true;
-
     #[inline(always)]
     fn number(self) -> f32 {
         f32::from(self)
@@ -278,9 +272,10 @@ fn add_scaled<W: Weight>(y: &mut [f32], x: [f32; SIDE], rows: [&[W]; SIDE], ahea
     let (first, second) = (a.zip(b).zip(c.zip(d)), e.zip(f).zip(g.zip(h)));
     for (block, (first, second)) in blocks.iter_mut().zip(first.zip(second)) {
         let (((a, b), (c, d)), ((e, f), (g, h))) = (first, second);
-        if W::AHEAD {
-            for row in [a, b, c, d, e, f, g, h] {
-                ask_for(row.as_ptr().wrapping_add(ahead));
+        // Side by side, rows are too short for the processor to see by itself what is read next.
+        for row in [a, b, c, d, e, f, g, h] {
+            for line in (0..WIDTH).step_by(LINE / size_of::<W>()) {
+                ask_for(row.as_ptr().wrapping_add(ahead + line));
             }
         }
         let mut sums = *block;
