@@ -2,6 +2,7 @@
 //! branches and no calls.
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LN_2, LOG2_E};
 use std::mem::MaybeUninit;
 
@@ -71,28 +72,31 @@ pub(super) fn gated_backward(
 
 #[multiversion(targets = "simd")]
 fn forward_part(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
-    forward_block(kind, x, output);
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    forward_block::<FUSED>(kind, x, output);
 }
 
 #[multiversion(targets = "simd")]
 fn backward_part(kind: Activation, x: &[f32], gradient: &mut [f32]) {
-    backward_block(kind, x, gradient);
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    backward_block::<FUSED>(kind, x, gradient);
 }
 
 #[multiversion(targets = "simd")]
 fn gated_part(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
-    gated_blocks(kind, gate, up, output);
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    gated_blocks::<FUSED>(kind, gate, up, output);
 }
 
 #[inline(always)]
-fn forward_block(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
+fn forward_block<const FUSED: bool>(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
     let pairs = output.iter_mut().zip(x);
     match kind {
         Activation::Gelu => pairs.for_each(|(output, x)| {
-            output.write(x * normal(*x).0);
+            output.write(x * normal::<FUSED>(*x).0);
         }),
         Activation::GeluTanh => pairs.for_each(|(output, x)| {
-            output.write(x * gate(*x));
+            output.write(x * gate::<FUSED>(*x));
         }),
         Activation::Relu => pairs.for_each(|(output, x)| {
             output.write(relu(*x));
@@ -101,24 +105,24 @@ fn forward_block(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
             output.write(relu(*x) * relu(*x));
         }),
         Activation::Silu => pairs.for_each(|(output, x)| {
-            output.write(x * sigmoid(*x));
+            output.write(x * sigmoid::<FUSED>(*x));
         }),
         Activation::Mish => pairs.for_each(|(output, x)| {
-            output.write(x * mish_gate(*x));
+            output.write(x * mish_gate::<FUSED>(*x));
         }),
     }
 }
 
 #[inline(always)]
-fn backward_block(kind: Activation, x: &[f32], gradient: &mut [f32]) {
+fn backward_block<const FUSED: bool>(kind: Activation, x: &[f32], gradient: &mut [f32]) {
     let pairs = gradient.iter_mut().zip(x);
     match kind {
         Activation::Gelu => pairs.for_each(|(gradient, x)| {
-            let (cumulative, density) = normal(*x);
-            *gradient *= cumulative + x * density;
+            let (cumulative, density) = normal::<FUSED>(*x);
+            *gradient *= multiply_add::<FUSED>(*x, density, cumulative);
         }),
         Activation::GeluTanh => pairs.for_each(|(gradient, x)| {
-            let gate = gate(*x);
+            let gate = gate::<FUSED>(*x);
             let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
             *gradient *= gate + x * gate * (1.0 - gate) * slope;
         }),
@@ -129,12 +133,12 @@ fn backward_block(kind: Activation, x: &[f32], gradient: &mut [f32]) {
             *gradient *= 2.0 * relu(*x);
         }),
         Activation::Silu => pairs.for_each(|(gradient, x)| {
-            let gate = sigmoid(*x);
+            let gate = sigmoid::<FUSED>(*x);
             *gradient *= gate + x * gate * (1.0 - gate);
         }),
         Activation::Mish => pairs.for_each(|(gradient, x)| {
-            let gate = mish_gate(*x);
-            *gradient *= gate + x * (1.0 - gate * gate) * sigmoid(*x);
+            let gate = mish_gate::<FUSED>(*x);
+            *gradient *= gate + x * (1.0 - gate * gate) * sigmoid::<FUSED>(*x);
         }),
     }
 }
@@ -143,12 +147,17 @@ fn backward_block(kind: Activation, x: &[f32], gradient: &mut [f32]) {
 const BLOCK: usize = 256;
 
 #[inline(always)]
-fn gated_blocks(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUninit<f32>]) {
+fn gated_blocks<const FUSED: bool>(
+    kind: Activation,
+    gate: &[f32],
+    up: &[f32],
+    output: &mut [MaybeUninit<f32>],
+) {
     let blocks = gate.chunks(BLOCK).zip(up.chunks(BLOCK));
     for ((gate, up), output) in blocks.zip(output.chunks_mut(BLOCK)) {
         let mut activated = [MaybeUninit::uninit(); BLOCK];
         let activated = &mut activated[..gate.len()];
-        forward_block(kind, gate, activated);
+        forward_block::<FUSED>(kind, gate, activated);
         for ((output, activated), up) in output.iter_mut().zip(activated).zip(up) {
             // SAFETY: all of the block has just been written.
             output.write(unsafe { activated.assume_init() } * up);
@@ -163,26 +172,27 @@ fn gated_backward_part(
     gradient: &mut [f32],
     of_up: &mut [MaybeUninit<f32>],
 ) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK));
     let outputs = gradient.chunks_mut(BLOCK).zip(of_up.chunks_mut(BLOCK));
     for ((gate, up), (gradient, of_up)) in inputs.zip(outputs) {
-        gated_blocks(kind, gate, gradient, of_up);
+        gated_blocks::<FUSED>(kind, gate, gradient, of_up);
         gradient.iter_mut().zip(up).for_each(|(gradient, up)| *gradient *= up);
-        backward_block(kind, gate, gradient);
+        backward_block::<FUSED>(kind, gate, gradient);
     }
 }
 
 /// Cumulative distribution and density of the standard normal, to 1e-7 (Abramowitz and Stegun
 /// 1964, 7.1.26, for the tail, so that small values keep their relative precision).
 #[inline(always)]
-fn normal(x: f32) -> (f32, f32) {
-    let bell = exp(-0.5 * x * x);
-    let t = 1.0 / (1.0 + 0.327_591_1 * FRAC_1_SQRT_2 * x.abs());
+fn normal<const FUSED: bool>(x: f32) -> (f32, f32) {
+    let bell = exp::<FUSED>(-0.5 * x * x);
+    let t = 1.0 / multiply_add::<FUSED>(0.327_591_1 * FRAC_1_SQRT_2, x.abs(), 1.0);
     let polynomial = 1.061_405_4_f32;
-    let polynomial = polynomial * t - 1.453_152;
-    let polynomial = polynomial * t + 1.421_413_7;
-    let polynomial = polynomial * t - 0.284_496_74;
-    let polynomial = polynomial * t + 0.254_829_6;
+    let polynomial = multiply_add::<FUSED>(polynomial, t, -1.453_152);
+    let polynomial = multiply_add::<FUSED>(polynomial, t, 1.421_413_7);
+    let polynomial = multiply_add::<FUSED>(polynomial, t, -0.284_496_74);
+    let polynomial = multiply_add::<FUSED>(polynomial, t, 0.254_829_6);
     let tail = 0.5 * polynomial * t * bell;
     let cumulative = if x < 0.0 { tail } else { 1.0 - tail };
     (cumulative, FRAC_1_SQRT_2PI * bell)
@@ -190,8 +200,8 @@ fn normal(x: f32) -> (f32, f32) {
 
 /// `(1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u))` of the tanh form's argument.
 #[inline(always)]
-fn gate(x: f32) -> f32 {
-    sigmoid(2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
+fn gate<const FUSED: bool>(x: f32) -> f32 {
+    sigmoid::<FUSED>(2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
 }
 
 /// Not `max`, which would hide what is not a number.
@@ -202,18 +212,25 @@ fn relu(x: f32) -> f32 {
 
 /// `1 / (1 + exp(-x))`, by the exponential of a negative number, which cannot overflow.
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    let e = exp(-x.abs());
+fn sigmoid<const FUSED: bool>(x: f32) -> f32 {
+    let e = exp::<FUSED>(-x.abs());
     let far = 1.0 / (1.0 + e);
     if x < 0.0 { e * far } else { far }
 }
 
 /// `tanh(ln(1 + eˣ)) = a / (a + b)` with `(a, b)` as in the default operations.
 #[inline(always)]
-fn mish_gate(x: f32) -> f32 {
-    let e = exp(-x.abs());
+fn mish_gate<const FUSED: bool>(x: f32) -> f32 {
+    let e = exp::<FUSED>(-x.abs());
     let (a, b) = if x > 0.0 { (1.0 + 2.0 * e, 2.0 * e * e) } else { (e * e + 2.0 * e, 2.0) };
     a / (a + b)
+}
+
+/// `a b + c`, rounded once where the processor does that in one instruction, and so in less time;
+/// elsewhere it would be a call.
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// A difference that only rounding can have brought above zero. What is not a number stays so.
@@ -225,7 +242,7 @@ pub(super) fn not_positive(x: f32) -> f32 {
 /// `e^x` for `x` at most zero, to two units in the last place: `2^n e^r` with `|r| <= ln 2 / 2`
 /// and the Taylor polynomial of `e^r`. Below -87, where floats end, that of -87.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
     // Adding it pushes the fraction out of a float, which rounds to the nearest integer and
     // leaves that integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
@@ -236,15 +253,15 @@ pub(super) fn exp(x: f32) -> f32 {
     debug_assert!((HIGH + LOW - LN_2).abs() < 1e-7);
     // Not `max`, which would hide what is not a number.
     let x = if x < -87.0 { -87.0 } else { x };
-    let rounded = x * LOG2_E + ROUND;
+    let rounded = multiply_add::<FUSED>(x, LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let r = x - n * HIGH - n * LOW;
+    let r = multiply_add::<FUSED>(n, -LOW, multiply_add::<FUSED>(n, -HIGH, x));
     let polynomial = 1.0 / 720.0;
-    let polynomial = polynomial * r + 1.0 / 120.0;
-    let polynomial = polynomial * r + 1.0 / 24.0;
-    let polynomial = polynomial * r + 1.0 / 6.0;
-    let polynomial = polynomial * r + 0.5;
-    let polynomial = polynomial * r * r + r + 1.0;
+    let polynomial = multiply_add::<FUSED>(polynomial, r, 1.0 / 120.0);
+    let polynomial = multiply_add::<FUSED>(polynomial, r, 1.0 / 24.0);
+    let polynomial = multiply_add::<FUSED>(polynomial, r, 1.0 / 6.0);
+    let polynomial = multiply_add::<FUSED>(polynomial, r, 0.5);
+    let polynomial = multiply_add::<FUSED>(polynomial * r, r, r) + 1.0;
     // n is in -126..=0, so this is a normal float.
     let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(EXPONENT_BIAS);
     polynomial * f32::from_bits(exponent << 23)

@@ -5,6 +5,7 @@
 //! B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use std::ops::Range;
 
 use super::activation::{exp, not_positive};
@@ -88,9 +89,10 @@ fn soften(
     lengths: [usize; 2],
     keep: impl Fn(usize, f32),
 ) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     finish_rows(scores, sight, block, lengths, |query, row| {
         let highest = highest(row);
-        row.iter_mut().for_each(|x| *x = exp(not_positive(*x - highest)));
+        row.iter_mut().for_each(|x| *x = exp::<FUSED>(not_positive(*x - highest)));
         let sum = sum(row, |x| x);
         let share = 1.0 / sum;
         row.iter_mut().for_each(|x| *x *= share);
@@ -107,9 +109,10 @@ fn weigh(
     lengths: [usize; 2],
     log_sums: &[f32],
 ) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     finish_rows(scores, sight, block, lengths, |query, row| {
         let log_sum = log_sums[query];
-        row.iter_mut().for_each(|x| *x = exp(not_positive(*x - log_sum)));
+        row.iter_mut().for_each(|x| *x = exp::<FUSED>(not_positive(*x - log_sum)));
     });
 }
 

@@ -1,6 +1,7 @@
 //! Cross-entropy over rows of logits.
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use std::mem::MaybeUninit;
 
 use super::activation::{exp, not_positive};
@@ -21,12 +22,13 @@ pub(super) fn forward(logits: &[f32], width: usize, targets: &[usize]) -> (f32, 
 /// `log Σ eˣ`
 #[multiversion(targets = "simd")]
 fn log_sum(row: &[f32]) -> f32 {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     let highest = highest(row);
     // The row of an infinity or of what is not a number has no loss either.
     if !highest.is_finite() {
         return f32::NAN;
     }
-    highest + sum(row, |x| exp(x - highest)).ln()
+    highest + sum(row, |x| exp::<FUSED>(x - highest)).ln()
 }
 
 /// `factor (softmax(x) - 1 at the target)`, row by row.
@@ -59,11 +61,12 @@ fn write_gradient(
     factor: f32,
     output: &mut [MaybeUninit<f32>],
 ) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     for (output, x) in output.iter_mut().zip(row) {
         // Rounding can bring it above zero, where `exp` has no say.
-        output.write(factor * exp(not_positive(x - log_sum)));
+        output.write(factor * exp::<FUSED>(not_positive(x - log_sum)));
     }
-    output[target].write(factor * (exp(not_positive(row[target] - log_sum)) - 1.0));
+    output[target].write(factor * (exp::<FUSED>(not_positive(row[target] - log_sum)) - 1.0));
 }
 
 /// Of logits that are the product of an input and a weight, the mean loss; and, as far as they are
@@ -145,9 +148,10 @@ pub(super) fn of_product(
 /// The loss of a row of logits, in whose place its gradient comes, times a factor.
 #[multiversion(targets = "simd")]
 fn loss_to_gradient(row: &mut [f32], target: usize, factor: f32) -> f32 {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     let of_target = row[target];
     let highest = highest(row);
-    row.iter_mut().for_each(|x| *x = exp(not_positive(*x - highest)));
+    row.iter_mut().for_each(|x| *x = exp::<FUSED>(not_positive(*x - highest)));
     let sum = sum(row, |x| x);
     let share = factor / sum;
     row.iter_mut().for_each(|x| *x *= share);
