@@ -42,6 +42,43 @@ fn large_blocks_begin_where_a_line_of_the_cache_does() {
     }
 }
 
+/// The kernel was asked for all of those that lie within a large block.
+#[cfg(target_os = "linux")]
+#[test]
+fn large_blocks_lie_in_huge_pages() {
+    const HUGE: usize = 2 << 20;
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        println!("skipped: this kernel has no huge pages");
+        return;
+    }
+    // No other test asks for as many bytes, so that the block is a new one.
+    let block = Vec::<u8>::with_capacity(77 << 20);
+    let (start, end) = (block.as_ptr().addr(), block.as_ptr().addr() + block.capacity());
+    let (first, last) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
+    let advised = advised();
+    for page in (first..last).step_by(HUGE) {
+        assert!(advised.iter().any(|range| range.contains(&page)), "{page:x} of {start:x}");
+    }
+}
+
+/// The memory of this process that the kernel was asked to have huge pages for.
+#[cfg(target_os = "linux")]
+fn advised() -> Vec<std::ops::Range<usize>> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut range, mut advised) = (0..0, Vec::new());
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let Some(first) = words.next() else { continue };
+        if let Some((from, to)) = first.split_once('-') {
+            let place = |text: &str| usize::from_str_radix(text, 16).unwrap();
+            range = place(from)..place(to);
+        } else if first == "VmFlags:" && words.any(|flag| flag == "hg") {
+            advised.push(range.clone());
+        }
+    }
+    advised
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20))]
     /// Blocks of several threads come, grow, shrink and go, and none ever holds another's bytes.

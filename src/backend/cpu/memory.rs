@@ -142,8 +142,8 @@ impl<A: GlobalAlloc> Allocator<A> {
         change(&mut self.blocks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A block that was idle, or a new one by `new`.
-    fn block(&self, class: Class, new: impl Fn(&A) -> *mut u8) -> (*mut u8, bool) {
+    /// A block that was idle, or a new one by `new`, of which so many bytes are asked for.
+    fn block(&self, class: Class, bytes: usize, new: impl Fn(&A) -> *mut u8) -> (*mut u8, bool) {
         let block = self.with(|blocks| {
             let block = blocks.take(class);
             if block.is_none() {
@@ -161,7 +161,7 @@ impl<A: GlobalAlloc> Allocator<A> {
             start = new(&self.below);
         }
         if !start.is_null() {
-            ask_for_huge_pages(start, class.size());
+            ask_for_huge_pages(start, bytes);
             self.with(|blocks| blocks.used_bytes += class.size());
         }
         (start, false)
@@ -184,20 +184,20 @@ impl<A: GlobalAlloc> Allocator<A> {
 
 /// Asks the kernel for huge pages where a block lies, before anything is written there. A processor
 /// has few addresses of pages at hand, and weights and activations are more than that many small
-/// pages; many systems give huge ones only to who asks. Up to their ends, since a block is mostly
-/// beside others.
-fn ask_for_huge_pages(start: *mut u8, size: usize) {
+/// pages; many systems give huge ones only to who asks. The last one would be of memory, too, that
+/// nobody has asked for, and stays as it is.
+fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
     #[cfg(target_os = "linux")]
     {
         use rustix::mm::{Advice, madvise};
         let before = start.addr() % HUGE_PAGE;
-        let size = (before + size).next_multiple_of(HUGE_PAGE);
+        let bytes = (before + bytes) / HUGE_PAGE * HUGE_PAGE;
         // SAFETY: it changes the contents of no page, whoever has it. It is advice, and where there
-        // are none, or an end is nobody's memory, all is as before.
-        let _ = unsafe { madvise(start.wrapping_sub(before).cast(), size, Advice::LinuxHugepage) };
+        // are none, or some memory before the block is nobody's, all is as before.
+        let _ = unsafe { madvise(start.wrapping_sub(before).cast(), bytes, Advice::LinuxHugepage) };
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (start, size);
+    let _ = (start, bytes);
 }
 
 // SAFETY: a block comes from the allocator below, with at least the size and the alignment that are
@@ -206,7 +206,10 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Class::of(layout) {
             // SAFETY: a size that is not zero.
-            Some(class) => self.block(class, |below| unsafe { below.alloc(class.layout()) }).0,
+            Some(class) => {
+                let new = |below: &A| unsafe { below.alloc(class.layout()) };
+                self.block(class, layout.size(), new).0
+            }
             // SAFETY: of the caller.
             None => unsafe { self.below.alloc(layout) },
         }
@@ -221,7 +224,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
             // SAFETY: a size that is not zero.
             unsafe { below.alloc_zeroed(class.layout()) }
         };
-        let (start, is_used) = self.block(class, new);
+        let (start, is_used) = self.block(class, layout.size(), new);
         if is_used {
             // SAFETY: it is at least as large.
             unsafe { start.write_bytes(0, layout.size()) };
