@@ -16,7 +16,7 @@ const STEPS: usize = 16;
 const ALIGNMENT: usize = 64;
 /// Bytes that may always lie idle; beyond them no more than are in use.
 pub const ALWAYS_IDLE: usize = 64 << 20;
-/// Of the kernel's huge pages.
+/// Bytes of a huge page, on most processors; where they are others, advice for whole ones is as good.
 #[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 /// More sizes than an address has.
@@ -205,9 +205,11 @@ fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Class::of(layout) {
-            // SAFETY: a size that is not zero.
             Some(class) => {
-                let new = |below: &A| unsafe { below.alloc(class.layout()) };
+                let new = |below: &A| {
+                    // SAFETY: a size that is not zero.
+                    unsafe { below.alloc(class.layout()) }
+                };
                 self.block(class, layout.size(), new).0
             }
             // SAFETY: of the caller.
