@@ -227,8 +227,8 @@ fn mish_gate<const FUSED: bool>(x: f32) -> f32 {
 }
 
 /// `a b + c`, rounded once where the processor does that in one instruction, and so in less time;
-/// elsewhere it would be a call. Whether this one does is known in functions that have a version for
-/// each kind of processor, and nowhere else: each of them says it to those that it calls.
+/// elsewhere it would be a call. Whether this one does is known where a function has a version for
+/// each kind of processor, and nowhere else: each of these says it to those that it calls.
 #[inline(always)]
 fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }

@@ -16,7 +16,7 @@ const STEPS: usize = 16;
 const ALIGNMENT: usize = 64;
 /// Bytes that may always lie idle; beyond them no more than are in use.
 pub const ALWAYS_IDLE: usize = 64 << 20;
-/// Bytes of a huge page, on most processors; where they are others, advice for whole ones is as good.
+/// Bytes of a huge page on x86-64; where it has others, the kernel uses what fits.
 #[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 /// More sizes than an address has.
