@@ -17,7 +17,7 @@ use super::compositions::{
 };
 use super::ops::{all_fit, fits, from_float, to_float};
 use super::precision::factor;
-use super::{AttentionOptions, GptBackend, Rotation, Turn};
+use super::{AttentionOptions, GptBackend, Products, Rotation, Turn};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::Precision;
@@ -102,36 +102,22 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, D> {
-        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
-        let Some(products) = B::products().filter(|_| all_fit) else {
-            return default_dense(input, weight, bias);
-        };
-        let d_output = weight.dims()[1];
-        on_rows(input, d_output, |input| {
-            let (input, weight) = (to_float(input), to_float(weight));
-            let (x, w) = (input.primitive.clone(), weight.primitive.clone());
-            match bias.map(to_float) {
-                Some(bias) => {
-                    let output = products.dense(x.clone(), w.clone(), Some(bias.primitive.clone()));
-                    record::<B, C, 3, _>(
-                        [&input, &weight, &bias],
-                        output,
-                        move |gradient, wanted| {
-                            products.dense_backward(x.clone(), w.clone(), gradient, wanted)
-                        },
-                    )
-                }
-                None => {
-                    let output = products.dense(x.clone(), w.clone(), None);
-                    record::<B, C, 2, _>([&input, &weight], output, move |gradient, [a, b]| {
-                        let wanted = [a, b, false];
-                        let [a, b, _] =
-                            products.dense_backward(x.clone(), w.clone(), gradient, wanted);
-                        [a, b]
-                    })
-                }
-            }
-        })
+        match products_of(&input, &weight, &bias) {
+            Some(products) => dense(products, input, weight, bias, None),
+            None => default_dense(input, weight, bias),
+        }
+    }
+
+    fn dense_activated<const D: usize>(
+        input: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, D> {
+        match products_of(&input, &weight, &bias) {
+            Some(products) => dense(products, input, weight, bias, Some(kind)),
+            None => Self::activation(default_dense(input, weight, bias), kind),
+        }
     }
 
     fn normalization<const D: usize>(
@@ -320,6 +306,48 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             [Some(kernels.embed_backward(tokens, gradient, vocab_size))]
         })
     }
+}
+
+/// The kernels for a product of these, where there are any.
+fn products_of<B: GptBackend, C: CheckpointStrategy, const D: usize>(
+    input: &Tensor<Autodiff<B, C>, D>,
+    weight: &Tensor<Autodiff<B, C>, 2>,
+    bias: &Option<Tensor<Autodiff<B, C>, 1>>,
+) -> Option<&'static dyn Products<B>> {
+    B::products().filter(|_| fits(input) && fits(weight) && all_fit(&[bias]))
+}
+
+/// A product, or an activation of it.
+fn dense<B: GptBackend, C: CheckpointStrategy, const D: usize>(
+    products: &'static dyn Products<B>,
+    input: Tensor<Autodiff<B, C>, D>,
+    weight: Tensor<Autodiff<B, C>, 2>,
+    bias: Option<Tensor<Autodiff<B, C>, 1>>,
+    activation: Option<Activation>,
+) -> Tensor<Autodiff<B, C>, D> {
+    let d_output = weight.dims()[1];
+    on_rows(input, d_output, |input| {
+        let (input, weight, bias) = (to_float(input), to_float(weight), bias.map(to_float));
+        let (x, w) = (input.primitive.clone(), weight.primitive.clone());
+        let b = bias.as_ref().map(|bias| bias.primitive.clone());
+        let (output, slopes) = match activation {
+            Some(kind) => {
+                let [output, slopes] = products.dense_activated(x.clone(), w.clone(), b, kind);
+                (output, Some(slopes))
+            }
+            None => (products.dense(x.clone(), w.clone(), b), None),
+        };
+        let gradients = move |gradient, wanted| {
+            products.dense_backward(x.clone(), w.clone(), slopes.clone(), gradient, wanted)
+        };
+        match &bias {
+            Some(bias) => record::<B, C, 3, _>([&input, &weight, bias], output, gradients),
+            None => record::<B, C, 2, _>([&input, &weight], output, move |gradient, [a, b]| {
+                let [a, b, _] = gradients(gradient, [a, b, false]);
+                [a, b]
+            }),
+        }
+    })
 }
 
 /// The gradients with respect to the parents, from that with respect to the output, as far as they

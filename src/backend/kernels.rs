@@ -122,6 +122,18 @@ pub trait Products<B: Backend>: Debug + Sync {
         bias: Option<FloatTensor<B>>,
     ) -> FloatTensor<B>;
 
+    /// An activation of [`Products::dense`], and its slope at each number.
+    ///
+    /// # Shapes
+    /// - `input` `[.., I]`, `weight` `[I, O]`, `bias` `[O]` -> twice `[.., O]`
+    fn dense_activated(
+        &self,
+        input: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        bias: Option<FloatTensor<B>>,
+        kind: Activation,
+    ) -> [FloatTensor<B>; 2];
+
     /// # Shapes
     /// - `input` `[.., I]`, `values` `[I, O]`, each a byte, `scales` and `bias` `[O]` -> `[.., O]`
     fn dense_int8(
@@ -132,14 +144,16 @@ pub trait Products<B: Backend>: Debug + Sync {
         bias: Option<FloatTensor<B>>,
     ) -> FloatTensor<B>;
 
-    /// The gradients with respect to input, weight and bias, as far as they are wanted.
+    /// The gradients with respect to input, weight and bias, as far as they are wanted, from that
+    /// of the output or, given its slopes, of the activated output.
     ///
     /// # Shapes
-    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` `[N, O]`
+    /// - `input` `[N, I]`, `weight` `[I, O]`, `slopes` and `gradient` `[N, O]`
     fn dense_backward(
         &self,
         input: FloatTensor<B>,
         weight: FloatTensor<B>,
+        slopes: Option<FloatTensor<B>>,
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<B>>; 3];

@@ -68,6 +68,21 @@ pub trait GptBackend: Backend {
         from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
     }
 
+    /// [`GptBackend::activation`] of [`GptBackend::dense`]. For the gradient, a backend with kernels
+    /// keeps the activation's slopes in place of what it is applied to.
+    ///
+    /// # Shapes
+    /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]`, `bias` `[d_output]` ->
+    ///   `[.., d_output]`
+    fn dense_activated<const D: usize>(
+        input: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, D> {
+        Self::activation(Self::dense(input, weight, bias), kind)
+    }
+
     /// `input (values scales) + bias`: a product with weights of a byte each, in units of their
     /// output's scale. There is no gradient with respect to them.
     ///

@@ -118,7 +118,10 @@ impl<B: GptBackend> Network<B> {
                 let up = up(input);
                 record.part(ACTIVATION, gate, |gate| B::gated(gate, up, self.activation))
             }
-            None => record.part(ACTIVATION, up(input), |up| B::activation(up, self.activation)),
+            None if record.is_observed() => {
+                record.part(ACTIVATION, up(input), |up| B::activation(up, self.activation))
+            }
+            None => self.up.activated(input, self.activation),
         };
         record.part("down", hidden, |hidden| self.down.forward(hidden)) // [.., d_ff] -> [.., D]
     }

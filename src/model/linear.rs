@@ -3,7 +3,8 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::{Initializer, Lora, Weight};
-use crate::backend::GptBackend;
+use crate::backend::{GptBackend, factor};
+use crate::config::Activation;
 use crate::config::Precision;
 
 /// A projection of the last dimension.
@@ -57,6 +58,21 @@ impl<B: GptBackend> Linear<B> {
         match adapted {
             Some(adapted) => output + adapted,
             None => output,
+        }
+    }
+
+    /// An activation of [`Linear::forward`].
+    ///
+    /// # Shapes
+    /// - `input` `[.., d_input]` -> `[.., d_output]`
+    pub fn activated<const D: usize>(&self, input: Tensor<B, D>, kind: Activation) -> Tensor<B, D> {
+        match (&self.weight, &self.lora) {
+            (Weight::Float(weight), None) => {
+                let bias = self.bias.as_ref().map(Param::val);
+                let weight = factor(weight.val(), self.precision);
+                B::dense_activated(factor(input, self.precision), weight, bias, kind)
+            }
+            _ => B::activation(self.forward(input), kind),
         }
     }
 }

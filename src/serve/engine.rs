@@ -147,21 +147,22 @@ impl Job for Writer {
 
 impl Writer {
     /// Until nobody can ask for anything any more.
-    fn write<B: GptBackend>(mut self, model: &impl NextToken<B>, params: usize) {
+    fn write<B: GptBackend>(self, model: &impl NextToken<B>, params: usize) {
         let end = self.task.end(self.tokenizer.as_ref());
-        let tokenizer = self.tokenizer.clone();
-        let mut batch = Batch::new(model, tokenizer.as_ref(), end);
+        let mut batch = Batch::new(model, self.tokenizer.as_ref(), end);
         let mut waiting: VecDeque<Order> = VecDeque::new();
         let mut running: BTreeMap<Ticket, Running> = BTreeMap::new();
+        // Dropped first, in a panic, too: who hears that a text has ended finds the engine ended.
+        let mut orders = self.orders;
         if self.ready.send(Ok(params)).is_err() {
             return;
         }
         loop {
             if waiting.is_empty() && running.is_empty() {
-                let Some(order) = self.orders.blocking_recv() else { return };
+                let Some(order) = orders.blocking_recv() else { return };
                 waiting.push_back(order);
             }
-            while let Ok(order) = self.orders.try_recv() {
+            while let Ok(order) = orders.try_recv() {
                 waiting.push_back(order);
             }
             waiting.retain(|order| !order.events.is_closed());

@@ -264,10 +264,14 @@ fn gradients_are_those_of_a_training_step() {
                     1e-5 * (1.0 + square.sqrt()),
                     &found.name,
                 );
+                // What is added to all keys changes no attention: such a gradient is rounding, and
+                // a sum with a bias is rounded another way where the activation is looked at.
+                let is_of_keys =
+                    ["qkv.bias", "key_value.bias"].iter().any(|it| found.name.ends_with(it));
                 let zeros = gradient.iter().filter(|x| **x == 0.0).count() as f64
                     / gradient.len().max(1) as f64;
                 assert!(
-                    found.zeros.is_none_or(|share| (share - zeros).abs() < 1e-3),
+                    is_of_keys || found.zeros.is_none_or(|share| (share - zeros).abs() < 1e-3),
                     "{change}: {}",
                     found.name
                 );

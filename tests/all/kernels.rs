@@ -114,6 +114,44 @@ fn dense_layers_agree() {
 }
 
 #[derive(Clone)]
+struct DenseActivated;
+
+impl Job for DenseActivated {
+    type Output = Results;
+
+    fn run<B: TrainBackend>(self, device: B::Device) -> Results {
+        let mut results = Vec::new();
+        for kind in ACTIVATIONS {
+            // One row, rows of two threads, and rows that are longer than a thread's share.
+            for [n, i, o] in [[1, 1, 1], [3, 5, 7], [65, 129, 200], [2, 3, 17_000]] {
+                for with_bias in [false, true] {
+                    let input = leaf::<B, 3>([1, n, i], 1, &device);
+                    let weight = leaf::<B, 2>([i, o], 2, &device);
+                    let bias = with_bias.then(|| leaf::<B, 1>([o], 3, &device));
+                    let output =
+                        B::dense_activated(input.clone(), weight.clone(), bias.clone(), kind);
+                    let name = format!("{kind:?} of dense {n} {i} {o} {with_bias}");
+                    let mut observed = Observed::new(name, output);
+                    observed.gradient("input", &input);
+                    observed.gradient("weight", &weight);
+                    if let Some(bias) = &bias {
+                        observed.gradient("bias", bias);
+                    }
+                    results.extend(observed.results);
+                }
+            }
+        }
+        results
+    }
+}
+
+#[test]
+fn activated_dense_layers_agree() {
+    // As for activations alone, below.
+    agree(DenseActivated, 1e-5);
+}
+
+#[derive(Clone)]
 struct Gated;
 
 impl Job for Gated {

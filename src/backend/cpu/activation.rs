@@ -70,16 +70,45 @@ pub(super) fn gated_backward(
     }
 }
 
+/// `activation(x + bias)` of rows of `x`, in whose place the activation's slopes come.
+pub(super) fn forward_keeping_slopes(
+    kind: Activation,
+    x: &mut [f32],
+    width: usize,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let zeros = if bias.is_none() { vec![0.0; width] } else { Vec::new() };
+    let bias = bias.unwrap_or(&zeros);
+    assert!(bias.len() == width && x.len().is_multiple_of(width));
+    let task = (TASK / width).max(1) * width;
+    // SAFETY: every row is written.
+    unsafe {
+        written(x.len(), |output| {
+            let parts = output.chunks_mut(task).zip(x.chunks_mut(task));
+            team::for_each(parts, |(output, x)| slopes_part(kind, x, bias, output));
+        })
+    }
+}
+
 #[multiversion(targets = "simd")]
 fn forward_part(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
     const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
-    forward_block::<FUSED>(kind, x, output);
+    of_kind::<FUSED>(kind, Forward { x, output });
 }
 
 #[multiversion(targets = "simd")]
 fn backward_part(kind: Activation, x: &[f32], gradient: &mut [f32]) {
     const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
-    backward_block::<FUSED>(kind, x, gradient);
+    of_kind::<FUSED>(kind, Backward { x, gradient });
+}
+
+#[multiversion(targets = "simd")]
+fn slopes_part(kind: Activation, x: &mut [f32], bias: &[f32], output: &mut [MaybeUninit<f32>]) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    let width = bias.len();
+    for (x, output) in x.chunks_exact_mut(width).zip(output.chunks_exact_mut(width)) {
+        of_kind::<FUSED>(kind, KeepSlopes { x, bias, output });
+    }
 }
 
 #[multiversion(targets = "simd")]
@@ -88,57 +117,80 @@ fn gated_part(kind: Activation, gate: &[f32], up: &[f32], output: &mut [MaybeUni
     gated_blocks::<FUSED>(kind, gate, up, output);
 }
 
-#[inline(always)]
-fn forward_block<const FUSED: bool>(kind: Activation, x: &[f32], output: &mut [MaybeUninit<f32>]) {
-    let pairs = output.iter_mut().zip(x);
-    match kind {
-        Activation::Gelu => pairs.for_each(|(output, x)| {
-            output.write(x * normal::<FUSED>(*x).0);
-        }),
-        Activation::GeluTanh => pairs.for_each(|(output, x)| {
-            output.write(x * gate::<FUSED>(*x));
-        }),
-        Activation::Relu => pairs.for_each(|(output, x)| {
-            output.write(relu(*x));
-        }),
-        Activation::ReluSquared => pairs.for_each(|(output, x)| {
-            output.write(relu(*x) * relu(*x));
-        }),
-        Activation::Silu => pairs.for_each(|(output, x)| {
-            output.write(x * sigmoid::<FUSED>(*x));
-        }),
-        Activation::Mish => pairs.for_each(|(output, x)| {
-            output.write(x * mish_gate::<FUSED>(*x));
-        }),
+/// A loop over numbers, given the value and the slope of the activation.
+trait Loop {
+    fn run(self, activation: impl Fn(f32) -> (f32, f32));
+}
+
+/// The value of each number.
+struct Forward<'a> {
+    x: &'a [f32],
+    output: &'a mut [MaybeUninit<f32>],
+}
+
+/// Times the slope at each number.
+struct Backward<'a> {
+    x: &'a [f32],
+    gradient: &'a mut [f32],
+}
+
+/// The value of each sum with the bias, and in its place the slope.
+struct KeepSlopes<'a> {
+    x: &'a mut [f32],
+    bias: &'a [f32],
+    output: &'a mut [MaybeUninit<f32>],
+}
+
+impl Loop for Forward<'_> {
+    #[inline(always)]
+    fn run(self, activation: impl Fn(f32) -> (f32, f32)) {
+        for (output, x) in self.output.iter_mut().zip(self.x) {
+            output.write(activation(*x).0);
+        }
+    }
+}
+
+impl Loop for Backward<'_> {
+    #[inline(always)]
+    fn run(self, activation: impl Fn(f32) -> (f32, f32)) {
+        for (gradient, x) in self.gradient.iter_mut().zip(self.x) {
+            *gradient *= activation(*x).1;
+        }
+    }
+}
+
+impl Loop for KeepSlopes<'_> {
+    #[inline(always)]
+    fn run(self, activation: impl Fn(f32) -> (f32, f32)) {
+        for ((output, x), bias) in self.output.iter_mut().zip(self.x).zip(self.bias) {
+            let (value, slope) = activation(*x + bias);
+            output.write(value);
+            *x = slope;
+        }
     }
 }
 
 #[inline(always)]
-fn backward_block<const FUSED: bool>(kind: Activation, x: &[f32], gradient: &mut [f32]) {
-    let pairs = gradient.iter_mut().zip(x);
+fn of_kind<const FUSED: bool>(kind: Activation, numbers: impl Loop) {
     match kind {
-        Activation::Gelu => pairs.for_each(|(gradient, x)| {
-            let (cumulative, density) = normal::<FUSED>(*x);
-            *gradient *= multiply_add::<FUSED>(*x, density, cumulative);
+        Activation::Gelu => numbers.run(|x| {
+            let (cumulative, density) = normal::<FUSED>(x);
+            (x * cumulative, multiply_add::<FUSED>(x, density, cumulative))
         }),
-        Activation::GeluTanh => pairs.for_each(|(gradient, x)| {
-            let gate = gate::<FUSED>(*x);
+        Activation::GeluTanh => numbers.run(|x| {
+            let gate = gate::<FUSED>(x);
             let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-            *gradient *= gate + x * gate * (1.0 - gate) * slope;
+            (x * gate, gate + x * gate * (1.0 - gate) * slope)
         }),
-        Activation::Relu => pairs.for_each(|(gradient, x)| {
-            *gradient = if *x > 0.0 { *gradient } else { 0.0 };
+        Activation::Relu => numbers.run(|x| (relu(x), if x > 0.0 { 1.0 } else { 0.0 })),
+        Activation::ReluSquared => numbers.run(|x| (relu(x) * relu(x), 2.0 * relu(x))),
+        Activation::Silu => numbers.run(|x| {
+            let gate = sigmoid::<FUSED>(x);
+            (x * gate, gate + x * gate * (1.0 - gate))
         }),
-        Activation::ReluSquared => pairs.for_each(|(gradient, x)| {
-            *gradient *= 2.0 * relu(*x);
-        }),
-        Activation::Silu => pairs.for_each(|(gradient, x)| {
-            let gate = sigmoid::<FUSED>(*x);
-            *gradient *= gate + x * gate * (1.0 - gate);
-        }),
-        Activation::Mish => pairs.for_each(|(gradient, x)| {
-            let gate = mish_gate::<FUSED>(*x);
-            *gradient *= gate + x * (1.0 - gate * gate) * sigmoid::<FUSED>(*x);
+        Activation::Mish => numbers.run(|x| {
+            let gate = mish_gate::<FUSED>(x);
+            (x * gate, gate + x * (1.0 - gate * gate) * sigmoid::<FUSED>(x))
         }),
     }
 }
@@ -157,7 +209,7 @@ fn gated_blocks<const FUSED: bool>(
     for ((gate, up), output) in blocks.zip(output.chunks_mut(BLOCK)) {
         let mut activated = [MaybeUninit::uninit(); BLOCK];
         let activated = &mut activated[..gate.len()];
-        forward_block::<FUSED>(kind, gate, activated);
+        of_kind::<FUSED>(kind, Forward { x: gate, output: &mut *activated });
         for ((output, activated), up) in output.iter_mut().zip(activated).zip(up) {
             // SAFETY: all of the block has just been written.
             output.write(unsafe { activated.assume_init() } * up);
@@ -178,7 +230,7 @@ fn gated_backward_part(
     for ((gate, up), (gradient, of_up)) in inputs.zip(outputs) {
         gated_blocks::<FUSED>(kind, gate, gradient, of_up);
         gradient.iter_mut().zip(up).for_each(|(gradient, up)| *gradient *= up);
-        backward_block::<FUSED>(kind, gate, gradient);
+        of_kind::<FUSED>(kind, Backward { x: gate, gradient });
     }
 }
 

@@ -5,8 +5,9 @@ use multiversion::target::target_cfg_f;
 use std::mem::MaybeUninit;
 
 use super::activation::{exp, not_positive};
+use super::dense::Gradients;
 use super::matrix::{Base, Matrix, Target, multiply_on_all};
-use super::rows::{column_sums, highest, sum};
+use super::rows::{highest, sum};
 use super::{team, written};
 use crate::backend::CPU_LOGITS;
 
@@ -77,20 +78,16 @@ pub(super) fn of_product(
     weight: Matrix,
     bias: Option<&[f32]>,
     targets: &[usize],
-    [of_input, of_weight, of_bias]: [bool; 3],
-) -> (f32, [Option<Vec<f32>>; 3]) {
-    let ([rows, width], [_, vocab_size]) = (input.shape(), weight.shape());
+    wanted: [bool; 3],
+) -> (f32, Gradients) {
+    let ([rows, _], [_, vocab_size]) = (input.shape(), weight.shape());
     assert_eq!(rows, targets.len());
-    let is_transposed = weight.is_transposed();
     let block_rows = (CPU_LOGITS / vocab_size).clamp(1, rows);
     let factor = 1.0 / rows as f32;
     let base = bias.map_or(Base::Nothing, Base::Row);
-    let needs_gradient = of_input || of_weight || of_bias;
+    let needs_gradient = wanted.contains(&true);
+    let mut gradients = Gradients::new(rows, weight, wanted);
     let mut total = 0.0;
-    let room = |wanted: bool, count: usize| Vec::with_capacity(if wanted { count } else { 0 });
-    let mut input_gradient: Vec<f32> = room(of_input, rows * width);
-    let mut weight_gradient: Vec<f32> = room(of_weight, width * vocab_size);
-    let mut bias_gradient = of_bias.then(|| vec![0.0; vocab_size]);
     let mut logits: Vec<f32> = Vec::with_capacity(block_rows * vocab_size);
     for (number, targets) in targets.chunks(block_rows).enumerate() {
         let (start, count) = (number * block_rows, targets.len());
@@ -108,40 +105,8 @@ pub(super) fn of_product(
                 }
             });
         total += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        let gradient = Matrix::of_rows(&logits, vocab_size);
-        if of_input {
-            let room = &mut input_gradient.spare_capacity_mut()[start * width..][..count * width];
-            let target = Target::of_room(room, width);
-            multiply_on_all(target, Base::Nothing, gradient, weight.transposed());
-        }
-        if of_weight {
-            // The first block writes what the others add to.
-            let base = if number == 0 { Base::Nothing } else { Base::Target };
-            let room = &mut weight_gradient.spare_capacity_mut()[..width * vocab_size];
-            if is_transposed {
-                multiply_on_all(Target::of_room(room, width), base, gradient.transposed(), input);
-            } else {
-                let target = Target::of_room(room, vocab_size);
-                multiply_on_all(target, base, input.transposed(), gradient);
-            }
-        }
-        if let Some(sums) = &mut bias_gradient {
-            let of_block = column_sums(&logits, vocab_size);
-            sums.iter_mut().zip(of_block).for_each(|(sum, part)| *sum += part);
-        }
+        gradients.add(input, weight, &logits);
     }
-    // SAFETY: the blocks are all rows, of which the input's gradient has been written; the weight's
-    // has been by the first of them.
-    unsafe {
-        if of_input {
-            input_gradient.set_len(rows * width);
-        }
-        if of_weight {
-            weight_gradient.set_len(width * vocab_size);
-        }
-    }
-    let gradients =
-        [of_input.then_some(input_gradient), of_weight.then_some(weight_gradient), bias_gradient];
     ((total / rows as f64) as f32, gradients)
 }
 

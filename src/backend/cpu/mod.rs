@@ -4,6 +4,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod dense;
 mod embedding;
 mod heads;
 mod int8;
@@ -27,9 +28,10 @@ use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Products, Scaling, Sigh
 use crate::config::Activation;
 use crate::config::Precision;
 use attention::Outcome;
+use dense::Gradients;
 use heads::Room;
 use int8::Int8;
-use matrix::product;
+use matrix::{Matrix, product};
 use tensors::{
     check_heads, contiguous, dims, elements, elements_mut, forwards, heads, indices, like, matrix,
     of_width, rows_of, tensor, weight_gradient, whole, width, with_rows,
@@ -119,6 +121,21 @@ impl Products<Flex> for CpuKernels {
         of_width(output, &input, weight.shape()[1])
     }
 
+    fn dense_activated(
+        &self,
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: Option<FlexTensor>,
+        kind: Activation,
+    ) -> [FlexTensor; 2] {
+        let (input, weight, bias) = (contiguous(input), forwards(weight), bias.map(contiguous));
+        let weight = matrix(&weight);
+        let (bias, width) = (bias.as_ref().map(elements), weight.shape()[1]);
+        let mut sums = product(rows_of(&input), weight, None);
+        let activated = activation::forward_keeping_slopes(kind, &mut sums, width, bias);
+        [activated, sums].map(|numbers| of_width(numbers, &input, width))
+    }
+
     fn dense_int8(
         &self,
         input: FlexTensor,
@@ -138,22 +155,18 @@ impl Products<Flex> for CpuKernels {
         &self,
         input: FlexTensor,
         weight: FlexTensor,
+        slopes: Option<FlexTensor>,
         gradient: FlexTensor,
-        [of_input, of_weight, of_bias]: [bool; 3],
+        wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
-        let [input, weight, gradient] = [input, weight, gradient].map(forwards);
-        let (x, w, g) = (matrix(&input), matrix(&weight), matrix(&gradient));
-        let ([d_input, d_output], [rows, _]) = (w.shape(), x.shape());
-        let of_input = of_input.then(|| tensor(product(g, w.transposed(), None), &[rows, d_input]));
-        let of_weight = of_weight.then(|| match w.is_transposed() {
-            true => weight_gradient(product(g.transposed(), x, None), w),
-            false => weight_gradient(product(x.transposed(), g, None), w),
-        });
-        let of_bias = of_bias.then(|| {
-            let gradient = contiguous(gradient);
-            tensor(rows::column_sums(elements(&gradient), d_output), &[d_output])
-        });
-        [of_input, of_weight, of_bias]
+        let ([input, weight], mut gradient) = ([input, weight].map(forwards), contiguous(gradient));
+        if let Some(slopes) = slopes {
+            rows::multiply(elements_mut(&mut gradient), elements(&contiguous(slopes)));
+        }
+        let (x, w) = (matrix(&input), matrix(&weight));
+        let mut gradients = Gradients::new(x.shape()[0], w, wanted);
+        gradients.add(x, w, elements(&gradient));
+        dense_gradients(gradients, x, w)
     }
 }
 
@@ -347,14 +360,9 @@ impl Kernels<Flex> for CpuKernels {
         let [input, weight] = [input, weight].map(forwards);
         let bias = bias.map(contiguous);
         let (x, w, targets) = (matrix(&input), matrix(&weight), indices(targets));
-        let (loss, [of_input, of_weight, of_bias]) =
-            loss::of_product(x, w, bias.as_ref().map(elements), &targets, wanted);
-        let gradients = [
-            of_input.map(|gradient| tensor(gradient, &x.shape())),
-            of_weight.map(|gradient| weight_gradient(gradient, w)),
-            of_bias.map(|gradient| tensor(gradient, &[w.shape()[1]])),
-        ];
-        (tensor(vec![loss], &[1]), gradients)
+        let bias = bias.as_ref().map(elements);
+        let (loss, gradients) = loss::of_product(x, w, bias, &targets, wanted);
+        (tensor(vec![loss], &[1]), dense_gradients(gradients, x, w))
     }
 
     fn scaled(&self, tensor: FlexTensor, factor: FlexTensor) -> FlexTensor {
@@ -390,6 +398,16 @@ impl Kernels<Flex> for CpuKernels {
         }));
         updates.into_iter().map(|(_, tensors, _)| tensors).collect()
     }
+}
+
+/// With respect to the input, the weight, as which its gradient lies in memory, and the bias.
+fn dense_gradients(gradients: Gradients, input: Matrix, weight: Matrix) -> [Option<FlexTensor>; 3] {
+    let [of_input, of_weight, of_bias] = gradients.into_parts();
+    [
+        of_input.map(|gradient| tensor(gradient, &input.shape())),
+        of_weight.map(|gradient| weight_gradient(gradient, weight)),
+        of_bias.map(|gradient| tensor(gradient, &[weight.shape()[1]])),
+    ]
 }
 
 /// The value, and gradient and moments for their memory to be written.

@@ -91,6 +91,17 @@ fn add_part(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
+/// `x *= y`, number by number
+pub(super) fn multiply(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len());
+    team::for_each(x.chunks_mut(TASK).zip(y.chunks(TASK)), |(x, y)| multiply_part(x, y));
+}
+
+#[multiversion(targets = "simd")]
+fn multiply_part(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
+}
+
 /// `x + y`
 pub(super) fn sums(x: &[f32], y: &[f32]) -> Vec<f32> {
     assert_eq!(x.len(), y.len());

@@ -1,0 +1,69 @@
+//! The gradients of a dense layer.
+
+use super::matrix::{Base, Matrix, Target, multiply_on_all};
+use super::rows;
+
+/// The gradients of `input weight + bias` with respect to its parts, as far as they are wanted,
+/// from blocks of rows that come one after the other.
+#[derive(Debug)]
+pub(super) struct Gradients {
+    /// `[N, I]`, as far as blocks have come.
+    of_input: Option<Vec<f32>>,
+    /// `[I, O]`, of a weight that lies transposed `[O, I]`; empty before the first block.
+    of_weight: Option<Vec<f32>>,
+    /// `[O]`
+    of_bias: Option<Vec<f32>>,
+}
+
+impl Gradients {
+    /// Of so many rows in all.
+    pub(super) fn new(
+        rows: usize,
+        weight: Matrix,
+        [of_input, of_weight, of_bias]: [bool; 3],
+    ) -> Self {
+        let [d_input, d_output] = weight.shape();
+        Self {
+            of_input: of_input.then(|| Vec::with_capacity(rows * d_input)),
+            of_weight: of_weight.then(|| Vec::with_capacity(d_input * d_output)),
+            of_bias: of_bias.then(|| vec![0.0; d_output]),
+        }
+    }
+
+    /// # Shapes
+    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` `[N, O]`, whose elements are in order
+    pub(super) fn add(&mut self, input: Matrix, weight: Matrix, gradient: &[f32]) {
+        let ([rows, d_input], [_, d_output]) = (input.shape(), weight.shape());
+        assert_eq!(gradient.len(), rows * d_output);
+        if let Some(of_bias) = &mut self.of_bias {
+            let of_block = rows::column_sums(gradient, d_output);
+            of_bias.iter_mut().zip(of_block).for_each(|(sum, part)| *sum += part);
+        }
+        let gradient = Matrix::of_rows(gradient, d_output);
+        if let Some(of_input) = &mut self.of_input {
+            let room = &mut of_input.spare_capacity_mut()[..rows * d_input];
+            let target = Target::of_room(room, d_input);
+            multiply_on_all(target, Base::Nothing, gradient, weight.transposed());
+            // SAFETY: the product has written these rows.
+            unsafe { of_input.set_len(of_input.len() + rows * d_input) };
+        }
+        if let Some(of_weight) = &mut self.of_weight {
+            let (a, b) = match weight.is_transposed() {
+                true => (gradient.transposed(), input),
+                false => (input.transposed(), gradient),
+            };
+            // The first block writes what the others add to.
+            let base = if of_weight.is_empty() { Base::Nothing } else { Base::Target };
+            of_weight.clear();
+            let room = &mut of_weight.spare_capacity_mut()[..d_input * d_output];
+            multiply_on_all(Target::of_room(room, b.shape()[1]), base, a, b);
+            // SAFETY: the product has written all of it.
+            unsafe { of_weight.set_len(d_input * d_output) };
+        }
+    }
+
+    /// With respect to the input, the weight and the bias.
+    pub(super) fn into_parts(self) -> [Option<Vec<f32>>; 3] {
+        [self.of_input, self.of_weight, self.of_bias]
+    }
+}
