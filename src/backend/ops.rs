@@ -68,8 +68,8 @@ pub trait GptBackend: Backend {
         from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
     }
 
-    /// [`GptBackend::activation`] of [`GptBackend::dense`]. For the gradient, a backend with kernels
-    /// keeps the activation's slopes in place of what it is applied to.
+    /// [`GptBackend::activation`] of [`GptBackend::dense`]. For the gradient, a backend with products
+    /// of its own keeps the activation's slopes in place of what it is applied to.
     ///
     /// # Shapes
     /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]`, `bias` `[d_output]` ->

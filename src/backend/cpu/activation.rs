@@ -170,6 +170,8 @@ impl Loop for KeepSlopes<'_> {
     }
 }
 
+/// Runs a loop with an activation of that kind; where it asks for one of the two, the other is not
+/// computed.
 #[inline(always)]
 fn of_kind<const FUSED: bool>(kind: Activation, numbers: impl Loop) {
     match kind {
