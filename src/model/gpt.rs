@@ -146,20 +146,9 @@ impl<B: GptBackend> Gpt<B> {
         tokens: Tensor<B, 2, Int>,
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
-        let new = tokens.dims()[1];
-        let places = cache.places(tokens.dims())?;
-        let base = Pass::with_table(
-            &self.config,
-            &self.positions,
-            Rows::default(),
-            &places,
-            &tokens.device(),
-        );
-        let stream = self.embedding.forward(tokens, &places, Record::Nobody);
-        let mut pass = Pass { cache: Some(&mut *cache), ..base };
-        let hidden = self.decoder.forward(stream, &mut pass);
-        cache.advance(new);
-        Ok(self.logits(last(hidden)).squeeze_dim(1))
+        let parts = (&self.embedding, &self.decoder);
+        let hidden = go_on(&self.config, &self.positions, parts, tokens, cache)?;
+        Ok(self.logits(hidden).squeeze_dim(1))
     }
 
     /// `[.., D]` -> `[.., V]`
@@ -168,8 +157,29 @@ impl<B: GptBackend> Gpt<B> {
     }
 }
 
+/// What a decoder makes of the last of new tokens, which join those in the cache.
+///
+/// # Shapes
+/// - `tokens` `[B, T]` -> `[B, 1, D]`
+pub(super) fn go_on<B: GptBackend>(
+    config: &ModelConfig,
+    positions: &PositionTable,
+    (embedding, decoder): (&Embedding<B>, &Stack<B>),
+    tokens: Tensor<B, 2, Int>,
+    cache: &mut Cache<B>,
+) -> Result<Tensor<B, 3>, ModelError> {
+    let new = tokens.dims()[1];
+    let places = cache.places(tokens.dims())?;
+    let base = Pass::with_table(config, positions, Rows::default(), &places, &tokens.device());
+    let stream = embedding.forward(tokens, &places, Record::Nobody);
+    let mut pass = Pass { cache: Some(&mut *cache), ..base };
+    let hidden = decoder.forward(stream, &mut pass);
+    cache.advance(new);
+    Ok(last(hidden))
+}
+
 /// `[B, T, D]` -> `[B, 1, D]`
-pub(super) fn last<B: Backend>(hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+fn last<B: Backend>(hidden: Tensor<B, 3>) -> Tensor<B, 3> {
     let t = hidden.dims()[1];
     hidden.narrow(1, t - 1, 1)
 }

@@ -5,7 +5,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 
 use super::block::Role;
-use super::gpt::last;
+use super::gpt::go_on;
 use super::pass::{Memory, Pass};
 use super::position::PositionTable;
 use super::{
@@ -168,19 +168,8 @@ impl<B: GptBackend> Seq2Seq<B> {
         tokens: Tensor<B, 2, Int>,
         cache: &mut Cache<B>,
     ) -> Result<Tensor<B, 2>, ModelError> {
-        let new = tokens.dims()[1];
-        let places = cache.places(tokens.dims())?;
-        let base = Pass::with_table(
-            &self.config,
-            &self.positions,
-            Rows::default(),
-            &places,
-            &tokens.device(),
-        );
-        let stream = self.embedding.forward(tokens, &places, Record::Nobody);
-        let mut pass = Pass { cache: Some(&mut *cache), ..base };
-        let hidden = self.decoder.forward(stream, &mut pass);
-        cache.advance(new);
-        Ok(self.logits(last(hidden)).squeeze_dim(1))
+        let parts = (&self.embedding, &self.decoder);
+        let hidden = go_on(&self.config, &self.positions, parts, tokens, cache)?;
+        Ok(self.logits(hidden).squeeze_dim(1))
     }
 }

@@ -30,8 +30,10 @@ impl Gradients {
         }
     }
 
+    /// Adds what a block of rows brings, given the gradient of its output, row after row.
+    ///
     /// # Shapes
-    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` `[N, O]`, whose elements are in order
+    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` `[N, O]`
     pub(super) fn add(&mut self, input: Matrix, weight: Matrix, gradient: &[f32]) {
         let ([rows, d_input], [_, d_output]) = (input.shape(), weight.shape());
         assert_eq!(gradient.len(), rows * d_output);
