@@ -264,14 +264,18 @@ fn gradients_are_those_of_a_training_step() {
                     1e-5 * (1.0 + square.sqrt()),
                     &found.name,
                 );
-                // What is added to all keys changes no attention: such a gradient is rounding, and
-                // a sum with a bias is rounded another way where the activation is looked at.
-                let is_of_keys =
-                    ["qkv.bias", "key_value.bias"].iter().any(|it| found.name.ends_with(it));
+                // What is added to all keys changes no attention: that part of a bias has a gradient
+                // of mere rounding, and a sum is rounded another way where the activation is looked
+                // at. Keys are at most a third of what is projected, beside a query half.
+                let of_keys = match found.name.rsplit('.').nth(1) {
+                    Some("qkv") if parameter.shape.len() == 1 => 1.0 / 3.0,
+                    Some("key_value") if parameter.shape.len() == 1 => 0.5,
+                    _ => 0.0,
+                };
                 let zeros = gradient.iter().filter(|x| **x == 0.0).count() as f64
                     / gradient.len().max(1) as f64;
                 assert!(
-                    is_of_keys || found.zeros.is_none_or(|share| (share - zeros).abs() < 1e-3),
+                    found.zeros.is_none_or(|share| (share - zeros).abs() < 1e-3 + of_keys),
                     "{change}: {}",
                     found.name
                 );

@@ -85,26 +85,38 @@ impl Job for Dense {
         let parts = [[1, 392, 400], [2, 100, 4200]];
         let many = [[17, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70]];
         for [n, i, o] in few.into_iter().chain(parts).chain(many) {
-            for with_bias in [false, true] {
-                for turned in [false, true] {
-                    let input = leaf::<B, 3>([1, n, i], 1, &device);
-                    let stored = leaf::<B, 2>(if turned { [o, i] } else { [i, o] }, 2, &device);
-                    let weight = if turned { stored.clone().transpose() } else { stored.clone() };
-                    let bias = with_bias.then(|| leaf::<B, 1>([o], 3, &device));
-                    let output = B::dense(input.clone(), weight, bias.clone());
-                    let name = format!("dense {n} {i} {o} {with_bias} {turned}");
-                    let mut observed = Observed::new(name, output);
-                    observed.gradient("input", &input);
-                    observed.gradient("weight", &stored);
-                    if let Some(bias) = &bias {
-                        observed.gradient("bias", bias);
-                    }
-                    results.extend(observed.results);
-                }
-            }
+            results.extend(dense_layers::<B>("dense", [n, i, o], &device, B::dense));
         }
         results
     }
+}
+
+/// With and without a bias, and with weights that lie either way.
+fn dense_layers<B: TrainBackend>(
+    name: &str,
+    [n, i, o]: [usize; 3],
+    device: &B::Device,
+    compute: impl Fn(Tensor<B, 3>, Tensor<B, 2>, Option<Tensor<B, 1>>) -> Tensor<B, 3>,
+) -> Results {
+    let mut results = Vec::new();
+    for with_bias in [false, true] {
+        for turned in [false, true] {
+            let input = leaf::<B, 3>([1, n, i], 1, device);
+            let stored = leaf::<B, 2>(if turned { [o, i] } else { [i, o] }, 2, device);
+            let weight = if turned { stored.clone().transpose() } else { stored.clone() };
+            let bias = with_bias.then(|| leaf::<B, 1>([o], 3, device));
+            let output = compute(input.clone(), weight, bias.clone());
+            let name = format!("{name} {n} {i} {o} {with_bias} {turned}");
+            let mut observed = Observed::new(name, output);
+            observed.gradient("input", &input);
+            observed.gradient("weight", &stored);
+            if let Some(bias) = &bias {
+                observed.gradient("bias", bias);
+            }
+            results.extend(observed.results);
+        }
+    }
+    results
 }
 
 #[test]
@@ -123,22 +135,10 @@ impl Job for DenseActivated {
         let mut results = Vec::new();
         for kind in ACTIVATIONS {
             // One row, rows of two threads, and rows that are longer than a thread's share.
-            for [n, i, o] in [[1, 1, 1], [3, 5, 7], [65, 129, 200], [2, 3, 17_000]] {
-                for with_bias in [false, true] {
-                    let input = leaf::<B, 3>([1, n, i], 1, &device);
-                    let weight = leaf::<B, 2>([i, o], 2, &device);
-                    let bias = with_bias.then(|| leaf::<B, 1>([o], 3, &device));
-                    let output =
-                        B::dense_activated(input.clone(), weight.clone(), bias.clone(), kind);
-                    let name = format!("{kind:?} of dense {n} {i} {o} {with_bias}");
-                    let mut observed = Observed::new(name, output);
-                    observed.gradient("input", &input);
-                    observed.gradient("weight", &weight);
-                    if let Some(bias) = &bias {
-                        observed.gradient("bias", bias);
-                    }
-                    results.extend(observed.results);
-                }
+            for shape in [[1, 1, 1], [3, 5, 7], [65, 129, 200], [2, 3, 17_000]] {
+                let name = format!("{kind:?} of dense");
+                let compute = |input, weight, bias| B::dense_activated(input, weight, bias, kind);
+                results.extend(dense_layers::<B>(&name, shape, &device, compute));
             }
         }
         results

@@ -3,6 +3,7 @@
 
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
+use std::borrow::Cow;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LN_2, LOG2_E};
 use std::mem::MaybeUninit;
 
@@ -77,15 +78,14 @@ pub(super) fn forward_keeping_slopes(
     width: usize,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let zeros = if bias.is_none() { vec![0.0; width] } else { Vec::new() };
-    let bias = bias.unwrap_or(&zeros);
+    let bias = bias.map_or_else(|| Cow::Owned(vec![0.0; width]), Cow::Borrowed);
     assert!(bias.len() == width && x.len().is_multiple_of(width));
     let task = (TASK / width).max(1) * width;
     // SAFETY: every row is written.
     unsafe {
         written(x.len(), |output| {
             let parts = output.chunks_mut(task).zip(x.chunks_mut(task));
-            team::for_each(parts, |(output, x)| slopes_part(kind, x, bias, output));
+            team::for_each(parts, |(output, x)| slopes_part(kind, x, &bias, output));
         })
     }
 }
