@@ -12,24 +12,35 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compositions::{
-    default_attend, default_cross_entropy, default_dense, default_normalization, default_rotate,
-    default_separate, on_rows, scaling,
+    default_attend, default_cross_entropy, default_dense, default_drop_out, default_normalization,
+    default_rotate, default_separate, on_rows, scaling,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
 use super::precision::factor;
-use super::{AttentionOptions, GptBackend, Products, Rotation, Turn};
+use super::{AttentionOptions, Dropout, GptBackend, Products, Rotation, Turn};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::Precision;
 
 impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
-    fn sum(one: FloatTensor<Self>, mut other: FloatTensor<Self>) -> FloatTensor<Self> {
-        // Only the parents' nodes are asked for below: the sum may take the memory of the other.
-        let of_other = std::mem::replace(&mut other.primitive, one.primitive.clone());
-        let sum = B::sum(one.primitive.clone(), of_other);
-        to_float(record::<B, C, 2, 1>([&one, &other], sum, |gradient, _| {
+    fn sum(one: FloatTensor<Self>, other: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = prepare([&one, &other]);
+        let sum = B::sum(one.primitive, other.primitive);
+        to_float(finish::<B, C, 2, 1>(prepared, sum, |gradient, _| {
             [Some(gradient.clone()), Some(gradient)]
         }))
+    }
+
+    fn drop_out<const D: usize>(input: Tensor<Self, D>, dropout: Dropout) -> Tensor<Self, D> {
+        let Some(kernels) = B::kernels().filter(|_| fits(&input)) else {
+            return default_drop_out(input, dropout);
+        };
+        let input = to_float(input);
+        let prepared = prepare([&input]);
+        let output = kernels.drop_out(input.primitive, dropout);
+        finish::<B, C, 1, _>(prepared, output, move |gradient, _| {
+            [Some(kernels.drop_out(gradient, dropout))]
+        })
     }
 
     fn activation<const D: usize>(input: Tensor<Self, D>, kind: Activation) -> Tensor<Self, D> {
@@ -404,8 +415,26 @@ fn record<B: GptBackend, C: CheckpointStrategy, const N: usize, const D: usize>(
     output: FloatTensor<B>,
     gradients: impl Fn(FloatTensor<B>, [bool; N]) -> [Option<FloatTensor<B>>; N] + Send + Sync + 'static,
 ) -> Tensor<Autodiff<B, C>, D> {
+    finish(prepare(parents), output, gradients)
+}
+
+/// An operation of which only the parents are known.
+type Prepared<B, C, const N: usize> = OpsKind<Recorded, B, Pass<B, N>, C, N>;
+
+/// [`record`] before the kernel has computed anything: it may take its parents' memory then.
+fn prepare<B: GptBackend, C: CheckpointStrategy, const N: usize>(
+    parents: [&FloatTensor<Autodiff<B, C>>; N],
+) -> Prepared<B, C, N> {
     let nodes = parents.map(|parent| parent.node.clone());
-    let prepared = Backward::<B, N>::prepare::<C>(Recorded, nodes).compute_bound().stateful();
+    Backward::<B, N>::prepare::<C>(Recorded, nodes).compute_bound().stateful()
+}
+
+/// [`record`] when it has.
+fn finish<B: GptBackend, C: CheckpointStrategy, const N: usize, const D: usize>(
+    prepared: Prepared<B, C, N>,
+    output: FloatTensor<B>,
+    gradients: impl Fn(FloatTensor<B>, [bool; N]) -> [Option<FloatTensor<B>>; N] + Send + Sync + 'static,
+) -> Tensor<Autodiff<B, C>, D> {
     from_float(match prepared {
         OpsKind::Tracked(prepared) => prepared.finish(Pass(Arc::new(gradients)), output),
         OpsKind::UnTracked(prepared) => prepared.finish(output),

@@ -9,7 +9,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
-use super::{AdamwUpdate, AttentionOptions, GptBackend, Rotation, Scaling};
+use super::{AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::RotaryPairing;
@@ -150,9 +150,11 @@ pub(super) fn default_attend<B: GptBackend>(
     options: &AttentionOptions<B>,
 ) -> Tensor<B, 4> {
     let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
-    // The oldest keys may be out of every query's sight.
+    // The oldest keys may be out of every query's sight. What is dropped follows from places among
+    // all keys.
+    let may_leave_out = options.causal && options.dropout.is_none();
     let (key, value, s) = match options.window {
-        Some(window) if options.causal && s > t + window - 1 => {
+        Some(window) if may_leave_out && s > t + window - 1 => {
             let seen = t + window - 1;
             (key.narrow(2, s - seen, seen), value.narrow(2, s - seen, seen), seen)
         }
@@ -186,9 +188,22 @@ pub(super) fn default_attend<B: GptBackend>(
     if let Some(padding) = options.padding {
         scores = padding.hide(scores);
     }
-    let weights = B::dropout(softmax(scores, 3), options.dropout);
+    let weights = softmax(scores, 3);
+    let weights = match options.dropout {
+        Some(dropout) => B::drop_out(weights, dropout),
+        None => weights,
+    };
     let width = value.dims()[3];
     product(factor(weights), factor(value)).reshape([b, h, t, width])
+}
+
+/// [`GptBackend::drop_out`] by burn's own operations.
+pub(super) fn default_drop_out<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    dropout: Dropout,
+) -> Tensor<B, D> {
+    let mask = dropout.mask(input.dims(), &input.device()).cast(input.dtype());
+    input * mask
 }
 
 /// [`GptBackend::separate`] by burn's own operations.

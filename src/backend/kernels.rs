@@ -5,6 +5,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use std::fmt::Debug;
 use std::ops::Range;
 
+use super::Dropout;
 use crate::config::Activation;
 use crate::config::Precision;
 use crate::config::RotaryPairing;
@@ -18,6 +19,8 @@ pub struct Sight {
     pub causal: bool,
     /// A query sees keys less than this far away.
     pub window: Option<usize>,
+    /// Of weights. Kernels for decoding take none.
+    pub dropout: Option<Dropout>,
     /// Of the matrix products.
     pub precision: Precision,
 }
@@ -180,6 +183,9 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         gradient: FloatTensor<B>,
         kind: Activation,
     ) -> [FloatTensor<B>; 2];
+
+    /// Its gradient is the same of the gradient.
+    fn drop_out(&self, input: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B>;
 
     /// Turns heads by the angles of their positions, or back.
     ///

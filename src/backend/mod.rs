@@ -11,6 +11,7 @@ mod cpu;
 #[cfg(feature = "cubecl")]
 mod cube;
 mod device;
+mod dropout;
 mod group;
 mod host;
 mod kernels;
@@ -29,6 +30,7 @@ use device::Devices;
 pub use device::{
     DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
 };
+pub use dropout::Dropout;
 pub use group::{LeftAlone, Member};
 pub use host::on_host;
 pub use kernels::{
@@ -39,7 +41,7 @@ pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
 pub use operands::{AttentionOptions, Documents, LossTerms, Padding, Rotation};
 pub use ops::{GptBackend, TrainBackend};
 pub use precision::{check_int8, check_precision, factor};
-pub use random::draw_seed;
+pub use random::{draw_seed, seed_draws};
 
 use burn::backend::Autodiff;
 use std::fmt;

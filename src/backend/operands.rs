@@ -6,8 +6,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::Sight;
 use super::ops::{fits, to_float};
+use super::{Dropout, Sight};
 use crate::config::Precision;
 use crate::config::RotaryPairing;
 
@@ -32,8 +32,8 @@ pub struct AttentionOptions<'a, B: Backend> {
     pub padding: Option<&'a Padding<B>>,
     /// A query sees keys of its own document only. There must be as many queries as keys.
     pub documents: Option<&'a Documents<B>>,
-    /// Probability of dropping an attention weight, after the softmax, in training only.
-    pub dropout: f64,
+    /// Of weights, after the softmax; rows are counted by entry, query head and query.
+    pub dropout: Option<Dropout>,
     /// Of the two matrix products.
     pub precision: Precision,
 }
@@ -49,7 +49,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             slopes: &[],
             padding: None,
             documents: None,
-            dropout: 0.0,
+            dropout: None,
             precision: Precision::F32,
         }
     }
@@ -61,7 +61,6 @@ impl<B: Backend> AttentionOptions<'_, B> {
 
     /// What kernels need to know; none where they do not compute this.
     pub(super) fn sight<C: Backend>(&self, inputs: &[&Tensor<C, 4>]) -> Option<Sight> {
-        let drops = self.dropout > 0.0 && C::ad_enabled(&inputs[0].device());
         // A window has no middle where queries and keys are not the same.
         let lengths = inputs.iter().map(|input| input.dims()[2]);
         let is_centered =
@@ -70,13 +69,13 @@ impl<B: Backend> AttentionOptions<'_, B> {
             && self.slopes.is_empty()
             && self.padding.is_none()
             && self.documents.is_none()
-            && !drops
             && is_centered
             && inputs.iter().all(|input| fits(input));
         is_plain.then_some(Sight {
             scale: self.scale as f32,
             causal: self.causal,
             window: self.window,
+            dropout: self.dropout,
             precision: self.precision,
         })
     }

@@ -11,18 +11,19 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, Distribution, Int, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
     default_attend_rows, default_cross_entropy, default_dense, default_dense_int8,
-    default_normalization, default_put, default_rotate, default_separate, default_sums_of_squares,
-    scaling,
+    default_drop_out, default_normalization, default_put, default_rotate, default_separate,
+    default_sums_of_squares, scaling,
 };
 use super::group::all_reduce_over_host;
 use super::precision::factor;
 use super::{
-    AdamwUpdate, AttentionOptions, Kernels, LeftAlone, LossTerms, Member, Products, Rotation, Turn,
+    AdamwUpdate, AttentionOptions, Dropout, Kernels, LeftAlone, LossTerms, Member, Products,
+    Rotation, Turn,
 };
 use crate::config::Activation;
 use crate::config::NormKind;
@@ -276,7 +277,8 @@ pub trait GptBackend: Backend {
         assert!(t == 1 && b == lengths.len() && b <= rows);
         assert!(lengths.iter().all(|length| (1..=room).contains(length)));
         let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
-        match (kernels, options.sight(&[&query, &key, &value])) {
+        let sight = options.sight(&[&query, &key, &value]);
+        match (kernels, sight.filter(|sight| sight.dropout.is_none())) {
             (Some(kernels), Some(sight)) => {
                 let inputs = [query, key, value].map(to_float);
                 from_float(kernels.attend_rows(inputs, lengths, sight))
@@ -296,15 +298,20 @@ pub trait GptBackend: Backend {
         (input * (1.0 / cap)).tanh() * cap
     }
 
-    /// Zeroes each element with the given probability and scales the others up, in training
-    /// only (Srivastava et al. 2014).
-    fn dropout<const D: usize>(input: Tensor<Self, D>, probability: f64) -> Tensor<Self, D> {
-        if probability == 0.0 || !Self::ad_enabled(&input.device()) {
-            return input;
+    /// Drops numbers and scales the others up.
+    fn drop_out<const D: usize>(input: Tensor<Self, D>, dropout: Dropout) -> Tensor<Self, D> {
+        match Self::kernels().filter(|_| fits(&input)) {
+            Some(kernels) => from_float(kernels.drop_out(to_float(input), dropout)),
+            None => default_drop_out(input, dropout),
         }
-        let keep = 1.0 - probability;
-        let mask = input.random_like(Distribution::Bernoulli(keep));
-        input * mask * (1.0 / keep)
+    }
+
+    /// [`GptBackend::drop_out`] with the given probability, in training only.
+    fn dropout<const D: usize>(input: Tensor<Self, D>, probability: f64) -> Tensor<Self, D> {
+        match Dropout::draw::<Self>(probability, &input.device()) {
+            Some(dropout) => Self::drop_out(input, dropout),
+            None => input,
+        }
     }
 
     /// Mean negative log-likelihood of the targets, in nats.

@@ -9,7 +9,7 @@ use super::pass::{Memory, Pass};
 use super::position::alibi_slopes;
 use super::record::{Heads as SeenHeads, Record};
 use super::{Initializer, Linear, Norm};
-use crate::backend::{AttentionOptions, GptBackend, Rotation};
+use crate::backend::{AttentionOptions, Dropout, GptBackend, Rotation};
 use crate::config::ModelConfig;
 use crate::config::PositionConfig;
 use crate::config::Precision;
@@ -78,10 +78,10 @@ impl Heads {
         }
     }
 
-    fn options<B: Backend>(&self) -> AttentionOptions<'static, B> {
+    fn options<B: Backend>(&self, device: &B::Device) -> AttentionOptions<'static, B> {
         AttentionOptions {
             soft_cap: self.soft_cap,
-            dropout: self.dropout,
+            dropout: Dropout::draw::<B>(self.dropout, device),
             precision: self.precision,
             ..AttentionOptions::full(self.scale)
         }
@@ -172,7 +172,7 @@ impl<B: GptBackend> SelfAttention<B> {
             // Padding follows the text, so the causal mask hides it already.
             padding: pass.padding.as_ref().filter(|_| !self.causal),
             documents: pass.documents.as_ref(),
-            ..self.heads.options()
+            ..self.heads.options(&pass.device)
         };
         let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
         let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
@@ -317,7 +317,7 @@ impl<B: GptBackend> CrossAttention<B> {
         let query = record.part("query", input, |input| self.query.forward(input));
         let query = self.heads.split(query);
         let query = place(record, QUERY_PARTS, query, &self.query_norm, None); // [B, H, T, K]
-        let options = self.heads.options();
+        let options = self.heads.options(&pass.device);
         let attended = match &pass.cache {
             Some(cache) => cache.attend_source(layer, query, options),
             None => {

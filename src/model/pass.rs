@@ -8,7 +8,7 @@ use super::experts::Routing;
 use super::position::{Places, PositionTable, rotation};
 use super::record::Record;
 use super::tape::layer_seed;
-use crate::backend::{Documents, Padding, Rotation, draw_seed};
+use crate::backend::{Documents, Padding, Rotation, draw_seed, seed_draws};
 use crate::config::ModelConfig;
 
 /// What is known of the rows of a batch beside their tokens.
@@ -75,7 +75,7 @@ impl<'a, B: Backend> Pass<'a, B> {
             memory: None,
             cache: None,
             routing: Vec::new(),
-            seed: drops.then(|| draw_seed::<B>(device)),
+            seed: drops.then(draw_seed),
             record: Record::Nobody,
             device: device.clone(),
         }
@@ -87,7 +87,7 @@ impl<B: Backend> Pass<'_, B> {
     /// often and in whatever order layers are computed.
     pub(super) fn seed_layer(&self, layer: usize) {
         if let Some(seed) = self.seed {
-            B::seed(&self.device, layer_seed(seed, layer));
+            seed_draws(layer_seed(seed, layer));
         }
     }
 }

@@ -17,7 +17,7 @@ use super::experts::Routing;
 use super::parameters;
 use super::pass::{Memory, Pass};
 use super::record::Record;
-use crate::backend::{Documents, GptBackend, Padding, Rotation, TrainBackend};
+use crate::backend::{Documents, GptBackend, Padding, Rotation, TrainBackend, seed_draws};
 
 /// What a pass in training leaves out of its graph.
 #[derive(Debug, Default)]
@@ -110,7 +110,6 @@ impl<B: TrainBackend> Tape<B> {
     /// # Shapes
     /// - `loss` `[1]`
     pub fn backward(self, loss: Tensor<B, 1>) -> Vec<B::Gradients> {
-        let device = loss.device();
         let mut segments = self.segments.into_inner();
         let after = segments.iter().rev().find_map(Segment::seed_after);
         let mut parts = vec![loss.backward()];
@@ -123,7 +122,7 @@ impl<B: TrainBackend> Tape<B> {
         parts[1..].reverse();
         // Whatever is drawn next is what would have been drawn without this.
         if let Some(seed) = after {
-            B::seed(&device, seed);
+            seed_draws(seed);
         }
         parts
     }

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use super::accumulate::{Accumulated, accumulate};
 use super::all_reduce::all_reduce;
 use super::{LanguageModel, ModelOptimizer};
-use crate::backend::{LeftAlone, Member, TrainBackend};
+use crate::backend::{LeftAlone, Member, TrainBackend, seed_draws};
 use crate::config::RunConfig;
 use crate::data::TokenBatch;
 
@@ -23,10 +23,6 @@ pub enum DevicesError {
         "{devices} devices cannot share the micro-batches of a step evenly: train.accumulation is {accumulation}; set it to a multiple of {devices}, as by --set train.accumulation={next}, and train.batch_size to what one device is to have at a time"
     )]
     Uneven { devices: usize, accumulation: usize, next: usize },
-    #[error(
-        "with dropout, train.gradient_checkpointing draws the same numbers twice, which devices of one program cannot do side by side; leave one of the three out"
-    )]
-    DrawnTwice,
 }
 
 /// Whether a configuration can be trained on so many devices.
@@ -38,9 +34,6 @@ pub fn check_devices(config: &RunConfig, devices: usize) -> Result<(), DevicesEr
     if !accumulation.is_multiple_of(devices) {
         let next = accumulation.next_multiple_of(devices);
         return Err(DevicesError::Uneven { devices, accumulation, next });
-    }
-    if devices > 1 && config.model.layers_drop() && config.train.gradient_checkpointing {
-        return Err(DevicesError::DrawnTwice);
     }
     Ok(())
 }
@@ -220,7 +213,7 @@ impl<B: TrainBackend> Replica<B> {
     /// Takes its part in steps for as long as there are some.
     fn run(mut self, work: Receiver<Work>) -> Result<LanguageModel<B>, Stop> {
         for Work { batches, micro_batches, seed } in work {
-            B::seed(&self.device, seed);
+            seed_draws(seed);
             let (model, device) = (&self.model, &self.device);
             let own = accumulate(model, batches, device, |batch| TrainStep::step(model, batch));
             let sum = all_reduce(model, own, micro_batches, device, &self.member)?;

@@ -10,7 +10,7 @@ use super::{
     Average, DeviceFailure, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError,
     Progress, Schedule, StepOutput, Verdict, clip_factor,
 };
-use crate::backend::TrainBackend;
+use crate::backend::{TrainBackend, seed_draws};
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::BatchPlan;
 use crate::data::TokenBatch;
@@ -159,14 +159,14 @@ impl<B: TrainBackend> Stepper<B> {
         let tokens = batches.iter().map(TokenBatch::tokens).sum();
         let shares: Vec<f64> = batches.iter().map(|batch| batch.share).collect();
 
-        // Dropout draws from the backend's generator: seeded by the step, a resumed run draws the
+        // Dropout draws from the thread's generator: seeded by the step, a resumed run draws the
         // same numbers as one that was never stopped.
         let seed = self.seed.wrapping_add(progress.step as u64);
         let batches = match &self.replicas {
             Some(replicas) => replicas.deal(batches, seed),
             None => batches,
         };
-        B::seed(&self.device, seed);
+        seed_draws(seed);
         learner.lr_step();
         let (model, device) = (learner.model(), &self.device);
         let mut sum = accumulate(&model, batches, device, |batch| learner.train_step(batch));

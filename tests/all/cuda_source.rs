@@ -33,8 +33,8 @@ use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMod
 use cubecl_runtime::storage::{BytesResource, BytesStorage, ManagedResource};
 use cubecl_runtime::timestamp_profiler::TimestampProfiler;
 use emberlm::backend::{
-    AdamwStep, AdamwUpdate, AttentionOptions, GptBackend, Rotation, Scaling, Sight, TrainBackend,
-    Turn,
+    AdamwStep, AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling, Sight,
+    TrainBackend, Turn,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use std::any::Any;
@@ -289,6 +289,9 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
         let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
         B::attend(query, key, value, &options).sum().backward();
+        let dropping = AttentionOptions { dropout: Some(Dropout::new(0.1, 7)), ..options };
+        let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
+        B::attend(query, key, value, &dropping).sum().backward();
         for rows in [1, 2, 9] {
             let heads = |heads| leaf::<B, 4>([rows, heads, 9, 16], device).inner();
             let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
@@ -350,6 +353,7 @@ fn launch_large() {
     let scaling = Scaling { centered: true, epsilon: 1e-5 };
     kernels.normalization(square(), None, None, scaling);
     kernels.normalization_backward(square(), None, square(), scaling);
+    kernels.drop_out(square(), Dropout::new(0.1, 7));
     let angles = [(); 2].map(|()| large([1 << 12, 1 << 7]));
     let turn = Turn { heads: 3, pairing: RotaryPairing::Half, back: false };
     kernels.rotate(large([1 << 8, 1 << 4, 1 << 12, 1 << 8]), angles, turn);
@@ -358,7 +362,8 @@ fn launch_large() {
     kernels.cross_entropy_backward(square(), targets(), log_sums, loss);
     let places = tokens([1 << 16]).reshape([1, 1 << 16]).into_primitive();
     kernels.embed_backward(places, large([1, 1 << 16, 1 << 16]), 50_257);
-    let sight = Sight { scale: 1.0, causal: false, window: None, precision: Precision::F32 };
+    let sight =
+        Sight { scale: 1.0, causal: false, window: None, dropout: None, precision: Precision::F32 };
     let long = || [large([1, 1, 64, 8]), large([1, 1, 1 << 26, 8]), large([1, 1, 1 << 26, 8])];
     let (output, log_sums) = kernels.attend(long(), sight);
     kernels.attend_backward(long(), output.clone(), log_sums, output, sight);

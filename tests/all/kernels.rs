@@ -3,7 +3,8 @@
 
 use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
 use emberlm::backend::{
-    AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, GptBackend, Job, Rotation, TrainBackend,
+    AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, Dropout, GptBackend, Job, Rotation,
+    TrainBackend,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 
@@ -178,6 +179,55 @@ impl Job for Gated {
 fn gates_agree() {
     // What activations alone are off by: ndarray's error function has seven digits, too.
     agree(Gated, 1e-5);
+}
+
+/// What dropout multiplies a number by: zero where its word of Philox4x32-10, as its authors' paper
+/// has it, is below the share of 2^32 that is dropped.
+fn factor_by_hand(probability: f64, seed: u64, row: usize, column: usize) -> f64 {
+    let mut counter = [(column / 64 * 16 + column % 16) as u64, row as u64, 0, 0];
+    let mut key = [seed % (1 << 32), seed >> 32];
+    for _ in 0..10 {
+        let [low, high] = [0xD251_1F53 * counter[0], 0xCD9E_8D57 * counter[2]];
+        let [below, above] = [|x: u64| x % (1 << 32), |x: u64| x >> 32];
+        counter = [
+            above(high) ^ counter[1] ^ key[0],
+            below(high),
+            above(low) ^ counter[3] ^ key[1],
+            below(low),
+        ];
+        key = [below(key[0] + 0x9E37_79B9), below(key[1] + 0xBB67_AE85)];
+    }
+    let word = counter[column / 16 % 4] as f64;
+    if word < probability * 2.0f64.powi(32) { 0.0 } else { 1.0 / (1.0 - probability) }
+}
+
+#[test]
+fn what_is_dropped_follows_from_seed_and_place() {
+    on_each_backend!(|device: B| {
+        let seed = 0x0123_4567_89AB_CDEF;
+        for shape in [[1, 1, 1], [2, 3, 5], [1, 300, 65], [3, 70, 200], [2, 2, 9000]] {
+            for probability in [0.0, 0.1, 0.5] {
+                let dropout = Dropout::new(probability, seed);
+                let input = leaf::<B, 3>(shape, 21, &device);
+                let output = B::drop_out(input.clone(), dropout);
+                let mut observed = Observed::new(format!("{shape:?} {probability}"), output);
+                observed.gradient("input", &input);
+                let places = (0..shape.iter().product()).map(|at| (at / shape[2], at % shape[2]));
+                let factors: Vec<f64> = places
+                    .map(|(row, column)| factor_by_hand(probability, seed, row, column))
+                    .collect();
+                for ((name, found), seed) in observed.results.iter().zip([21, 77]) {
+                    let numbers = wide(factors.len(), seed);
+                    let expected: Vec<f64> =
+                        numbers.iter().zip(&factors).map(|(x, factor)| x * factor).collect();
+                    // A rounding of the factor, and one of the product.
+                    check(name, found, &expected, 2e-7);
+                }
+                // Of what others hold, nothing is changed.
+                assert_eq!(floats(input.into_data()), numbers(factors.len(), 21));
+            }
+        }
+    });
 }
 
 #[derive(Clone)]
@@ -369,6 +419,7 @@ fn attention_by_hand(
     slopes: &[f64],
     scale: f64,
     sees: impl Fn(usize, usize) -> bool,
+    factor: impl Fn(usize, usize) -> f64,
 ) -> [Vec<f64>; 4] {
     let mut output = vec![0.0; b * t * h * w];
     let mut gradients =
@@ -388,16 +439,21 @@ fn attention_by_hand(
             let highest = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|x| (x - highest).exp()).sum();
             let shares: Vec<f64> = scores.iter().map(|x| (x - highest).exp() / total).collect();
-            let of_share: Vec<f64> = seen
-                .iter()
-                .map(|other| (0..w).map(|i| slopes[o(row, i)] * value[vs(*other, i)]).sum())
-                .collect();
+            let factors: Vec<f64> =
+                seen.iter().map(|other| factor((entry * h + head) * t + row, *other)).collect();
+            let along = |other: usize| -> f64 {
+                (0..w).map(|i| slopes[o(row, i)] * value[vs(other, i)]).sum()
+            };
+            let of_share: Vec<f64> =
+                seen.iter().zip(&factors).map(|(other, factor)| factor * along(*other)).collect();
             let mean: f64 = shares.iter().zip(&of_share).map(|(a, b)| a * b).sum();
-            for ((other, share), of_share) in seen.iter().zip(&shares).zip(&of_share) {
+            for (((other, share), of_share), factor) in
+                seen.iter().zip(&shares).zip(&of_share).zip(&factors)
+            {
                 let of_score = share * (of_share - mean) * scale;
                 for i in 0..w {
-                    output[o(row, i)] += share * value[vs(*other, i)];
-                    gradients[2][vs(*other, i)] += share * slopes[o(row, i)];
+                    output[o(row, i)] += share * factor * value[vs(*other, i)];
+                    gradients[2][vs(*other, i)] += share * factor * slopes[o(row, i)];
                 }
                 for i in 0..k {
                     gradients[0][q(row, i)] += of_score * key[ks(*other, i)];
@@ -416,7 +472,15 @@ fn attention_is_its_formula() {
         for shape in ATTENTION {
             let [b, h, g, t, s, k, w] = shape;
             for causal in [false, true] {
-                for window in [None, Some(1), Some(3), Some(64), Some(500)] {
+                for (window, dropped) in [
+                    (None, None),
+                    (Some(1), None),
+                    (Some(3), None),
+                    (Some(64), None),
+                    (Some(500), None),
+                    (None, Some(0.3)),
+                    (Some(64), Some(0.1)),
+                ] {
                     if !causal && window.is_some() && t != s {
                         continue; // a window has no middle there
                     }
@@ -426,10 +490,14 @@ fn attention_is_its_formula() {
                         .map(|(shape, seed)| leaf::<B, 4>(shape, seed, &device));
                     let [query, key, value] = leaves.clone().map(|leaf| leaf.swap_dims(1, 2));
                     let scale = 3.0;
-                    let options =
-                        AttentionOptions { causal, window, ..AttentionOptions::full(scale) };
+                    let options = AttentionOptions {
+                        causal,
+                        window,
+                        dropout: dropped.map(|probability| Dropout::new(probability, 9)),
+                        ..AttentionOptions::full(scale)
+                    };
                     let output = B::attend(query, key, value, &options).swap_dims(1, 2);
-                    let name = format!("attend {shape:?} {causal} {window:?}");
+                    let name = format!("attend {shape:?} {causal} {window:?} {dropped:?}");
                     let mut observed = Observed::new(name, output);
                     for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
                         observed.gradient(of, leaf);
@@ -442,7 +510,9 @@ fn attention_is_its_formula() {
                     };
                     let slopes = wide(b * t * h * w, 77);
                     let values = values.each_ref().map(Vec::as_slice);
-                    let expected = attention_by_hand(shape, values, &slopes, scale, sees);
+                    let factor =
+                        |row, key| dropped.map_or(1.0, |share| factor_by_hand(share, 9, row, key));
+                    let expected = attention_by_hand(shape, values, &slopes, scale, sees, factor);
                     for ((name, found), expected) in observed.results.iter().zip(&expected) {
                         check(name, found, expected, tolerance::<B>());
                     }

@@ -1,7 +1,7 @@
 //! The default operations against plain loops over f64.
 
-use burn::tensor::{Distribution, Int, Tensor, TensorData};
-use emberlm::backend::{AttentionOptions, GptBackend};
+use burn::tensor::{Int, Tensor, TensorData};
+use emberlm::backend::{AttentionOptions, Dropout, GptBackend, seed_draws};
 use emberlm::config::{Activation, NormKind};
 
 use crate::on_each_backend;
@@ -190,10 +190,7 @@ fn causal_attention_sees_the_past_only() {
             let q = numbers(b * h * t * k, 8);
             let (key, value) = (numbers(b * h * s * k, 9), numbers(b * h * s * k, 10));
             let scale = (k as f64).powf(-0.5);
-            let options = AttentionOptions {
-                dropout: 0.5, // has no effect outside training
-                ..AttentionOptions::causal(scale)
-            };
+            let options = AttentionOptions::causal(scale);
             let output = Inner::<B>::attend(
                 tensor(&q, [b, h, t, k], &device),
                 tensor(&key, [b, h, s, k], &device),
@@ -376,13 +373,24 @@ fn gradients_agree_with_finite_differences_of_the_f64_formula() {
 }
 
 #[test]
-fn a_seed_makes_random_masks_repeat() {
+fn a_seed_makes_what_is_dropped_repeat() {
     on_each_backend!(|device: B| {
-        let draw = || {
-            B::seed(&device, 7);
-            floats(Tensor::<B, 1>::random([64], Distribution::Default, &device).into_data())
+        let ones = Tensor::<B, 1>::ones([64], &device);
+        let drop = || floats(B::dropout(ones.clone(), 0.5).into_data());
+        let drop_twice = || {
+            seed_draws(7);
+            [drop(), drop()]
         };
-        assert_eq!(draw(), draw());
+        let [first, second] = drop_twice();
+        assert_ne!(first, second);
+        assert_ne!(drop_twice()[1], drop());
+        // Whatever other threads draw, and wherever.
+        seed_draws(7);
+        std::thread::scope(|scope| {
+            scope.spawn(|| seed_draws(8));
+            scope.spawn(|| assert_eq!(drop_twice()[0], first));
+        });
+        assert_eq!([drop(), drop()], [first, second]);
     });
 }
 
@@ -393,9 +401,9 @@ fn attention_weights_are_dropped_after_the_softmax() {
         let t = 64;
         let scores_of_zero = Tensor::<B, 4>::zeros([1, 1, t, 2], &device);
         let identity = Tensor::<B, 2>::eye(t, &device).reshape([1, 1, t, t]);
-        let options = AttentionOptions { dropout: 0.25, ..AttentionOptions::full(1.0) };
+        let dropout = Some(Dropout::new(0.25, 5));
+        let options = AttentionOptions { dropout, ..AttentionOptions::full(1.0) };
         let (query, key) = (scores_of_zero.clone(), scores_of_zero);
-        B::seed(&device, 5);
         let weights = floats(B::attend(query, key, identity, &options).into_data());
         let kept = 1.0 / t as f32 / 0.75;
         let dropped = weights.iter().filter(|weight| **weight == 0.0).count();

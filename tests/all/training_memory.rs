@@ -88,9 +88,15 @@ fn a_layer_keeps_what_its_kernels_need() {
     let twice = config(json!({}), json!({ "gradient_checkpointing": true }));
     assert_layer(&foretold(&twice, KERNELS), STREAM);
 
-    // A mask for each of the two branches.
+    // What is dropped is drawn again; compositions have a mask for each of the two branches.
     let dropout = config(json!({ "residual_dropout": 0.1 }), json!({}));
-    assert_layer(&foretold(&dropout, KERNELS), (4 + 3 + 1 + 2 * 4 + 2) * STREAM + LOG_SUMS);
+    assert_layer(&foretold(&dropout, KERNELS), (4 + 3 + 1 + 2 * 4) * STREAM + LOG_SUMS);
+    let [without, with] =
+        [&gpt2, &dropout].map(|it| foretold(it, COMPOSITIONS).activations[1].bytes);
+    assert_eq!(with - without, 2 * STREAM);
+    // Of attention, too, where masks are as large as all scores.
+    let dropout = config(json!({ "dropout": 0.1 }), json!({}));
+    assert_layer(&foretold(&dropout, KERNELS), (4 + 3 + 1 + 2 * 4) * STREAM + LOG_SUMS);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use multiversion::target::target_cfg_f;
 use std::ops::Range;
 
 use super::activation::{exp, not_positive};
+use super::dropout::drop_rows;
 use super::heads::{Heads, Room};
 use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{highest, sum, sum_pairs};
@@ -155,6 +156,9 @@ pub(super) fn forward(
                 // SAFETY: this query of this head is of this task.
                 unsafe { places.put(first + query, log_sum) };
             });
+            if let Some(dropout) = sight.dropout {
+                drop_rows(&mut scores, [first + block.start, all.start], all.len(), dropout);
+            }
             // SAFETY: these queries of this head are of this task.
             let target = unsafe { room.rows(entry, head, block.clone()) };
             let values = value.head(entry, of_key).rows(all.clone());
@@ -217,11 +221,19 @@ pub(super) unsafe fn backward(
             let queries = query.head(entry, head).rows(block.clone());
             let outputs = outcome.output.head(entry, head).rows(block.clone());
             let gradients = outcome.gradient.head(entry, head).rows(block.clone());
-            let log_sums = &outcome.log_sums[(entry * h + head) * t..][..t];
+            let first = (entry * h + head) * t;
+            let log_sums = &outcome.log_sums[first..][..t];
             let mut weights = scores(sight.scale, queries, keys.transposed());
             let mut slopes = scores(1.0, gradients, values.transposed());
             weigh(&mut weights, sight, &block, [t, s], log_sums);
+            let drop = |numbers: &mut [f32]| {
+                if let Some(dropout) = sight.dropout {
+                    drop_rows(numbers, [first + block.start, all.start], all.len(), dropout);
+                }
+            };
+            drop(&mut slopes);
             slope(&mut slopes, &weights, [outputs, gradients], sight.scale);
+            drop(&mut weights);
             let (weights, slopes) =
                 (Matrix::of_rows(&weights, all.len()), Matrix::of_rows(&slopes, all.len()));
             let (keys_seen, values_seen) = (of_keys(all.clone()), of_values(all.clone()));

@@ -5,6 +5,7 @@ mod activation;
 mod adamw;
 mod attention;
 mod dense;
+mod dropout;
 mod embedding;
 mod heads;
 mod int8;
@@ -24,7 +25,7 @@ use std::mem::MaybeUninit;
 
 use super::compositions::{default_activation, default_activation_backward};
 use super::ops::{from_float, to_float};
-use super::{AdamwStep, AdamwUpdate, GptBackend, Kernels, Products, Scaling, Sight, Turn};
+use super::{AdamwStep, AdamwUpdate, Dropout, GptBackend, Kernels, Products, Scaling, Sight, Turn};
 use crate::config::Activation;
 use crate::config::Precision;
 use attention::Outcome;
@@ -187,6 +188,13 @@ impl Kernels<Flex> for CpuKernels {
         let of_gate = elements_mut(&mut gradient);
         let of_up = activation::gated_backward(kind, elements(&gate), elements(&up), of_gate);
         [gradient, like(of_up, &up)]
+    }
+
+    fn drop_out(&self, input: FlexTensor, dropout: Dropout) -> FlexTensor {
+        let mut numbers = contiguous(input);
+        let width = width(&numbers);
+        dropout::drop_out(elements_mut(&mut numbers), width, dropout);
+        numbers
     }
 
     fn rotate(&self, input: FlexTensor, angles: [FlexTensor; 2], turn: Turn) -> FlexTensor {

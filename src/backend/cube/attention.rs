@@ -12,6 +12,7 @@ use cubecl::prelude::*;
 use std::ops::Range;
 
 use super::Cube;
+use super::dropout::drop_part;
 use super::products::{element, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{
@@ -197,6 +198,18 @@ impl Plan {
             false => groups.reshape([b, self.heads, rows * g / self.heads, width]),
         }
     }
+
+    /// A block of `[B, G, H / G T, S]` weights or their gradients, some of them dropped.
+    fn dropped<R: CubeRuntime>(
+        &self,
+        numbers: CubeTensor<R>,
+        [queries, keys]: &[Range<usize>; 2],
+    ) -> CubeTensor<R> {
+        match self.sight.dropout {
+            Some(dropout) => drop_part(numbers, dropout, queries.clone(), self.queries, keys.start),
+            None => numbers,
+        }
+    }
 }
 
 /// A part of all heads, in memory of its own.
@@ -242,6 +255,7 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
         let of_block = plan.grouped(part(&query, queries));
         let scores = multiply_transposed(of_block, part(&key, keys));
         let (probabilities, of_rows) = softmax(&plan, to_float(scores), &block);
+        let probabilities = plan.dropped(probabilities, &block);
         let output = multiply(from_float(probabilities), part(&value, keys));
         outputs.push(plan.apart(output));
         let of_rows: Tensor<Cube<R, BT>, 1> = from_float(of_rows);
@@ -319,6 +333,7 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
 ) -> [Heads<R, BT>; 2] {
     let contiguous = |heads: Heads<R, BT>| into_contiguous(to_float(heads));
     let [scores, gradients] = scores_and_gradients.map(contiguous);
+    let gradients = plan.dropped(gradients, block);
     let [log_sums, sums] = log_sums_and_sums.map(contiguous);
     let shape = scores.meta.shape().clone();
     let outputs = [(); 2].map(|()| empty_of(&scores, shape.clone(), plan.element));
@@ -339,7 +354,8 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
         plan.sight.causal,
         plan.element.into(),
     );
-    outputs.map(from_float)
+    let [probabilities, of_scores] = outputs;
+    [plan.dropped(probabilities, block), of_scores].map(from_float)
 }
 
 /// Adds to a range of positions.

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 
 use super::optimizer::{MOST_PARAMETERS, shares, squares};
 use super::{Cube, CubeKernels};
-use crate::backend::{AdamwUpdate, GptBackend, Kernels, Scaling, Sight, Turn};
+use crate::backend::{AdamwUpdate, Dropout, GptBackend, Kernels, Scaling, Sight, Turn};
 #[cfg(feature = "cuda")]
 use crate::backend::{LeftAlone, Member};
 use crate::config::Activation;
@@ -155,6 +155,16 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
             let [gate, up, gradient] = fixed(inputs);
             kernels::<R, BT>().gated_backward(gate, up, gradient, kind).into()
         }))
+    }
+
+    fn drop_out(&self, input: Lazy<R>, dropout: Dropout) -> Lazy<R> {
+        let output = like(&input);
+        let [output] =
+            fixed(defer::<R, BT>("drop_out", vec![input], vec![output], move |inputs| {
+                let [input] = fixed(inputs);
+                vec![kernels::<R, BT>().drop_out(input, dropout)]
+            }));
+        output
     }
 
     fn rotate(&self, input: Lazy<R>, [cosines, sines]: [Lazy<R>; 2], turn: Turn) -> Lazy<R> {

@@ -8,6 +8,7 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod collectives;
 mod decoding;
+mod dropout;
 mod embedding;
 mod fusion;
 mod loss;
@@ -29,7 +30,9 @@ use cubecl::tf32;
 
 use super::compositions::{default_activation, default_activation_backward, default_separate};
 use super::ops::{fits, from_float, to_float};
-use super::{AdamwUpdate, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model};
+use super::{
+    AdamwUpdate, Dropout, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model,
+};
 #[cfg(feature = "cuda")]
 use super::{LeftAlone, Member};
 use crate::config::Activation;
@@ -108,6 +111,10 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         kind: Activation,
     ) -> [CubeTensor<R>; 2] {
         activation::gated_backward(gate, up, gradient, kind)
+    }
+
+    fn drop_out(&self, input: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
+        dropout::drop_out(input, dropout)
     }
 
     fn rotate(

@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use serde::Serialize;
 use std::io::{BufWriter, Write};
 
-use crate::backend::{self, BackendKind, Job, TrainBackend, check_precision};
+use crate::backend::{self, BackendKind, Job, TrainBackend, check_precision, seed_draws};
 use crate::cli::InspectArgs;
 use crate::config::Architecture;
 use crate::data::TokenBatch;
@@ -139,7 +139,7 @@ impl Inspect<'_> {
         check_precision::<B>(self.backend, device, config.train.precision)?;
         let model = LanguageModel::for_training(self.subject.model::<B>(device)?, config)?;
         // What is dropped is drawn as in the first step of a training.
-        B::seed(device, config.seed);
+        seed_draws(config.seed);
         Ok(inside::gradients(&model, &config.model, batch))
     }
 

@@ -5,7 +5,7 @@
 use super::operations::{Recorder, WIDTH};
 use super::trace::{Record, Slope, Value};
 
-/// What attention asks for beside its tensors that kernels do not compute.
+/// What attention asks for beside its tensors. Kernels compute dropout only.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Extras {
     pub(super) soft_cap: bool,
@@ -94,8 +94,7 @@ impl Recorder {
     }
 
     fn attends_by_kernel(&self, extras: Extras) -> bool {
-        let Extras { soft_cap, summands, dropout } = extras;
-        self.has_kernel() && !soft_cap && !summands && !dropout
+        self.has_kernel() && !extras.soft_cap && !extras.summands
     }
 
     /// `[B, H, T, K]`, `[B, G, S, K]` twice -> `[B, T, H K]`

@@ -82,9 +82,11 @@ impl Recorder {
         if probability == 0.0 {
             return input;
         }
+        if self.operations.kernels {
+            return self.scale(input);
+        }
         let mask = self.trace.record(Record { bytes: input.bytes, ..Record::default() });
-        let dropped = self.elementwise(&[(input, Slope::New), (mask, Slope::New)], &[mask]);
-        self.scale(dropped)
+        self.elementwise(&[(input, Slope::New), (mask, Slope::New)], &[mask])
     }
 
     /// A factor of a product, in its precision.

@@ -1,0 +1,86 @@
+//! What dropout drops.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+
+use super::random::{draw_seed, philox};
+
+/// Columns whose fates are drawn together: words of so many counters side by side.
+pub const LANES: usize = 16;
+/// Words of a counter.
+const WORDS: usize = 4;
+/// Columns of all words of [`LANES`] counters.
+pub const GROUP: usize = WORDS * LANES;
+
+/// Which numbers of a tensor are dropped (Srivastava et al. 2014).
+///
+/// It follows from their places: no mask has to be kept for the gradients, and it is the same on all
+/// backends, threads and devices. The number in row `r`, counted through all dimensions but the
+/// last, and column `c` has word `c / 16 % 4` of [`philox`] of the counter
+/// `[c / 64 * 16 + c % 16, r % 2³², 0, 0]`. It is dropped where that is below the threshold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    pub key: [u32; 2],
+    /// The probability, times 2³².
+    pub threshold: u32,
+    /// What is kept is multiplied by this.
+    pub scale: f32,
+}
+
+impl Dropout {
+    /// Of a probability, which is below one.
+    pub fn new(probability: f64, seed: u64) -> Self {
+        assert!((0.0..1.0).contains(&probability), "a probability of {probability}");
+        Self {
+            key: [seed as u32, (seed >> 32) as u32],
+            threshold: (probability * 2.0f64.powi(32)).round() as u32,
+            scale: (1.0 / (1.0 - probability)) as f32,
+        }
+    }
+
+    /// With a new seed; none where nothing is dropped, as everywhere outside training.
+    pub fn draw<B: Backend>(probability: f64, device: &B::Device) -> Option<Self> {
+        let drops = probability > 0.0 && B::ad_enabled(device);
+        drops.then(|| Self::new(probability, draw_seed()))
+    }
+
+    /// Multiplies a part of a row, which begins at a column, by zero or by the scale.
+    #[inline(always)]
+    pub fn apply(&self, row: usize, first: usize, mut numbers: &mut [f32]) {
+        let mut column = first;
+        while !numbers.is_empty() {
+            let start = column % GROUP;
+            let (part, rest) = numbers.split_at_mut(numbers.len().min(GROUP - start));
+            let factors = self.factors(row as u32, column / GROUP);
+            part.iter_mut().zip(&factors[start..]).for_each(|(x, factor)| *x *= factor);
+            column += part.len();
+            numbers = rest;
+        }
+    }
+
+    /// Of all columns of a group.
+    #[inline(always)]
+    fn factors(&self, row: u32, group: usize) -> [f32; GROUP] {
+        let lanes = std::array::from_fn(|lane| (group * LANES + lane) as u32);
+        let counters = [lanes, [row; LANES], [0; LANES], [0; LANES]];
+        let words = philox(counters, self.key);
+        let mut factors = [0.0; GROUP];
+        for (factor, word) in factors.iter_mut().zip(words.as_flattened()) {
+            *factor = if *word < self.threshold { 0.0 } else { self.scale };
+        }
+        factors
+    }
+
+    /// All factors of a tensor.
+    pub(super) fn mask<B: Backend, const D: usize>(
+        &self,
+        shape: [usize; D],
+        device: &B::Device,
+    ) -> Tensor<B, D> {
+        let mut factors = vec![1.0; shape.iter().product()];
+        for (row, factors) in factors.chunks_mut(shape[D - 1].max(1)).enumerate() {
+            self.apply(row, 0, factors);
+        }
+        Tensor::from_data(TensorData::new(factors, shape), device)
+    }
+}
