@@ -4,7 +4,7 @@
 #
 #   benches/compare.sh
 #
-#   ONLY="engine train decode"   parts to run [default: all]; results of the others are kept
+#   ONLY="engine train dropout decode"   parts to run [default: all]; results of the others are kept
 #   SHAPES="s m l"       shapes to run
 #   TRAIN_VARIANTS="fused compile"   PyTorch's in training, of which the fastest counts
 #   DECODE_VARIANTS="eager compile"  the same in decoding
@@ -23,7 +23,7 @@ target="$(cargo metadata --format-version 1 --no-deps | "$python" -c 'import jso
 
 "$python" benches/compare_torch.py \
   --emberlm "$target/release/emberlm" \
-  --only ${ONLY:-engine train decode} \
+  --only ${ONLY:-engine train dropout decode} \
   --shapes ${SHAPES:-s m l} \
   --train-variants ${TRAIN_VARIANTS:-fused compile} \
   --decode-variants ${DECODE_VARIANTS:-eager compile} \

@@ -3,6 +3,7 @@
 train   A step is forward, mean cross-entropy, backward, clipping the gradient's norm at 1, AdamW,
         and the loss read by the host; the median of a run's steps counts, after some that are not
         measured.
+dropout The same with nanoGPT's dropout of 0.2, of embeddings, attention and both branches.
 decode  One sequence is continued greedily, from one token on; the median of a run's tokens counts,
         of which it makes all a second time. Where the program can, also with int8 weights.
 engine  A whole training of emberlm beside its bare steps, written by hand.
@@ -31,7 +32,7 @@ PEER = Path(__file__).parent / "torch_gpt.py"
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--emberlm", required=True)
-    parts = ["engine", "train", "decode"]
+    parts = ["engine", "train", "dropout", "decode"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--shapes", nargs="+", choices=TRAIN_STEPS, required=True)
     parser.add_argument("--train-variants", nargs="+", required=True)
@@ -39,7 +40,7 @@ def main():
     parser.add_argument("--pairs", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    compare = {"engine": engine, "train": train, "decode": decode}
+    compare = {"engine": engine, "train": train, "dropout": dropout, "decode": decode}
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for part in args.only:
         results[part] = {"date": date.today().isoformat(), "machine": machine(), **compare[part](args)}
@@ -59,13 +60,18 @@ def engine(args):
     return found
 
 
-def train(args):
+def train(args, options=()):
     def compare(shape):
-        own = {"emberlm": ["train", "--shape", shape]}
-        return alternate(args, "train", shape, TRAIN_STEPS[shape], own, args.train_variants)
+        own = {"emberlm": ["train", "--shape", shape, *options]}
+        steps = TRAIN_STEPS[shape]
+        return alternate(args, "train", shape, steps, own, args.train_variants, options)
 
     shapes = [compare(shape) for shape in args.shapes]
     return {"pairs": args.pairs, "shapes": shapes}
+
+
+def dropout(args):
+    return train(args, ("--dropout", "0.2"))
 
 
 def decode(args):
@@ -84,14 +90,14 @@ def decode(args):
     return {"pairs": args.pairs, "shapes": shapes}
 
 
-def alternate(args, mode, shape, steps, own, variants):
+def alternate(args, mode, shape, steps, own, variants, options=()):
     """Runs of emberlm's commands and of PyTorch's variants, `pairs` times in turn."""
     programs = {
         name: [args.emberlm, "bench", *command, "--steps", str(steps), "--json"]
         for name, command in own.items()
     }
     for variant in variants:
-        command = [sys.executable, PEER, mode, "--shape", shape, "--variant", variant]
+        command = [sys.executable, PEER, mode, "--shape", shape, "--variant", variant, *options]
         programs[variant] = [*command, "--steps", str(steps)]
     runs = {name: [] for name in programs}
     for _ in range(args.pairs):

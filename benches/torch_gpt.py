@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What benches/compare.sh compares with: a GPT-2 style model in PyTorch, trained or decoded, timed. Prints one JSON line.
 
-  python torch_gpt.py train  --shape s --steps 50 --variant eager|fused|compile [--dtype f32|bf16] [--device cpu|cuda]
+  python torch_gpt.py train  --shape s --steps 50 --variant eager|fused|compile [--dtype f32|bf16] [--device cpu|cuda] [--dropout P]
   python torch_gpt.py decode --shape m --steps 200 [--variant eager|compile]
 
-Shapes (layers, heads, width, context, batch, vocabulary; no dropout, untied bias-free head, biases elsewhere):
+Shapes (layers, heads, width, context, batch, vocabulary; no dropout unless asked for, untied bias-free head, biases elsewhere):
   s    4  4 128   64 12    65   nanoGPT's CPU recipe for character-level Shakespeare
   m    6  6 384  256  8    65   nanoGPT's GPU recipe at batch 8
   l   12 12 768  256  1 50257   GPT-2 124M, short context
@@ -19,9 +19,9 @@ import torch, torch.nn as nn, torch.nn.functional as F
 SHAPES = dict(s=(4, 4, 128, 64, 12, 65), m=(6, 6, 384, 256, 8, 65), l=(12, 12, 768, 256, 1, 50257), xl=(12, 12, 768, 1024, 8, 50304))
 
 class Block(nn.Module):
-    def __init__(self, heads, width):
+    def __init__(self, heads, width, dropout):
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -32,21 +32,24 @@ class Block(nn.Module):
         if cache is not None:
             cache[0][:, :, pos:pos + T], cache[1][:, :, pos:pos + T] = k, v
             k, v = cache[0][:, :, :pos + T], cache[1][:, :, :pos + T]
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
-        x = x + self.out(y.transpose(1, 2).reshape(B, T, C))
-        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        p = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None, dropout_p=p)
+        x = x + F.dropout(self.out(y.transpose(1, 2).reshape(B, T, C)), p)
+        return x + F.dropout(self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh")), p)
 
 class Gpt(nn.Module):
-    def __init__(self, layers, heads, width, context, vocab):
+    def __init__(self, layers, heads, width, context, vocab, dropout):
         super().__init__()
+        self.dropout = dropout
         self.tok, self.pos = nn.Embedding(vocab, width), nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(heads, width) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(heads, width, dropout) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocab, bias=False)
         for p in self.parameters():
             if p.dim() >= 2: nn.init.normal_(p, std=0.02)
 
     def forward(self, ids, caches=None, pos=0):
         x = self.tok(ids) + self.pos(torch.arange(pos, pos + ids.size(1), device=ids.device))
+        x = F.dropout(x, self.dropout, self.training)
         for i, b in enumerate(self.blocks): x = b(x, None if caches is None else caches[i], pos)
         return self.head(self.norm(x))
 
@@ -57,11 +60,12 @@ def main():
     a.add_argument("--variant", default="eager", choices=["eager", "fused", "compile"])
     a.add_argument("--dtype", default="f32", choices=["f32", "bf16"]); a.add_argument("--device", default="cpu")
     a.add_argument("--threads", type=int, default=os.cpu_count()); a.add_argument("--batch", type=int)
+    a.add_argument("--dropout", type=float, default=0.0)
     a = a.parse_args()
     torch.manual_seed(0); torch.set_num_threads(a.threads)
     if a.device == "cuda": torch.set_float32_matmul_precision("high")
     L, H, C, T, B, V = SHAPES[a.shape]; B = a.batch or B
-    model = Gpt(L, H, C, T, V).to(a.device); params = sum(p.numel() for p in model.parameters())
+    model = Gpt(L, H, C, T, V, a.dropout).to(a.device); params = sum(p.numel() for p in model.parameters())
     sync = torch.cuda.synchronize if a.device == "cuda" else (lambda: None)
     amp = lambda: torch.autocast(a.device, torch.bfloat16, enabled=a.dtype == "bf16")
     times, losses = [], []

@@ -162,8 +162,9 @@ fn training_steps_are_measured_with_their_data() {
                 "tokenizer": {{"kind": "byte"}}, "train": {{"batch_size": 2, "accumulation": 3}}}}"#
             ),
         );
-        let args = ["train", "--shape", "tiny.json", "--steps", "2"];
+        let args = ["train", "--shape", "tiny.json", "--steps", "2", "--dropout", "0.3"];
         let result = bench(folder.path(), &args, &measured);
+        assert_eq!(result["dropout"], 0.3);
         let special =
             ["decoder", "encoder", "encoder-decoder"].iter().position(|it| *it == architecture);
         assert_eq!(result["vocab_size"], 257 + special.unwrap());
@@ -281,6 +282,7 @@ fn bad_input_is_one_line() {
             "`xxl` is none of the shapes s, m, l, xl: no configuration `xxl`",
         ),
         (&["train", "--shape", "finetune-shakespeare"], "init_from"),
+        (&["train", "--dropout", "1.5"], "`model.dropout` = 1.5 is out of range"),
         (&["train", "--backend", "tpu"], "no backend `tpu`; compiled in: "),
         (&["scaling", "--shape", "xxl"], "`xxl` is none of the shapes s, m, l, xl"),
         (&["scaling", "--backend", "tpu"], "no backend `tpu`; compiled in: "),

@@ -20,7 +20,11 @@ const READ_STEPS: u32 = 50;
 
 pub(super) fn run(args: BenchTrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.target.backend.as_deref())?;
-    let (config, corpus, _folder) = shapes::load(&args.shape)?;
+    let (mut config, corpus, _folder) = shapes::load(&args.shape)?;
+    if let Some(dropout) = args.dropout {
+        config.model.dropout = dropout;
+        config.validate()?;
+    }
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
     let result = backend::dispatch(backend.on(args.target.device), job)??;
     Ok(say(args.json, &result)?)
@@ -86,6 +90,7 @@ impl Job for Bench<'_> {
             "batch_size": config.train.batch_size,
             "accumulation": config.train.accumulation,
             "vocab_size": vocab_size,
+            "dropout": config.model.dropout,
             "steps": args.steps,
             "tokens_per_step": tokens,
             "step_ms": rounded(step),

@@ -1,7 +1,7 @@
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 
 use super::{Moments, Variable, running_mean};
+use crate::backend::GptBackend;
 
 /// Muon's settings for one matrix.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ const ADAMW_RMS: f64 = 0.2;
 /// fit it as they are. Matrices that are only stored side by side, as queries, keys and values, are
 /// orthogonalised and scaled each by itself; together, a large gradient of one would leave the
 /// others a small update.
-pub(super) fn update<B: Backend>(
+pub(super) fn update<B: GptBackend>(
     settings: &Muon,
     mut variable: Variable<B>,
 ) -> (Tensor<B, 1>, Moments<B>) {
@@ -60,7 +60,7 @@ pub(super) fn update<B: Backend>(
 ///
 /// # Shapes
 /// - `matrix` `[R, C]` -> `[R, C]`
-fn orthogonalized<B: Backend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
+fn orthogonalized<B: GptBackend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
     let [rows, columns] = matrix.dims();
     // The product with itself is of the shorter side.
     let tall = rows > columns;
@@ -69,9 +69,9 @@ fn orthogonalized<B: Backend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
     let mut x = matrix / norm.reshape([1, 1]);
     let (a, b, c) = COEFFICIENTS;
     for _ in 0..ITERATIONS {
-        let gram = x.clone().matmul(x.clone().transpose());
-        let polynomial = gram.clone() * b + gram.clone().matmul(gram) * c;
-        x = x.clone() * a + polynomial.matmul(x);
+        let gram = B::dense(x.clone(), x.clone().transpose(), None);
+        let polynomial = gram.clone() * b + B::dense(gram.clone(), gram, None) * c;
+        x = x.clone() * a + B::dense(polynomial, x, None);
     }
     if tall { x.transpose() } else { x }
 }
