@@ -15,6 +15,8 @@ use crate::config::RotaryPairing;
 pub struct Sight {
     /// Factor on the scores before the softmax.
     pub scale: f32,
+    /// Keeps the scores within ± this by `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
     /// The queries are the last of the keys, and each sees those up to its own.
     pub causal: bool,
     /// A query sees keys less than this far away.

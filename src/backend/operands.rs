@@ -65,14 +65,14 @@ impl<B: Backend> AttentionOptions<'_, B> {
         let lengths = inputs.iter().map(|input| input.dims()[2]);
         let is_centered =
             self.window.is_none() || self.causal || lengths.is_sorted_by(|a, b| a == b);
-        let is_plain = self.soft_cap.is_none()
-            && self.slopes.is_empty()
+        let is_plain = self.slopes.is_empty()
             && self.padding.is_none()
             && self.documents.is_none()
             && is_centered
             && inputs.iter().all(|input| fits(input));
         is_plain.then_some(Sight {
             scale: self.scale as f32,
+            soft_cap: self.soft_cap.map(|cap| cap as f32),
             causal: self.causal,
             window: self.window,
             dropout: self.dropout,

@@ -289,7 +289,8 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
         let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
         B::attend(query, key, value, &options).sum().backward();
-        let dropping = AttentionOptions { dropout: Some(Dropout::new(0.1, 7)), ..options };
+        let (dropout, soft_cap) = (Some(Dropout::new(0.1, 7)), Some(5.0));
+        let dropping = AttentionOptions { dropout, soft_cap, ..options };
         let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
         B::attend(query, key, value, &dropping).sum().backward();
         for rows in [1, 2, 9] {
@@ -362,8 +363,14 @@ fn launch_large() {
     kernels.cross_entropy_backward(square(), targets(), log_sums, loss);
     let places = tokens([1 << 16]).reshape([1, 1 << 16]).into_primitive();
     kernels.embed_backward(places, large([1, 1 << 16, 1 << 16]), 50_257);
-    let sight =
-        Sight { scale: 1.0, causal: false, window: None, dropout: None, precision: Precision::F32 };
+    let sight = Sight {
+        scale: 1.0,
+        soft_cap: None,
+        causal: false,
+        window: None,
+        dropout: None,
+        precision: Precision::F32,
+    };
     let long = || [large([1, 1, 64, 8]), large([1, 1, 1 << 26, 8]), large([1, 1, 1 << 26, 8])];
     let (output, log_sums) = kernels.attend(long(), sight);
     kernels.attend_backward(long(), output.clone(), log_sums, output, sight);

@@ -417,7 +417,7 @@ fn attention_by_hand(
     [b, h, g, t, s, k, w]: [usize; 7],
     [query, key, value]: [&[f64]; 3],
     slopes: &[f64],
-    scale: f64,
+    (scale, cap): (f64, Option<f64>),
     sees: impl Fn(usize, usize) -> bool,
     factor: impl Fn(usize, usize) -> f64,
 ) -> [Vec<f64>; 4] {
@@ -432,10 +432,16 @@ fn attention_by_hand(
         let vs = |row: usize, i: usize| ((entry * s + row) * g + of_key) * w + i;
         for row in 0..t {
             let seen: Vec<usize> = (0..s).filter(|other| sees(row, *other)).collect();
-            let score = |other: usize| {
-                scale * (0..k).map(|i| query[q(row, i)] * key[ks(other, i)]).sum::<f64>()
+            // And the derivative of each.
+            let score = |other: &usize| {
+                let products = (0..k).map(|i| query[q(row, i)] * key[ks(*other, i)]);
+                let score = scale * products.sum::<f64>();
+                cap.map_or((score, scale), |cap| {
+                    let height = (score / cap).tanh();
+                    (cap * height, scale * (1.0 - height * height))
+                })
             };
-            let scores: Vec<f64> = seen.iter().map(|other| score(*other)).collect();
+            let (scores, derivatives): (Vec<f64>, Vec<f64>) = seen.iter().map(score).unzip();
             let highest = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|x| (x - highest).exp()).sum();
             let shares: Vec<f64> = scores.iter().map(|x| (x - highest).exp() / total).collect();
@@ -447,10 +453,9 @@ fn attention_by_hand(
             let of_share: Vec<f64> =
                 seen.iter().zip(&factors).map(|(other, factor)| factor * along(*other)).collect();
             let mean: f64 = shares.iter().zip(&of_share).map(|(a, b)| a * b).sum();
-            for (((other, share), of_share), factor) in
-                seen.iter().zip(&shares).zip(&of_share).zip(&factors)
-            {
-                let of_score = share * (of_share - mean) * scale;
+            for (place, other) in seen.iter().enumerate() {
+                let (share, factor) = (shares[place], factors[place]);
+                let of_score = share * (of_share[place] - mean) * derivatives[place];
                 for i in 0..w {
                     output[o(row, i)] += share * factor * value[vs(*other, i)];
                     gradients[2][vs(*other, i)] += share * factor * slopes[o(row, i)];
@@ -472,14 +477,16 @@ fn attention_is_its_formula() {
         for shape in ATTENTION {
             let [b, h, g, t, s, k, w] = shape;
             for causal in [false, true] {
-                for (window, dropped) in [
-                    (None, None),
-                    (Some(1), None),
-                    (Some(3), None),
-                    (Some(64), None),
-                    (Some(500), None),
-                    (None, Some(0.3)),
-                    (Some(64), Some(0.1)),
+                for (window, dropped, cap) in [
+                    (None, None, None),
+                    (Some(1), None, None),
+                    (Some(3), None, None),
+                    (Some(64), None, None),
+                    (Some(500), None, None),
+                    (None, Some(0.3), None),
+                    // Scores are some units high.
+                    (None, None, Some(1.5)),
+                    (Some(64), Some(0.1), Some(0.02)),
                 ] {
                     if !causal && window.is_some() && t != s {
                         continue; // a window has no middle there
@@ -493,11 +500,12 @@ fn attention_is_its_formula() {
                     let options = AttentionOptions {
                         causal,
                         window,
+                        soft_cap: cap,
                         dropout: dropped.map(|probability| Dropout::new(probability, 9)),
                         ..AttentionOptions::full(scale)
                     };
                     let output = B::attend(query, key, value, &options).swap_dims(1, 2);
-                    let name = format!("attend {shape:?} {causal} {window:?} {dropped:?}");
+                    let name = format!("attend {shape:?} {causal} {window:?} {dropped:?} {cap:?}");
                     let mut observed = Observed::new(name, output);
                     for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
                         observed.gradient(of, leaf);
@@ -512,7 +520,8 @@ fn attention_is_its_formula() {
                     let values = values.each_ref().map(Vec::as_slice);
                     let factor =
                         |row, key| dropped.map_or(1.0, |share| factor_by_hand(share, 9, row, key));
-                    let expected = attention_by_hand(shape, values, &slopes, scale, sees, factor);
+                    let expected =
+                        attention_by_hand(shape, values, &slopes, (scale, cap), sees, factor);
                     for ((name, found), expected) in observed.results.iter().zip(&expected) {
                         check(name, found, expected, tolerance::<B>());
                     }

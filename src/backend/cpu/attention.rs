@@ -8,11 +8,11 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use std::ops::Range;
 
-use super::activation::{exp, not_positive};
+use super::activation::{exp, not_positive, tanh};
 use super::dropout::drop_rows;
 use super::heads::{Heads, Room};
 use super::matrix::{Base, Matrix, Target, multiply};
-use super::rows::{highest, sum, sum_pairs};
+use super::rows::{highest, multiply_part, sum, sum_pairs};
 use super::{team, written};
 use crate::backend::Sight;
 
@@ -79,6 +79,18 @@ fn scores(scale: f32, a: Matrix, b: Matrix) -> Vec<f32> {
             multiply(Target::of_room(room, columns), Base::Nothing, scale, a, b);
         })
     }
+}
+
+/// Keeps scores within ± the cap. Also the derivative of each.
+#[multiversion(targets = "simd")]
+fn soft_cap(scores: &mut [f32], cap: f32) -> Vec<f32> {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    let of_score = |score: &mut f32| {
+        let height = tanh::<FUSED>(*score / cap);
+        *score = cap * height;
+        1.0 - height * height
+    };
+    scores.iter_mut().map(of_score).collect()
 }
 
 /// Scores become weights, whose sums' logarithms `keep` is told.
@@ -151,6 +163,9 @@ pub(super) fn forward(
             let queries = query.head(entry, head).rows(block.clone());
             let keys = key.head(entry, of_key).rows(all.clone()).transposed();
             let mut scores = scores(sight.scale, queries, keys);
+            if let Some(cap) = sight.soft_cap {
+                soft_cap(&mut scores, cap);
+            }
             let first = (entry * h + head) * t;
             soften(&mut scores, sight, &block, [t, s], |query, log_sum| {
                 // SAFETY: this query of this head is of this task.
@@ -225,6 +240,7 @@ pub(super) unsafe fn backward(
             let log_sums = &outcome.log_sums[first..][..t];
             let mut weights = scores(sight.scale, queries, keys.transposed());
             let mut slopes = scores(1.0, gradients, values.transposed());
+            let derivatives = sight.soft_cap.map(|cap| soft_cap(&mut weights, cap));
             weigh(&mut weights, sight, &block, [t, s], log_sums);
             let drop = |numbers: &mut [f32]| {
                 if let Some(dropout) = sight.dropout {
@@ -233,6 +249,9 @@ pub(super) unsafe fn backward(
             };
             drop(&mut slopes);
             slope(&mut slopes, &weights, [outputs, gradients], sight.scale);
+            if let Some(derivatives) = &derivatives {
+                multiply_part(&mut slopes, derivatives);
+            }
             drop(&mut weights);
             let (weights, slopes) =
                 (Matrix::of_rows(&weights, all.len()), Matrix::of_rows(&slopes, all.len()));

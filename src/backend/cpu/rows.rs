@@ -98,7 +98,7 @@ pub(super) fn multiply(x: &mut [f32], y: &[f32]) {
 }
 
 #[multiversion(targets = "simd")]
-fn multiply_part(x: &mut [f32], y: &[f32]) {
+pub(super) fn multiply_part(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x *= y);
 }
 

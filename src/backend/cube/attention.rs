@@ -32,6 +32,19 @@ fn sees(query: u32, key: u32, window: u32, #[comptime] causal: bool) -> bool {
     if comptime!(causal) { near && key <= query } else { near }
 }
 
+/// A score from its product, kept within ± the cap where there is one.
+#[cube]
+pub fn score(product: f32, scale: f32, cap: f32, #[comptime] is_capped: bool) -> f32 {
+    let score = product * scale;
+    if comptime!(is_capped) { cap * tanh(score / cap) } else { score }
+}
+
+/// Of arguments that some devices have no exponential for, too; what is not a number stays so.
+#[cube]
+fn tanh(x: f32) -> f32 {
+    f32::tanh(select(x > 20.0f32, 20.0f32, select(x < -20.0f32, -20.0f32, x)))
+}
+
 /// What a row of scores is a row of.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Block {
@@ -47,6 +60,7 @@ struct Block {
     first_key: u32,
     window: u32,
     scale: f32,
+    cap: f32,
 }
 
 /// Softmax of rows of scores, and the logarithms of what it divides by.
@@ -57,6 +71,7 @@ fn softmax_kernel<E: Float>(
     log_sums: &mut Array<f32>,
     block: Block,
     #[comptime] causal: bool,
+    #[comptime] is_capped: bool,
     #[define(E)] _element: StorageType,
 ) {
     let row = CUBE_POS;
@@ -69,7 +84,8 @@ fn softmax_kernel<E: Float>(
     let mut place = UNIT_POS;
     while place < block.width {
         if sees(query, block.first_key + place, block.window, causal) {
-            highest = max(highest, scores[start + place as usize] * block.scale);
+            let product = scores[start + place as usize];
+            highest = max(highest, score(product, block.scale, block.cap, is_capped));
         }
         place += ROW_UNITS;
     }
@@ -78,7 +94,8 @@ fn softmax_kernel<E: Float>(
     let mut place = UNIT_POS;
     while place < block.width {
         if sees(query, block.first_key + place, block.window, causal) {
-            sum += f32::exp(scores[start + place as usize] * block.scale - highest);
+            let product = scores[start + place as usize];
+            sum += f32::exp(score(product, block.scale, block.cap, is_capped) - highest);
         }
         place += ROW_UNITS;
     }
@@ -88,7 +105,8 @@ fn softmax_kernel<E: Float>(
         let index = start + place as usize;
         let mut probability = 0.0f32;
         if sees(query, block.first_key + place, block.window, causal) {
-            probability = f32::exp(scores[index] * block.scale - log_sum);
+            let score = score(scores[index], block.scale, block.cap, is_capped);
+            probability = f32::exp(score - log_sum);
         }
         probabilities[index] = E::cast_from(probability);
         place += ROW_UNITS;
@@ -99,7 +117,7 @@ fn softmax_kernel<E: Float>(
 }
 
 /// With p the probabilities made anew and g their gradients, the gradients of the scores are
-/// `scale p (g - d)`, where d is the sum over keys of `p g`.
+/// `scale p (g - d)`, where d is the sum over keys of `p g`, times the derivative of a soft cap.
 #[cube(launch, address_type = "dynamic")]
 fn scores_backward_kernel<E: Float>(
     scores: &Array<f32>,
@@ -110,6 +128,7 @@ fn scores_backward_kernel<E: Float>(
     of_scores: &mut Array<E>,
     block: Block,
     #[comptime] causal: bool,
+    #[comptime] is_capped: bool,
     #[define(E)] _element: StorageType,
 ) {
     if ABSOLUTE_POS < scores.len() {
@@ -117,10 +136,15 @@ fn scores_backward_kernel<E: Float>(
         let query = block.first_query + (row % block.queries as usize) as u32;
         let key = block.first_key + (ABSOLUTE_POS % block.width as usize) as u32;
         let mut probability = 0.0f32;
+        let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, is_capped);
         if sees(query, key, block.window, causal) {
-            probability = f32::exp(scores[ABSOLUTE_POS] * block.scale - log_sums[row]);
+            probability = f32::exp(score - log_sums[row]);
         }
-        let slope = gradients[ABSOLUTE_POS] - sums[row];
+        let mut slope = gradients[ABSOLUTE_POS] - sums[row];
+        if comptime!(is_capped) {
+            let height = score / block.cap;
+            slope *= 1.0f32 - height * height;
+        }
         probabilities[ABSOLUTE_POS] = E::cast_from(probability);
         of_scores[ABSOLUTE_POS] = E::cast_from(block.scale * probability * slope);
     }
@@ -177,6 +201,7 @@ impl Plan {
             keys.start as u32,
             window,
             self.sight.scale,
+            self.sight.soft_cap.unwrap_or_default(),
         )
     }
 
@@ -284,6 +309,7 @@ fn softmax<R: CubeRuntime>(
         log_sums.clone().into_array_arg(),
         of_rows,
         plan.sight.causal,
+        plan.sight.soft_cap.is_some(),
         plan.element.into(),
     );
     (probabilities, log_sums)
@@ -352,6 +378,7 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
         of_scores.into_array_arg(),
         of_rows,
         plan.sight.causal,
+        plan.sight.soft_cap.is_some(),
         plan.element.into(),
     );
     let [probabilities, of_scores] = outputs;

@@ -10,6 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use std::ops::Range;
 
+use super::attention::score as score_of;
 use super::products::element;
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{MOST_CUBES, UNITS, address, dims, empty, memory, writable};
@@ -159,6 +160,7 @@ struct Rows {
     longest: u32,
     window: u32,
     scale: f32,
+    cap: f32,
 }
 
 /// Attention of one query in each row: a cube a head of a row, and for each [`ROW_UNITS`] columns of
@@ -172,6 +174,7 @@ fn attend_rows_kernel<E: Float>(
     output: &mut Array<f32>,
     lengths: &Sequence<u32>,
     rows: Rows,
+    #[comptime] is_capped: bool,
     // Of the factors of both products.
     #[define(E)] _element: StorageType,
 ) {
@@ -227,7 +230,7 @@ fn attend_rows_kernel<E: Float>(
             for lane in 0..LANES {
                 product += products[(lane * PITCH + UNIT_POS) as usize];
             }
-            score = product * rows.scale;
+            score = score_of(product, rows.scale, rows.cap, is_capped);
         }
         let before = highest;
         highest = max(before, max_of_units(score, ROW_UNITS));
@@ -322,7 +325,9 @@ pub fn attend_rows<R: CubeRuntime>(
                 longest.unwrap_or(0) as u32,
                 window.min(u32::MAX as usize) as u32,
                 sight.scale,
+                sight.soft_cap.unwrap_or_default(),
             ),
+            sight.soft_cap.is_some(),
             element.into(),
         );
     }

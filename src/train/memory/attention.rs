@@ -5,7 +5,7 @@
 use super::operations::{Recorder, WIDTH};
 use super::trace::{Record, Slope, Value};
 
-/// What attention asks for beside its tensors. Kernels compute dropout only.
+/// What attention asks for beside its tensors. Kernels have no summands.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Extras {
     pub(super) soft_cap: bool,
@@ -94,7 +94,7 @@ impl Recorder {
     }
 
     fn attends_by_kernel(&self, extras: Extras) -> bool {
-        self.has_kernel() && !extras.soft_cap && !extras.summands
+        self.has_kernel() && !extras.summands
     }
 
     /// `[B, H, T, K]`, `[B, G, S, K]` twice -> `[B, T, H K]`
