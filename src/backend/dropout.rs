@@ -16,8 +16,8 @@ pub const GROUP: usize = WORDS * LANES;
 ///
 /// It follows from their places: no mask has to be kept for the gradients, and it is the same on all
 /// backends, threads and devices. The number in row `r`, counted through all dimensions but the
-/// last, and column `c` has word `c / 16 % 4` of [`philox`] of the counter
-/// `[c / 64 * 16 + c % 16, r % 2³², 0, 0]`. It is dropped where that is below the threshold.
+/// last, and column `c` has word `c / 16 % 4` of what Philox4x32-10 (Salmon et al. 2011) makes of the
+/// counter `[c / 64 * 16 + c % 16, r % 2³², 0, 0]`. It is dropped where that is below the threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     pub key: [u32; 2],
