@@ -12,7 +12,7 @@ use emberlm::data::{Example, Pair, Split, Task, TokenBatch};
 use emberlm::model::{Initializer, Model, parameters};
 use emberlm::train::LanguageModel;
 
-use crate::command_line::{emberlm, train};
+use crate::command_line::train;
 use crate::on_each_backend;
 use crate::support::{floats, relative_error};
 
@@ -185,7 +185,7 @@ fn peak_mib(folder: &Path, checkpointing: bool) -> f64 {
     fs::write(folder.join("twelve.json"), config.to_string()).unwrap();
     let args =
         ["bench", "train", "--shape", "twelve.json", "--steps", "1", "--backend", "flex", "--json"];
-    let output = emberlm(folder, &args);
+    let output = crate::command_line::emberlm(folder, &args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     result["peak_mib"].as_f64().unwrap()

@@ -13,7 +13,7 @@ use emberlm::data::Window;
 use emberlm::model::{Initializer, Model, parameters, tensors};
 use emberlm::train::{LanguageModel, ModelOptimizer};
 
-use crate::command_line::{TINY, emberlm, refused, stdout};
+use crate::command_line::{TINY, refused};
 use crate::on_each_backend;
 use crate::support::{assert_close, floats, numbers, relative_error, window_batch};
 
@@ -197,6 +197,8 @@ fn a_backend_without_bf16_refuses_it() {
 #[cfg(feature = "flex")]
 #[test]
 fn a_run_in_bf16_can_be_evaluated_in_f32() {
+    use crate::command_line::{emberlm, stdout};
+
     let folder = tempfile::tempdir().unwrap();
     let bf16 = [
         "--set",
