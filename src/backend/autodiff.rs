@@ -12,7 +12,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compositions::{
-    default_attend, default_cross_entropy, default_dense, default_drop_out, default_normalization,
+    default_attend, default_cross_entropy, default_dense, default_dropout, default_normalization,
     default_rotate, default_separate, on_rows, scaling,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
@@ -31,15 +31,15 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         }))
     }
 
-    fn drop_out<const D: usize>(input: Tensor<Self, D>, dropout: Dropout) -> Tensor<Self, D> {
+    fn apply_dropout<const D: usize>(input: Tensor<Self, D>, dropout: Dropout) -> Tensor<Self, D> {
         let Some(kernels) = B::kernels().filter(|_| fits(&input)) else {
-            return default_drop_out(input, dropout);
+            return default_dropout(input, dropout);
         };
         let input = to_float(input);
         let prepared = prepare([&input]);
-        let output = kernels.drop_out(input.primitive, dropout);
+        let output = kernels.apply_dropout(input.primitive, dropout);
         finish::<B, C, 1, _>(prepared, output, move |gradient, _| {
-            [Some(kernels.drop_out(gradient, dropout))]
+            [Some(kernels.apply_dropout(gradient, dropout))]
         })
     }
 

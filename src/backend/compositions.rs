@@ -190,15 +190,15 @@ pub(super) fn default_attend<B: GptBackend>(
     }
     let weights = softmax(scores, 3);
     let weights = match options.dropout {
-        Some(dropout) => B::drop_out(weights, dropout),
+        Some(dropout) => B::apply_dropout(weights, dropout),
         None => weights,
     };
     let width = value.dims()[3];
     product(factor(weights), factor(value)).reshape([b, h, t, width])
 }
 
-/// [`GptBackend::drop_out`] by burn's own operations.
-pub(super) fn default_drop_out<B: Backend, const D: usize>(
+/// [`GptBackend::apply_dropout`] by burn's own operations.
+pub(super) fn default_dropout<B: Backend, const D: usize>(
     input: Tensor<B, D>,
     dropout: Dropout,
 ) -> Tensor<B, D> {

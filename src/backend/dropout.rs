@@ -20,6 +20,7 @@ pub const GROUP: usize = WORDS * LANES;
 /// counter `[c / 64 * 16 + c % 16, r % 2³², 0, 0]`. It is dropped where that is below the threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
+    /// The seed, its lower half first.
     pub key: [u32; 2],
     /// The probability, times 2³².
     pub threshold: u32,
@@ -28,7 +29,8 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// Of a probability, which is below one.
+    /// # Panics
+    /// Where the probability is below zero, or one or more.
     pub fn new(probability: f64, seed: u64) -> Self {
         assert!((0.0..1.0).contains(&probability), "a probability of {probability}");
         Self {
@@ -71,7 +73,10 @@ impl Dropout {
         factors
     }
 
-    /// All factors of a tensor.
+    /// What all numbers of a tensor are multiplied by.
+    ///
+    /// # Shapes
+    /// - `shape`, of any rank above zero
     pub(super) fn mask<B: Backend, const D: usize>(
         &self,
         shape: [usize; D],

@@ -186,8 +186,9 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         kind: Activation,
     ) -> [FloatTensor<B>; 2];
 
-    /// Its gradient is the same of the gradient.
-    fn drop_out(&self, input: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B>;
+    /// Multiplies each number, of any shape, by zero or by the scale. The gradient with respect to the
+    /// input is this of the gradient of the output.
+    fn apply_dropout(&self, input: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B>;
 
     /// Turns heads by the angles of their positions, or back.
     ///

@@ -15,9 +15,9 @@ use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
-    default_attend_rows, default_cross_entropy, default_dense, default_dense_int8,
-    default_drop_out, default_normalization, default_put, default_rotate, default_separate,
-    default_sums_of_squares, scaling,
+    default_attend_rows, default_cross_entropy, default_dense, default_dense_int8, default_dropout,
+    default_normalization, default_put, default_rotate, default_separate, default_sums_of_squares,
+    scaling,
 };
 use super::group::all_reduce_over_host;
 use super::precision::factor;
@@ -298,18 +298,19 @@ pub trait GptBackend: Backend {
         (input * (1.0 / cap)).tanh() * cap
     }
 
-    /// Drops numbers and scales the others up.
-    fn drop_out<const D: usize>(input: Tensor<Self, D>, dropout: Dropout) -> Tensor<Self, D> {
+    /// Drops numbers of a tensor of any shape, and scales the others up.
+    fn apply_dropout<const D: usize>(input: Tensor<Self, D>, dropout: Dropout) -> Tensor<Self, D> {
         match Self::kernels().filter(|_| fits(&input)) {
-            Some(kernels) => from_float(kernels.drop_out(to_float(input), dropout)),
-            None => default_drop_out(input, dropout),
+            Some(kernels) => from_float(kernels.apply_dropout(to_float(input), dropout)),
+            None => default_dropout(input, dropout),
         }
     }
 
-    /// [`GptBackend::drop_out`] with the given probability, in training only.
+    /// [`GptBackend::apply_dropout`] with the given probability, which is below one, and a seed from
+    /// this thread's generator; in training only.
     fn dropout<const D: usize>(input: Tensor<Self, D>, probability: f64) -> Tensor<Self, D> {
         match Dropout::draw::<Self>(probability, &input.device()) {
-            Some(dropout) => Self::drop_out(input, dropout),
+            Some(dropout) => Self::apply_dropout(input, dropout),
             None => input,
         }
     }

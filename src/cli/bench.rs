@@ -148,7 +148,7 @@ pub struct BenchTrainArgs {
     /// Steps that are measured
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
-    /// Probability of dropping a number, in place of the configuration's; the shapes have none
+    /// `model.dropout`, in place of the configuration's; the shapes have none
     #[arg(long, value_name = "P")]
     pub dropout: Option<f64>,
     #[command(flatten)]

@@ -354,7 +354,7 @@ fn launch_large() {
     let scaling = Scaling { centered: true, epsilon: 1e-5 };
     kernels.normalization(square(), None, None, scaling);
     kernels.normalization_backward(square(), None, square(), scaling);
-    kernels.drop_out(square(), Dropout::new(0.1, 7));
+    kernels.apply_dropout(square(), Dropout::new(0.1, 7));
     let angles = [(); 2].map(|()| large([1 << 12, 1 << 7]));
     let turn = Turn { heads: 3, pairing: RotaryPairing::Half, back: false };
     kernels.rotate(large([1 << 8, 1 << 4, 1 << 12, 1 << 8]), angles, turn);

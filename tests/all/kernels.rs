@@ -209,7 +209,7 @@ fn what_is_dropped_follows_from_seed_and_place() {
             for probability in [0.0, 0.1, 0.5] {
                 let dropout = Dropout::new(probability, seed);
                 let input = leaf::<B, 3>(shape, 21, &device);
-                let output = B::drop_out(input.clone(), dropout);
+                let output = B::apply_dropout(input.clone(), dropout);
                 let mut observed = Observed::new(format!("{shape:?} {probability}"), output);
                 observed.gradient("input", &input);
                 let places = (0..shape.iter().product()).map(|at| (at / shape[2], at % shape[2]));

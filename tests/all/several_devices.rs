@@ -229,6 +229,19 @@ fn several_devices_drop_the_same_again() {
             // Other masks change a loss of four by some hundredths.
             assert!((kept - recomputed).abs() < 1e-4, "{kept}, {recomputed}");
         }
+        // Devices that have the same tokens do not drop the same.
+        let first_loss = |devices: usize| {
+            let config = configuration(json!({
+                "model": { "dropout": 0.2 },
+                "train": { "accumulation": devices },
+            }));
+            let examples = [example(0), example(1)];
+            let mut same =
+                std::iter::repeat_with(|| TokenBatch::new(&examples, 1.0 / devices as f64));
+            on_devices::<B>(&config, &device, devices, &mut same, 1).steps[0].output.loss
+        };
+        let (one, two) = (first_loss(1), first_loss(2));
+        assert!((one - two).abs() > 1e-3, "{one}, {two}");
     });
 }
 

@@ -81,16 +81,18 @@ fn scores(scale: f32, a: Matrix, b: Matrix) -> Vec<f32> {
     }
 }
 
-/// Keeps scores within ± the cap. Also the derivative of each.
+/// Keeps scores within ± the cap.
 #[multiversion(targets = "simd")]
-fn soft_cap(scores: &mut [f32], cap: f32) -> Vec<f32> {
+fn soft_cap(scores: &mut [f32], cap: f32) {
     const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
-    let of_score = |score: &mut f32| {
-        let height = tanh::<FUSED>(*score / cap);
-        *score = cap * height;
-        1.0 - height * height
-    };
-    scores.iter_mut().map(of_score).collect()
+    scores.iter_mut().for_each(|score| *score = cap * tanh::<FUSED>(*score / cap));
+}
+
+/// The derivatives of [`soft_cap`], from what it has made of the scores.
+#[multiversion(targets = "simd")]
+fn soft_cap_slopes(capped: &[f32], cap: f32) -> Vec<f32> {
+    let slope = |height: f32| 1.0 - height * height;
+    capped.iter().map(|score| slope(score / cap)).collect()
 }
 
 /// Scores become weights, whose sums' logarithms `keep` is told.
@@ -240,7 +242,10 @@ pub(super) unsafe fn backward(
             let log_sums = &outcome.log_sums[first..][..t];
             let mut weights = scores(sight.scale, queries, keys.transposed());
             let mut slopes = scores(1.0, gradients, values.transposed());
-            let derivatives = sight.soft_cap.map(|cap| soft_cap(&mut weights, cap));
+            let cap_slopes = sight.soft_cap.map(|cap| {
+                soft_cap(&mut weights, cap);
+                soft_cap_slopes(&weights, cap)
+            });
             weigh(&mut weights, sight, &block, [t, s], log_sums);
             let drop = |numbers: &mut [f32]| {
                 if let Some(dropout) = sight.dropout {
@@ -249,8 +254,8 @@ pub(super) unsafe fn backward(
             };
             drop(&mut slopes);
             slope(&mut slopes, &weights, [outputs, gradients], sight.scale);
-            if let Some(derivatives) = &derivatives {
-                multiply_part(&mut slopes, derivatives);
+            if let Some(cap_slopes) = &cap_slopes {
+                multiply_part(&mut slopes, cap_slopes);
             }
             drop(&mut weights);
             let (weights, slopes) =

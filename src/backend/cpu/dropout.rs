@@ -6,7 +6,7 @@ use super::{TASK, team};
 use crate::backend::Dropout;
 
 /// Drops numbers of rows of this width.
-pub(super) fn drop_out(numbers: &mut [f32], width: usize, dropout: Dropout) {
+pub(super) fn apply(numbers: &mut [f32], width: usize, dropout: Dropout) {
     let rows = (TASK / width.max(1)).max(1);
     team::for_each(numbers.chunks_mut((rows * width).max(1)).enumerate(), |(task, numbers)| {
         drop_rows(numbers, [task * rows, 0], width, dropout);

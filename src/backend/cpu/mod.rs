@@ -190,10 +190,10 @@ impl Kernels<Flex> for CpuKernels {
         [gradient, like(of_up, &up)]
     }
 
-    fn drop_out(&self, input: FlexTensor, dropout: Dropout) -> FlexTensor {
+    fn apply_dropout(&self, input: FlexTensor, dropout: Dropout) -> FlexTensor {
         let mut numbers = contiguous(input);
         let width = width(&numbers);
-        dropout::drop_out(elements_mut(&mut numbers), width, dropout);
+        dropout::apply(elements_mut(&mut numbers), width, dropout);
         numbers
     }
 

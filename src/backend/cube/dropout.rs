@@ -76,7 +76,7 @@ fn drop_one<E: Float>(
 
 /// A unit has the four columns whose words come of one counter.
 #[cube(launch, address_type = "dynamic")]
-fn drop_out_kernel<E: Float>(
+fn dropout_kernel<E: Float>(
     numbers: &mut Array<E>,
     rows: Rows,
     rule: Rule,
@@ -100,8 +100,8 @@ fn drop_out_kernel<E: Float>(
     }
 }
 
-/// [`Kernels::drop_out`](crate::backend::Kernels::drop_out).
-pub fn drop_out<R: CubeRuntime>(numbers: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
+/// [`Kernels::apply_dropout`](crate::backend::Kernels::apply_dropout).
+pub fn apply<R: CubeRuntime>(numbers: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
     let [count, _] = rows(&numbers);
     drop_part(numbers, dropout, 0..count, count, 0)
 }
@@ -118,7 +118,7 @@ pub fn drop_part<R: CubeRuntime>(
     let [count, width] = rows(&numbers);
     let groups = (first_column % GROUP + width).div_ceil(GROUP);
     let client = numbers.client.clone();
-    drop_out_kernel::launch(
+    dropout_kernel::launch(
         &client,
         cubes_of_elements(count * groups * LANES),
         CubeDim::new_1d(UNITS),

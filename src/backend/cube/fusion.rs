@@ -157,12 +157,12 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         }))
     }
 
-    fn drop_out(&self, input: Lazy<R>, dropout: Dropout) -> Lazy<R> {
+    fn apply_dropout(&self, input: Lazy<R>, dropout: Dropout) -> Lazy<R> {
         let output = like(&input);
         let [output] =
-            fixed(defer::<R, BT>("drop_out", vec![input], vec![output], move |inputs| {
+            fixed(defer::<R, BT>("apply_dropout", vec![input], vec![output], move |inputs| {
                 let [input] = fixed(inputs);
-                vec![kernels::<R, BT>().drop_out(input, dropout)]
+                vec![kernels::<R, BT>().apply_dropout(input, dropout)]
             }));
         output
     }

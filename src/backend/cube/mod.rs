@@ -113,8 +113,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         activation::gated_backward(gate, up, gradient, kind)
     }
 
-    fn drop_out(&self, input: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
-        dropout::drop_out(input, dropout)
+    fn apply_dropout(&self, input: CubeTensor<R>, dropout: Dropout) -> CubeTensor<R> {
+        dropout::apply(input, dropout)
     }
 
     fn rotate(

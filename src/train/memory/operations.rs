@@ -82,6 +82,7 @@ impl Recorder {
         if probability == 0.0 {
             return input;
         }
+        // Kernels draw again what they have dropped, in place of a mask.
         if self.operations.kernels {
             return self.scale(input);
         }
