@@ -54,7 +54,9 @@ impl Dropout {
             let start = column % GROUP;
             let (part, rest) = numbers.split_at_mut(numbers.len().min(GROUP - start));
             let factors = self.factors(row as u32, column / GROUP);
-            part.iter_mut().zip(&factors[start..]).for_each(|(x, factor)| *x *= factor);
+            part.iter_mut()
+                .zip(&factors.as_flattened()[start..])
+                .for_each(|(x, factor)| *x *= factor);
             column += part.len();
             numbers = rest;
         }
@@ -62,15 +64,29 @@ impl Dropout {
 
     /// Of all columns of a group.
     #[inline(always)]
-    fn factors(&self, row: u32, group: usize) -> [f32; GROUP] {
-        let lanes = std::array::from_fn(|lane| (group * LANES + lane) as u32);
-        let counters = [lanes, [row; LANES], [0; LANES], [0; LANES]];
-        let words = philox(counters, self.key);
-        let mut factors = [0.0; GROUP];
-        for (factor, word) in factors.iter_mut().zip(words.as_flattened()) {
-            *factor = if *word < self.threshold { 0.0 } else { self.scale };
-        }
-        factors
+    fn factors(&self, row: u32, group: usize) -> [[f32; LANES]; WORDS] {
+        let counters = std::array::from_fn(|lane| (group * LANES + lane) as u32);
+        self.of_words(counters, [row; LANES])
+    }
+
+    /// What the numbers in these rows are multiplied by, in those columns of a group whose counters
+    /// have this place: the columns `group * 64 + 16 word + place`.
+    #[inline(always)]
+    pub fn factors_down(
+        &self,
+        rows: [usize; LANES],
+        group: usize,
+        place: usize,
+    ) -> [[f32; LANES]; WORDS] {
+        let counter = (group * LANES + place) as u32;
+        self.of_words([counter; LANES], rows.map(|row| row as u32))
+    }
+
+    /// For each word of counters.
+    #[inline(always)]
+    fn of_words(&self, counters: [u32; LANES], rows: [u32; LANES]) -> [[f32; LANES]; WORDS] {
+        let words = philox([counters, rows, [0; LANES], [0; LANES]], self.key);
+        words.map(|words| words.map(|word| if word < self.threshold { 0.0 } else { self.scale }))
     }
 
     /// What all numbers of a tensor are multiplied by.

@@ -4,6 +4,7 @@ use multiversion::multiversion;
 
 use super::{TASK, team};
 use crate::backend::Dropout;
+use crate::backend::dropout::{GROUP, LANES};
 
 /// Drops numbers of rows of this width.
 pub(super) fn apply(numbers: &mut [f32], width: usize, dropout: Dropout) {
@@ -23,5 +24,32 @@ pub(super) fn drop_rows(
 ) {
     for (number, row) in numbers.chunks_exact_mut(width).enumerate() {
         dropout.apply(first_row + number, first_column, row);
+    }
+}
+
+/// [`drop_rows`] of numbers whose columns, of this width, are those rows: all numbers of a column
+/// of the tensor are side by side.
+#[multiversion(targets = "simd")]
+pub(super) fn drop_columns(
+    numbers: &mut [f32],
+    [first_row, first_column]: [usize; 2],
+    width: usize,
+    dropout: Dropout,
+) {
+    let columns = first_column..first_column + numbers.len() / width;
+    for start in (0..width).step_by(LANES) {
+        let rows = std::array::from_fn(|lane| first_row + start + lane);
+        for group in columns.start / GROUP..columns.end.div_ceil(GROUP) {
+            for place in 0..LANES {
+                let factors = dropout.factors_down(rows, group, place);
+                for (word, factors) in factors.iter().enumerate() {
+                    let column = group * GROUP + word * LANES + place;
+                    if columns.contains(&column) {
+                        let numbers = &mut numbers[(column - columns.start) * width + start..];
+                        numbers.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+                    }
+                }
+            }
+        }
     }
 }

@@ -81,6 +81,28 @@ impl<'a> Matrix<'a> {
         self.transposed().rows(part).transposed()
     }
 
+    /// Some columns of some rows, of which there may be none.
+    #[inline(always)]
+    pub(super) fn block(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        assert!(columns.start <= columns.end && columns.end <= self.columns);
+        let elements = match rows.is_empty() || columns.is_empty() {
+            true => &[],
+            false => {
+                let start = rows.start * self.row_stride + columns.start * self.column_stride;
+                &self.elements[start..]
+            }
+        };
+        Self { elements, rows: rows.len(), columns: columns.len(), ..self }
+    }
+
+    /// The number `[row, column]` stands `row` times the first stride, and `column` times the
+    /// second, behind the first.
+    #[inline(always)]
+    pub(super) fn start_and_strides(&self) -> (*const f32, [usize; 2]) {
+        (self.elements.as_ptr(), [self.row_stride, self.column_stride])
+    }
+
     /// Its rows, of numbers side by side.
     pub(super) fn weights(self) -> WeightRows<'a, f32> {
         assert!(self.has_rows());
@@ -93,7 +115,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Whether the numbers of a row are side by side.
-    fn has_rows(self) -> bool {
+    pub(super) fn has_rows(self) -> bool {
         self.column_stride == 1
     }
 }
@@ -121,6 +143,12 @@ impl<'a> Target<'a> {
         Self { start, rows, columns, row_stride: columns, elements: PhantomData }
     }
 
+    /// Rows one after the other.
+    pub(super) fn of_rows(rows: &'a mut [f32], columns: usize) -> Self {
+        let (start, rows) = (rows.as_mut_ptr(), rows.len() / columns.max(1));
+        Self { start, rows, columns, row_stride: columns, elements: PhantomData }
+    }
+
     /// # Safety
     /// All rows lie in one allocation that lives for `'a`, and nothing else reads or writes them in
     /// that time. What is kept of them must have been written before.
@@ -136,6 +164,7 @@ impl<'a> Target<'a> {
     ///
     /// # Safety
     /// Nothing else reads or writes them as long as they are borrowed so.
+    #[inline(always)]
     pub(super) unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         assert!(columns.start <= columns.end && columns.end <= self.columns);
@@ -170,12 +199,19 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// Where a row begins.
+    #[inline(always)]
+    pub(super) fn row_start(&self, number: usize) -> *mut f32 {
+        assert!(number < self.rows);
+        // SAFETY: not beyond the end of the rows.
+        unsafe { self.start.add(number * self.row_stride) }
+    }
+
     /// A row, which must have been written.
     #[inline(always)]
     pub(super) fn row(&mut self, number: usize) -> &mut [f32] {
-        assert!(number < self.rows);
         // SAFETY: a row of its own, borrowed as this is.
-        unsafe { slice::from_raw_parts_mut(self.start.add(number * self.row_stride), self.columns) }
+        unsafe { slice::from_raw_parts_mut(self.row_start(number), self.columns) }
     }
 
     /// Writes the base, if there is none as zeros.

@@ -11,6 +11,7 @@ mod heads;
 mod int8;
 mod loss;
 mod matrix;
+mod near;
 mod normalization;
 mod rotation;
 mod rows;
