@@ -10,10 +10,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activation::{exp, not_positive, tanh};
+use super::banded::{Band, Banded, ROWS, multiply_banded};
 use super::dropout::{drop_columns, drop_rows};
 use super::heads::{Heads, Room};
 use super::matrix::{Base, Matrix, Target, multiply};
-use super::near::{Band, ROWS, Wanted, multiply_wanted};
 use super::rows::{LANES, highest, sum, sum_pairs};
 use super::vector::FEW;
 use super::{team, written};
@@ -123,8 +123,8 @@ impl<'a> Block<'a> {
         transpose(queries, columns, width);
         let scores = scratch(room, self.keys.len() * width);
         let factors = [keys, Matrix::of_rows(columns, width)];
-        let wanted = Wanted::Within(self.band.transposed());
-        multiply_wanted(&mut Target::of_rows(scores, width), false, factor, factors, wanted);
+        let banded = Banded::Product(self.band.transposed());
+        multiply_banded(&mut Target::of_rows(scores, width), false, factor, factors, banded);
         scores
     }
 
@@ -365,8 +365,8 @@ fn attend(
             drop_columns(scores, place, width, dropout);
         }
         let weights = Matrix::of_rows(scores, width).columns(0..block.queries.len()).transposed();
-        let wanted = Wanted::Sparse(block.band);
-        multiply_wanted(&mut target, false, 1.0, [weights, values], wanted);
+        let banded = Banded::Factor(block.band);
+        multiply_banded(&mut target, false, 1.0, [weights, values], banded);
         share(&mut target, &sums);
         log_sums
     })
@@ -525,11 +525,11 @@ fn attend_backward(
         drop(weights);
         let [weights, slopes] = [weights, slopes]
             .map(|numbers| Matrix::of_rows(numbers, width).columns(0..block.queries.len()));
-        let by_key = Wanted::Sparse(block.band.transposed());
+        let by_key = Banded::Factor(block.band.transposed());
         let [to_queries, to_keys, to_values] = &mut targets;
-        multiply_wanted(to_values, keep, 1.0, [weights, gradients], by_key);
-        multiply_wanted(to_keys, keep, 1.0, [slopes, queries], by_key);
-        let by_query = Wanted::Sparse(block.band);
-        multiply_wanted(to_queries, false, 1.0, [slopes.transposed(), keys], by_query);
+        multiply_banded(to_values, keep, 1.0, [weights, gradients], by_key);
+        multiply_banded(to_keys, keep, 1.0, [slopes, queries], by_key);
+        let by_query = Banded::Factor(block.band);
+        multiply_banded(to_queries, false, 1.0, [slopes.transposed(), keys], by_query);
     });
 }

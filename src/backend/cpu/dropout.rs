@@ -27,8 +27,8 @@ pub(super) fn drop_rows(
     }
 }
 
-/// [`drop_rows`] of numbers whose columns, of this width, are those rows: all numbers of a column
-/// of the tensor are side by side.
+/// [`drop_rows`] of a tensor that stands transposed: so many of its rows are side by side, in whole
+/// vectors, and the rows in memory are its columns.
 #[multiversion(targets = "simd")]
 pub(super) fn drop_columns(
     numbers: &mut [f32],
@@ -45,8 +45,9 @@ pub(super) fn drop_columns(
                 for (word, factors) in factors.iter().enumerate() {
                     let column = group * GROUP + word * LANES + place;
                     if columns.contains(&column) {
-                        let numbers = &mut numbers[(column - columns.start) * width + start..];
-                        numbers.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+                        let place = (column - columns.start) * width + start;
+                        let vector = &mut numbers[place..].as_chunks_mut::<LANES>().0[0];
+                        vector.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
                     }
                 }
             }

@@ -4,6 +4,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod banded;
 mod dense;
 mod dropout;
 mod embedding;
@@ -11,7 +12,6 @@ mod heads;
 mod int8;
 mod loss;
 mod matrix;
-mod near;
 mod normalization;
 mod rotation;
 mod rows;

@@ -1,5 +1,5 @@
-//! Matrix products of which only some parts are wanted, of matrices small enough to lie in the
-//! nearest caches, such as attention's: nothing is packed for them.
+//! Matrix products with a band: of what is outside it, nothing is computed. The matrices are as small
+//! as those of attention, which lie in the nearest caches, so that nothing is packed for them.
 
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
@@ -44,51 +44,56 @@ fn clamped(low: isize, high: isize, length: usize) -> Range<usize> {
     low as usize..high.clamp(low, length as isize) as usize
 }
 
-/// Which part of a product has to be made; more may be.
+/// Which matrix of a product has a band.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Wanted {
-    /// All of it, where the first factor is zero outside this band.
-    Sparse(Band),
-    /// What is in this band, and whole vectors of [`LANES`] columns of each row. Others may be left
-    /// as they are.
-    Within(Band),
+pub(super) enum Banded {
+    /// The first factor, which is zero outside.
+    Factor(Band),
+    /// The product, which is wanted within, and in whole vectors of [`LANES`] columns. Elsewhere it
+    /// may be left as it was.
+    Product(Band),
 }
 
-impl Wanted {
-    /// For some rows of a product: its columns, and the summands of each.
+impl Banded {
+    /// For some rows of a product of so many summands and columns: the columns that are wanted, and
+    /// the summands that are not zero.
     #[inline(always)]
     fn part(self, rows: Range<usize>, [depth, columns]: [usize; 2]) -> [Range<usize>; 2] {
         match self {
-            Self::Sparse(band) => [0..columns, band.of_any(rows, depth)],
-            Self::Within(band) => {
-                let seen = band.of_any(rows, columns);
-                let end = seen.end.next_multiple_of(LANES).min(columns);
-                [seen.start / LANES * LANES..end, 0..depth]
+            Self::Factor(band) => [0..columns, band.of_any(rows, depth)],
+            Self::Product(band) => {
+                let wanted = band.of_any(rows, columns);
+                let end = wanted.end.next_multiple_of(LANES).min(columns);
+                [wanted.start / LANES * LANES..end, 0..depth]
             }
         }
     }
 }
 
-/// `target = factor a b`, or with what stands there as a summand, on this thread. The rows of `b`
-/// are of numbers side by side. What the first factor has further outside its band than [`ROWS`]
-/// rows' bands reach is not read.
-pub(super) fn multiply_wanted(
+/// `target = factor a b`, or with what stands there as a summand, on this thread.
+///
+/// Of `a` whatever is in the bands of any [`ROWS`] rows that follow each other is read, in all of
+/// these rows, and nothing else.
+///
+/// # Panics
+/// Where shapes do not fit, there are no summands, or rows of `b` are not of numbers side by side.
+pub(super) fn multiply_banded(
     target: &mut Target,
     keep: bool,
     factor: f32,
     [a, b]: [Matrix; 2],
-    wanted: Wanted,
+    banded: Banded,
 ) {
     let ([rows, depth], [of_b, columns]) = (a.shape(), b.shape());
     assert_eq!(([rows, columns], depth), (target.shape(), of_b));
     assert!(depth > 0 && b.has_rows());
-    if Arch::new().dispatch(Product { target, keep, factor, a, b, wanted }) {
+    if Arch::new().dispatch(Product { target, keep, factor, a, b, banded }) {
         return;
     }
     let base = if keep { Base::Target } else { Base::Nothing };
     for first in (0..rows).step_by(ROWS) {
         let own = first..rows.min(first + ROWS);
-        let [columns, summands] = wanted.part(own.clone(), [depth, columns]);
+        let [columns, summands] = banded.part(own.clone(), [depth, columns]);
         let (a, b) = (a.block(own.clone(), summands.clone()), b.block(summands, columns.clone()));
         // SAFETY: only this looks at the target now.
         multiply(unsafe { target.block(own, columns) }, base, factor, a, b);
@@ -101,7 +106,7 @@ struct Product<'a, 'b> {
     factor: f32,
     a: Matrix<'a>,
     b: Matrix<'a>,
-    wanted: Wanted,
+    banded: Banded,
 }
 
 impl WithSimd for Product<'_, '_> {
@@ -129,7 +134,7 @@ impl Product<'_, '_> {
             for panel in (0..columns).step_by(VECTORS * S::F32_LANES) {
                 for first in (0..rows).step_by(ROWS) {
                     let own = first..rows.min(first + ROWS);
-                    let [wanted, summands] = self.wanted.part(own.clone(), [depth, columns]);
+                    let [wanted, summands] = self.banded.part(own.clone(), [depth, columns]);
                     let start = wanted.start.max(panel);
                     let end = wanted.end.min(panel + VECTORS * S::F32_LANES);
                     // Zeros are written where there are no summands.
