@@ -9,7 +9,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
-use super::{AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling};
+use super::{AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling, alibi_slopes};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::RotaryPairing;
@@ -179,7 +179,7 @@ pub(super) fn default_attend<B: GptBackend>(
         let sum = scores.reshape([b, h, t * s]) + barrier;
         scores = sum.reshape([b, g, h / g * t, s]);
     }
-    let summands = [barrier, alibi(options, t, s, &device)];
+    let summands = [barrier, alibi(options, [h, t, s], &device)];
     for summand in summands.into_iter().flatten() {
         let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
         let sum = scores.reshape([rows, columns]) + summand;
@@ -317,11 +317,10 @@ fn barrier<B: Backend>(
 /// What ALiBi adds to the scores, `[1, H T S]`.
 fn alibi<B: Backend>(
     options: &AttentionOptions<B>,
-    t: usize,
-    s: usize,
+    [heads, t, s]: [usize; 3],
     device: &B::Device,
 ) -> Option<Tensor<B, 2>> {
-    if options.slopes.is_empty() {
+    if !options.alibi {
         return None;
     }
     let offset = if options.causal { s - t } else { 0 };
@@ -329,8 +328,7 @@ fn alibi<B: Backend>(
         |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
     let (queries, keys) = (count(offset, offset + t).float(), count(0, s).float());
     let distances = (keys.reshape([1, s]) - queries.reshape([t, 1])).abs(); // [T, S]
-    let slopes: Vec<f32> = options.slopes.iter().map(|slope| -*slope as f32).collect();
-    let heads = slopes.len();
+    let slopes: Vec<f32> = alibi_slopes(heads).into_iter().map(|slope| -slope as f32).collect();
     let slopes = Tensor::<B, 2>::from_data(TensorData::new(slopes, [heads, 1]), device);
     Some((slopes * distances.reshape([1, t * s])).reshape([1, heads * t * s]))
 }

@@ -21,6 +21,8 @@ pub struct Sight {
     pub causal: bool,
     /// A query sees keys less than this far away.
     pub window: Option<usize>,
+    /// A summand of `-slope * distance`, with the slope of each query head.
+    pub alibi: bool,
     /// Of weights. Kernels for decoding take none.
     pub dropout: Option<Dropout>,
     /// Of the matrix products.

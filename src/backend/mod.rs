@@ -3,6 +3,7 @@
 //! This is the only module that names a concrete backend or asks for its feature. Everything
 //! else is generic, and meets a concrete type only through [`dispatch`].
 
+mod alibi;
 mod attempt;
 mod autodiff;
 mod compositions;
@@ -23,6 +24,7 @@ mod ops;
 mod precision;
 mod random;
 
+pub use alibi::{alibi_sequence, alibi_slopes};
 use attempt::{capture_panics, probe, within};
 #[cfg(feature = "cubecl")]
 pub use cube::Fused;

@@ -26,8 +26,10 @@ pub struct AttentionOptions<'a, B: Backend> {
     pub causal: bool,
     /// A query sees keys less than this far away.
     pub window: Option<usize>,
-    /// A summand of `-slope * distance` for each query head (ALiBi); empty for none.
-    pub slopes: &'a [f64],
+    /// A summand of `-slope * distance`, with the slope of each query head ([`alibi_slopes`]).
+    ///
+    /// [`alibi_slopes`]: super::alibi_slopes
+    pub alibi: bool,
     /// Which keys are there at all, in each entry of the batch.
     pub padding: Option<&'a Padding<B>>,
     /// A query sees keys of its own document only. There must be as many queries as keys.
@@ -46,7 +48,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             soft_cap: None,
             causal: false,
             window: None,
-            slopes: &[],
+            alibi: false,
             padding: None,
             documents: None,
             dropout: None,
@@ -65,8 +67,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
         let lengths = inputs.iter().map(|input| input.dims()[2]);
         let is_centered =
             self.window.is_none() || self.causal || lengths.is_sorted_by(|a, b| a == b);
-        let is_plain = self.slopes.is_empty()
-            && self.padding.is_none()
+        let is_plain = self.padding.is_none()
             && self.documents.is_none()
             && is_centered
             && inputs.iter().all(|input| fits(input));
@@ -75,6 +76,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             soft_cap: self.soft_cap.map(|cap| cap as f32),
             causal: self.causal,
             window: self.window,
+            alibi: self.alibi,
             dropout: self.dropout,
             precision: self.precision,
         })

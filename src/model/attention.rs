@@ -6,7 +6,6 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::pass::{Memory, Pass};
-use super::position::alibi_slopes;
 use super::record::{Heads as SeenHeads, Record};
 use super::{Initializer, Linear, Norm};
 use crate::backend::{AttentionOptions, Dropout, GptBackend, Rotation};
@@ -32,7 +31,7 @@ pub struct SelfAttention<B: Backend> {
     #[module(skip)]
     window: Option<usize>,
     #[module(skip)]
-    slopes: Vec<f64>,
+    alibi: bool,
 }
 
 /// Attention of a sequence to an encoder's output (Vaswani et al. 2017, section 3.2.3).
@@ -128,7 +127,6 @@ impl<B: Backend> SelfAttention<B> {
         let (d_model, width) = (config.d_model, heads.width);
         let qkv = [d_model, (heads.queries + 2 * heads.keys) * width];
         let output = [heads.queries * width, d_model];
-        let alibi = matches!(config.position, PositionConfig::Alibi {});
         Self {
             qkv: Linear::new(qkv, config.qkv_bias(), deviation, initializer, device),
             query_norm: heads.norm(config, device),
@@ -143,7 +141,7 @@ impl<B: Backend> SelfAttention<B> {
             heads,
             causal,
             window: config.window(layer),
-            slopes: if alibi { alibi_slopes(heads.queries) } else { Vec::new() },
+            alibi: matches!(config.position, PositionConfig::Alibi {}),
         }
     }
 
@@ -168,7 +166,7 @@ impl<B: GptBackend> SelfAttention<B> {
         let options = AttentionOptions {
             causal: self.causal,
             window: self.window,
-            slopes: &self.slopes,
+            alibi: self.alibi,
             // Padding follows the text, so the causal mask hides it already.
             padding: pass.padding.as_ref().filter(|_| !self.causal),
             documents: pass.documents.as_ref(),

@@ -229,9 +229,9 @@ impl<B: GptBackend> LayerCache<B> {
             }
         };
         // Whatever their order: a window is as wide as the room, so that all that is there is seen.
-        // Only slopes ask how far away it is.
+        // Only ALiBi asks how far away it is.
         let lengths = seen.iter().map(|seen| (seen + 1).min(span));
-        if longest >= span && !options.slopes.is_empty() {
+        if longest >= span && options.alibi {
             let attend = |(row, seen): (usize, &usize)| {
                 let row_of = |tensor: Tensor<B, 4>| tensor.narrow(0, row, 1);
                 let in_order = |room: &Tensor<B, 4>| in_order(row_of(room.clone()), seen + 1, span);

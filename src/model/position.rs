@@ -1,4 +1,4 @@
-//! Positions that are computed, not learned: waves, rotations, slopes. Tables are made on the
+//! Positions that are computed, not learned: waves, rotations. Tables are made on the
 //! host in f64, so that they are the same on every backend.
 //!
 //! T positions, D model width, R numbers of a head that are turned
@@ -134,16 +134,4 @@ pub fn frequencies(theta: f64, turned: usize, scaling: Option<RotaryScaling>) ->
             })
             .collect(),
     }
-}
-
-/// The slopes of ALiBi (Press et al. 2022): a geometric sequence that ends at 2^-8; where the
-/// number of heads is no power of two, every other one of the next longer sequence fills up.
-pub(super) fn alibi_slopes(n_heads: usize) -> Vec<f64> {
-    let sequence =
-        |count: usize| (1..=count).map(move |head| 2f64.powf(-8.0 * head as f64 / count as f64));
-    let whole = match n_heads.is_power_of_two() {
-        true => n_heads,
-        false => n_heads.next_power_of_two() / 2,
-    };
-    sequence(whole).chain(sequence(2 * whole).step_by(2)).take(n_heads).collect()
 }

@@ -290,12 +290,15 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
         B::attend(query, key, value, &options).sum().backward();
         let (dropout, soft_cap) = (Some(Dropout::new(0.1, 7)), Some(5.0));
-        let dropping = AttentionOptions { dropout, soft_cap, ..options };
-        let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
-        B::attend(query, key, value, &dropping).sum().backward();
-        for rows in [1, 2, 9] {
+        let dropping = AttentionOptions { dropout, soft_cap, ..options.clone() };
+        let biased = AttentionOptions { alibi: true, ..options };
+        for options in [dropping, biased] {
+            let heads = |heads| leaf::<B, 4>([2, heads, 9, 16], device);
+            B::attend(heads(4), heads(2), heads(2), &options).sum().backward();
+        }
+        for (rows, alibi) in [(1, false), (2, false), (9, false), (2, true)] {
             let heads = |heads| leaf::<B, 4>([rows, heads, 9, 16], device).inner();
-            let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
+            let options = AttentionOptions { precision, alibi, ..AttentionOptions::causal(0.25) };
             let (query, lengths) = (heads(4).narrow(2, 0, 1), vec![9; rows]);
             B::InnerBackend::attend_rows(query, heads(2), heads(2), &lengths, &options);
             B::InnerBackend::put(heads(2), heads(2), &vec![[0, 0]; rows]);
@@ -368,6 +371,7 @@ fn launch_large() {
         soft_cap: None,
         causal: false,
         window: None,
+        alibi: false,
         dropout: None,
         precision: Precision::F32,
     };

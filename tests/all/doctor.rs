@@ -97,8 +97,15 @@ fn a_device_that_computes_something_else_is_named_with_both_numbers() {
     let expected: Vec<_> = cpu_backends().into_iter().map(|kind| kind.on(Some(0))).collect();
     assert_eq!(tried, expected);
     let problem = report.problem.unwrap();
-    assert!(problem.starts_with(&format!("device 0 of backend `{backend}` does not work: it computes a wrong step of llama: loss 4.909386")), "{problem}");
-    assert!(problem.contains("norm of the gradients 3.842755, expected 3.881182"), "{problem}");
+    // The last digits of what it computes are rounding.
+    let GoldenNumbers { loss, gradient_norm } =
+        backend::dispatch(backend, Compute(goldens()[1].clone())).unwrap();
+    let told = format!(
+        "device 0 of backend `{backend}` does not work: it computes a wrong step of llama: loss {loss:.6}, expected"
+    );
+    assert!(problem.starts_with(&told), "{problem}");
+    let told = format!("norm of the gradients {gradient_norm:.6}, expected 3.881182");
+    assert!(problem.contains(&told), "{problem}");
     for report in report.backends.iter().filter(|report| report.is_compiled) {
         let check = &report.devices[0].check;
         assert!(!check.passed && check.error.unwrap() > 0.009, "{check:?}");

@@ -9,6 +9,7 @@ use emberlm::backend::{
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 
 use crate::on_each_backend;
+use crate::reference::alibi_slopes;
 use crate::support::{ACTIVATIONS, Inner, floats, numbers, on_all_backends};
 
 /// What a backend computes; and how far apart two may be, relative to the largest number.
@@ -421,7 +422,7 @@ fn attention_by_hand(
     [query, key, value]: [&[f64]; 3],
     slopes: &[f64],
     (scale, cap): (f64, Option<f64>),
-    sees: impl Fn(usize, usize) -> bool,
+    (sees, loss): (impl Fn(usize, usize) -> bool, impl Fn(usize, usize, usize) -> f64),
     factor: impl Fn(usize, usize) -> f64,
 ) -> [Vec<f64>; 4] {
     let mut output = vec![0.0; b * t * h * w];
@@ -439,10 +440,11 @@ fn attention_by_hand(
             let score = |other: &usize| {
                 let products = (0..k).map(|i| query[q(row, i)] * key[ks(*other, i)]);
                 let score = scale * products.sum::<f64>();
-                cap.map_or((score, scale), |cap| {
+                let (score, derivative) = cap.map_or((score, scale), |cap| {
                     let height = (score / cap).tanh();
                     (cap * height, scale * (1.0 - height * height))
-                })
+                });
+                (score - loss(head, row, *other), derivative)
             };
             let (scores, derivatives): (Vec<f64>, Vec<f64>) = seen.iter().map(score).unzip();
             let highest = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -480,16 +482,18 @@ fn attention_is_its_formula() {
         for shape in ATTENTION {
             let [b, h, g, t, s, k, w] = shape;
             for causal in [false, true] {
-                for (window, dropped, cap) in [
-                    (None, None, None),
-                    (Some(1), None, None),
-                    (Some(3), None, None),
-                    (Some(64), None, None),
-                    (Some(500), None, None),
-                    (None, Some(0.3), None),
+                for (window, dropped, cap, alibi) in [
+                    (None, None, None, false),
+                    (Some(1), None, None, false),
+                    (Some(3), None, None, false),
+                    (Some(64), None, None, false),
+                    (Some(500), None, None, false),
+                    (None, Some(0.3), None, false),
                     // Scores are some units high.
-                    (None, None, Some(1.5)),
-                    (Some(64), Some(0.1), Some(0.02)),
+                    (None, None, Some(1.5), false),
+                    (Some(64), Some(0.1), Some(0.02), false),
+                    (None, None, None, true),
+                    (Some(64), Some(0.1), Some(1.5), true),
                 ] {
                     if !causal && window.is_some() && t != s {
                         continue; // a window has no middle there
@@ -510,18 +514,26 @@ fn attention_is_its_formula() {
                         causal,
                         window,
                         soft_cap: cap,
+                        alibi,
                         dropout: dropped.map(|probability| Dropout::new(probability, 9)),
                         ..AttentionOptions::full(scale)
                     };
                     let output = B::attend(query, key, value, &options).swap_dims(1, 2);
-                    let name = format!("attend {shape:?} {causal} {window:?} {dropped:?} {cap:?}");
+                    let name =
+                        format!("attend {shape:?} {causal} {window:?} {dropped:?} {cap:?} {alibi}");
                     let mut observed = Observed::new(name, output);
                     for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
                         observed.gradient(of, leaf);
                     }
                     let values = [0, 1, 2].map(|i| wide(shapes[i].iter().product(), 7 + i as u64));
+                    let place = |query: usize| if causal { query + s - t } else { query };
+                    let penalties = alibi_slopes(h);
+                    let loss = |head: usize, query: usize, key: usize| match alibi {
+                        true => penalties[head] * place(query).abs_diff(key) as f64,
+                        false => 0.0,
+                    };
                     let sees = |query: usize, key: usize| {
-                        let place = if causal { query + s - t } else { query };
+                        let place = place(query);
                         let near = window.is_none_or(|window| place.abs_diff(key) < window);
                         near && (!causal || key <= place)
                     };
@@ -529,8 +541,14 @@ fn attention_is_its_formula() {
                     let values = values.each_ref().map(Vec::as_slice);
                     let factor =
                         |row, key| dropped.map_or(1.0, |share| factor_by_hand(share, 9, row, key));
-                    let expected =
-                        attention_by_hand(shape, values, &slopes, (scale, cap), sees, factor);
+                    let expected = attention_by_hand(
+                        shape,
+                        values,
+                        &slopes,
+                        (scale, cap),
+                        (sees, loss),
+                        factor,
+                    );
                     for ((name, found), expected) in observed.results.iter().zip(&expected) {
                         check(name, found, expected, tolerance::<B>());
                     }

@@ -5,6 +5,7 @@ use emberlm::backend::{AttentionOptions, Dropout, GptBackend, seed_draws};
 use emberlm::config::{Activation, NormKind};
 
 use crate::on_each_backend;
+use crate::reference::alibi_slopes;
 use crate::support::{ACTIVATIONS, Inner, assert_close, floats, numbers};
 
 fn tensor<B: GptBackend, const D: usize>(
@@ -236,15 +237,18 @@ fn each_row_attends_to_as_many_keys_as_it_has() {
             (3, 3, [4, 260], 20, None, vec![20, 3]),
             (2, 2, [8, 3], 9, Some(4), many),
         ];
-        let capped = cases.clone().map(|case| (case, Some(0.7)));
-        let cases = cases.map(|case| (case, None)).into_iter().chain(capped);
-        for ((h, g, [k, w], room, window, lengths), soft_cap) in cases {
+        let of_all = |cap, alibi| cases.clone().map(|case| (case, cap, alibi));
+        let cases = [of_all(None, false), of_all(Some(0.7), false), of_all(Some(0.7), true)];
+        for ((h, g, [k, w], room, window, lengths), soft_cap, alibi) in cases.into_iter().flatten()
+        {
             // Not all rows that there is room for are taken.
             let (b, rows) = (lengths.len(), lengths.len() + 1);
             let q = numbers(b * h * k, 8);
             let (key, value) = (numbers(rows * g * room * k, 9), numbers(rows * g * room * w, 10));
             let scale = (k as f64).powf(-0.5);
-            let options = AttentionOptions { window, soft_cap, ..AttentionOptions::causal(scale) };
+            let options =
+                AttentionOptions { window, soft_cap, alibi, ..AttentionOptions::causal(scale) };
+            let slopes = alibi_slopes(h);
             // As they come out of a projection: the heads of a position side by side.
             let query = tensor(&q, [b, 1, h, k], &device).swap_dims(1, 2);
             let keys = tensor(&key, [rows, g, room, k], &device);
@@ -265,7 +269,9 @@ fn each_row_attends_to_as_many_keys_as_it_has() {
                 let weight = |p: usize| {
                     let dot: f64 = (0..k).map(|i| f64::from(q[i]) * at(&key, p, k, i)).sum();
                     let score = dot * scale;
-                    soft_cap.map_or(score, |cap: f64| cap * (score / cap).tanh()).exp()
+                    let score = soft_cap.map_or(score, |cap: f64| cap * (score / cap).tanh());
+                    let distance = if alibi { lengths[row] - 1 - p } else { 0 };
+                    (score - slopes[head] * distance as f64).exp()
                 };
                 let first = window.map_or(0, |window| lengths[row].saturating_sub(window));
                 let weights: Vec<(usize, f64)> =

@@ -489,7 +489,7 @@ fn scaled(frequency: f64, scaling: Option<RotaryScaling>) -> f64 {
 }
 
 /// `get_slopes` of <https://github.com/ofirpress/attention_with_linear_biases>.
-fn alibi_slopes(n_heads: usize) -> Vec<f64> {
+pub(crate) fn alibi_slopes(n_heads: usize) -> Vec<f64> {
     if n_heads.is_power_of_two() {
         return (1..=n_heads).map(|head| (-8.0 * head as f64 / n_heads as f64).exp2()).collect();
     }

@@ -17,7 +17,7 @@ use super::matrix::{Base, Matrix, Target, multiply};
 use super::rows::{LANES, highest, sum, sum_pairs};
 use super::vector::FEW;
 use super::{team, written};
-use crate::backend::Sight;
+use crate::backend::{Sight, alibi_slopes};
 
 /// Queries whose scores are in memory at a time.
 const BLOCK: usize = 64;
@@ -82,11 +82,15 @@ struct Block<'a> {
     keys: Range<usize>,
     /// Of each query the keys that it sees; both are counted from the block's first.
     band: Band,
+    /// The key at the first query's own place, counted likewise.
+    place: isize,
+    /// What a score loses for each place between query and key.
+    slope: f32,
 }
 
 impl<'a> Block<'a> {
-    /// Of so many queries and keys in all.
-    fn new(sight: &'a Sight, queries: Range<usize>, [t, s]: [usize; 2]) -> Self {
+    /// Of so many queries and keys in all, and of a head with this slope.
+    fn new(sight: &'a Sight, queries: Range<usize>, [t, s]: [usize; 2], slope: f32) -> Self {
         let [first, last] = [queries.start, queries.end - 1].map(|query| sight.keys(query, t, s));
         let keys = first.start..last.end;
         // Where the first query stands among the keys.
@@ -95,7 +99,7 @@ impl<'a> Block<'a> {
         let window = sight.window.map_or(FAR, |window| window.min(FAR as usize) as isize);
         let ahead = if sight.causal { 1 } else { window };
         let band = Band { low: place + 1 - window, high: place + ahead };
-        Self { sight, queries, keys, band }
+        Self { sight, queries, keys, band, place, slope }
     }
 
     /// All queries, in blocks.
@@ -144,6 +148,13 @@ impl<'a> Block<'a> {
         std::array::from_fn(|lane| (first <= lane as i32) & ((lane as i32) < end))
     }
 
+    /// What the scores of the vector of queries that begins there lose for their distance from a key.
+    #[inline(always)]
+    fn losses(&self, start: usize, key: usize) -> [f32; LANES] {
+        let first = (self.place + start as isize - key as isize) as i32;
+        std::array::from_fn(|lane| self.slope * (first + lane as i32).abs() as f32)
+    }
+
     /// Zeros for a vector's next keys, which products read since their rows' neighbours see these.
     #[inline(always)]
     fn clear_beside(&self, numbers: &mut [f32], start: usize) {
@@ -153,6 +164,14 @@ impl<'a> Block<'a> {
         for key in before.chain(behind) {
             *vector(numbers, key * width + start) = [0.0; LANES];
         }
+    }
+}
+
+/// Of each query head; zero without ALiBi.
+fn slopes(sight: &Sight, heads: usize) -> Vec<f32> {
+    match sight.alibi {
+        true => alibi_slopes(heads).into_iter().map(|slope| slope as f32).collect(),
+        false => vec![0.0; heads],
     }
 }
 
@@ -216,8 +235,9 @@ fn soften_vectors<const FUSED: bool>(
         let mut highest = [f32::NEG_INFINITY; LANES];
         for key in block.keys_of_vector(start) {
             let (row, seen) = (vector(scores, key * width + start), block.lanes(start, key));
+            let losses = block.losses(start, key);
             for lane in 0..LANES {
-                row[lane] = capped(row[lane]);
+                row[lane] = capped(row[lane]) - losses[lane];
                 let is_higher = seen[lane] & (row[lane] > highest[lane]);
                 highest[lane] = if is_higher { row[lane] } else { highest[lane] };
             }
@@ -281,9 +301,10 @@ fn differentiate_vectors<const FUSED: bool>(
         for key in block.keys_of_vector(start) {
             let (seen, place) = (block.lanes(start, key), key * width + start);
             let (score, slope) = (vector(scores, place), vector(slopes, place));
+            let losses = block.losses(start, key);
             for lane in 0..LANES {
                 let (x, of_cap) = capped(score[lane]);
-                let weight = exp::<FUSED>(not_positive(x - log_sums[lane]));
+                let weight = exp::<FUSED>(not_positive(x - losses[lane] - log_sums[lane]));
                 score[lane] = if seen[lane] { weight } else { 0.0 };
                 slope[lane] = score[lane] * (slope[lane] - levels[lane]) * scale * of_cap;
             }
@@ -305,11 +326,12 @@ pub(super) fn forward(
     let ([b, h, t, _], g) = (query.shape(), key.shape()[1]);
     let width = value.shape()[3];
     let pairs: usize = (0..b).map(|entry| t * lengths(entry)).sum();
+    let slopes = slopes(sight, h);
     let mut output = Vec::new();
     let run = |places: Numbers, room: Room| {
         let task = |(entry, head, queries): (usize, usize, Range<usize>)| {
             let (of_key, first) = (head / (h / g), (entry * h + head) * t);
-            let block = Block::new(sight, queries.clone(), [t, lengths(entry)]);
+            let block = Block::new(sight, queries.clone(), [t, lengths(entry)], slopes[head]);
             let factors = [
                 query.head(entry, head).rows(queries.clone()),
                 key.head(entry, of_key).rows(block.keys.clone()),
@@ -405,7 +427,11 @@ fn soften_rows(scores: &mut [f32], block: &Block<'_>) -> [f32; BLOCK] {
         let seen = block.band.of_any(query..query + 1, all);
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);
+        let first = block.place + query as isize - seen.start as isize;
         let row = &mut row[seen];
+        for (key, x) in row.iter_mut().enumerate() {
+            *x -= block.slope * (first - key as isize).unsigned_abs() as f32;
+        }
         let highest = highest(row);
         row.iter_mut().for_each(|x| *x = exp::<FUSED>(not_positive(*x - highest)));
         let sum = sum(row, |x| x);
@@ -457,6 +483,7 @@ pub(super) unsafe fn backward(
     [query_room, key_room, value_room]: [Room; 3],
 ) {
     let ([b, h, t, _], [_, g, s, _]) = (query.shape(), key.shape());
+    let slopes = slopes(sight, h);
     team::for_each(0..b * g, |task| {
         let (entry, of_key) = (task / g, task % g);
         let (keys, values) = (key.head(entry, of_key), value.head(entry, of_key));
@@ -467,7 +494,7 @@ pub(super) unsafe fn backward(
         // From the last on, which sees the most keys.
         let blocks = heads.flat_map(|head| Block::all(t).rev().map(move |block| (head, block)));
         for (number, (head, own)) in blocks.enumerate() {
-            let block = Block::new(sight, own.clone(), [t, s]);
+            let block = Block::new(sight, own.clone(), [t, s], slopes[head]);
             let seen = block.keys.clone();
             let is_first = number == 0 && seen == (0..s);
             if number == 0 && !is_first {

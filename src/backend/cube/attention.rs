@@ -9,6 +9,7 @@ use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeRuntime};
 use cubecl::prelude::*;
+use std::f32::consts::LN_2;
 use std::ops::Range;
 
 use super::Cube;
@@ -19,7 +20,7 @@ use super::tensors::{
     UNITS, address, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
 };
 use crate::backend::ops::{from_float, to_float};
-use crate::backend::{GPU_SCORES, Sight};
+use crate::backend::{GPU_SCORES, Sight, alibi_sequence};
 
 /// Queries of a block at least, so that its products keep a GPU busy.
 const FEWEST_QUERIES: usize = 64;
@@ -37,6 +38,18 @@ fn sees(query: u32, key: u32, window: u32, #[comptime] causal: bool) -> bool {
 pub fn score(product: f32, scale: f32, cap: f32, #[comptime] is_capped: bool) -> f32 {
     let score = product * scale;
     if comptime!(is_capped) { cap * tanh(score / cap) } else { score }
+}
+
+/// What a score loses for each place between query and key (see
+/// [`alibi_slopes`](crate::backend::alibi_slopes)); the first so many heads have a sequence of their
+/// own.
+#[cube]
+pub fn alibi_slope(head: u32, sequence: u32) -> f32 {
+    let own = f32::cast_from(head + 1) / f32::cast_from(sequence);
+    let between =
+        f32::cast_from(2 * (head - min(head, sequence)) + 1) / f32::cast_from(2 * sequence);
+    // 2^(-8 x)
+    f32::exp(-8.0f32 * LN_2 * select(head < sequence, own, between))
 }
 
 /// Of arguments that some devices have no exponential for, too; what is not a number stays so.
@@ -59,8 +72,32 @@ struct Block {
     /// The place of the first key.
     first_key: u32,
     window: u32,
+    /// Query heads, and those whose slopes are a sequence of their own.
+    heads: u32,
+    sequence: u32,
     scale: f32,
     cap: f32,
+}
+
+/// A score of a row, whose query and key have these places.
+#[cube]
+fn score_of(
+    product: f32,
+    row: usize,
+    query: u32,
+    key: u32,
+    block: Block,
+    #[comptime] is_capped: bool,
+    #[comptime] has_alibi: bool,
+) -> f32 {
+    let score = score(product, block.scale, block.cap, is_capped);
+    if comptime!(has_alibi) {
+        let head = (row / block.queries as usize) as u32 % block.heads;
+        let distance = select(query > key, query - key, key - query);
+        score - alibi_slope(head, block.sequence) * f32::cast_from(distance)
+    } else {
+        score
+    }
 }
 
 /// Softmax of rows of scores, and the logarithms of what it divides by.
@@ -72,6 +109,7 @@ fn softmax_kernel<E: Float>(
     block: Block,
     #[comptime] causal: bool,
     #[comptime] is_capped: bool,
+    #[comptime] has_alibi: bool,
     #[define(E)] _element: StorageType,
 ) {
     let row = CUBE_POS;
@@ -83,9 +121,11 @@ fn softmax_kernel<E: Float>(
     let mut highest = f32::new(LOWEST);
     let mut place = UNIT_POS;
     while place < block.width {
-        if sees(query, block.first_key + place, block.window, causal) {
+        let key = block.first_key + place;
+        if sees(query, key, block.window, causal) {
             let product = scores[start + place as usize];
-            highest = max(highest, score(product, block.scale, block.cap, is_capped));
+            let score = score_of(product, row, query, key, block, is_capped, has_alibi);
+            highest = max(highest, score);
         }
         place += ROW_UNITS;
     }
@@ -93,9 +133,11 @@ fn softmax_kernel<E: Float>(
     let mut sum = 0.0f32;
     let mut place = UNIT_POS;
     while place < block.width {
-        if sees(query, block.first_key + place, block.window, causal) {
+        let key = block.first_key + place;
+        if sees(query, key, block.window, causal) {
             let product = scores[start + place as usize];
-            sum += f32::exp(score(product, block.scale, block.cap, is_capped) - highest);
+            let score = score_of(product, row, query, key, block, is_capped, has_alibi);
+            sum += f32::exp(score - highest);
         }
         place += ROW_UNITS;
     }
@@ -104,8 +146,9 @@ fn softmax_kernel<E: Float>(
     while place < block.width {
         let index = start + place as usize;
         let mut probability = 0.0f32;
-        if sees(query, block.first_key + place, block.window, causal) {
-            let score = score(scores[index], block.scale, block.cap, is_capped);
+        let key = block.first_key + place;
+        if sees(query, key, block.window, causal) {
+            let score = score_of(scores[index], row, query, key, block, is_capped, has_alibi);
             probability = f32::exp(score - log_sum);
         }
         probabilities[index] = E::cast_from(probability);
@@ -129,6 +172,7 @@ fn scores_backward_kernel<E: Float>(
     block: Block,
     #[comptime] causal: bool,
     #[comptime] is_capped: bool,
+    #[comptime] has_alibi: bool,
     #[define(E)] _element: StorageType,
 ) {
     if ABSOLUTE_POS < scores.len() {
@@ -136,13 +180,14 @@ fn scores_backward_kernel<E: Float>(
         let query = block.first_query + (row % block.queries as usize) as u32;
         let key = block.first_key + (ABSOLUTE_POS % block.width as usize) as u32;
         let mut probability = 0.0f32;
-        let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, is_capped);
+        let product = scores[ABSOLUTE_POS];
         if sees(query, key, block.window, causal) {
+            let score = score_of(product, row, query, key, block, is_capped, has_alibi);
             probability = f32::exp(score - log_sums[row]);
         }
         let mut slope = gradients[ABSOLUTE_POS] - sums[row];
         if comptime!(is_capped) {
-            let height = score / block.cap;
+            let height = score(product, block.scale, block.cap, is_capped) / block.cap;
             slope *= 1.0f32 - height * height;
         }
         probabilities[ABSOLUTE_POS] = E::cast_from(probability);
@@ -200,6 +245,8 @@ impl Plan {
             (queries.start + ahead) as u32,
             keys.start as u32,
             window,
+            self.heads as u32,
+            alibi_sequence(self.heads) as u32,
             self.sight.scale,
             self.sight.soft_cap.unwrap_or_default(),
         )
@@ -310,6 +357,7 @@ fn softmax<R: CubeRuntime>(
         of_rows,
         plan.sight.causal,
         plan.sight.soft_cap.is_some(),
+        plan.sight.alibi,
         plan.element.into(),
     );
     (probabilities, log_sums)
@@ -379,6 +427,7 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
         of_rows,
         plan.sight.causal,
         plan.sight.soft_cap.is_some(),
+        plan.sight.alibi,
         plan.element.into(),
     );
     let [probabilities, of_scores] = outputs;

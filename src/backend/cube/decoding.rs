@@ -10,11 +10,11 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use std::ops::Range;
 
-use super::attention::score as score_of;
+use super::attention::{alibi_slope, score as score_of};
 use super::products::element;
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{MOST_CUBES, UNITS, address, dims, empty, memory, writable};
-use crate::backend::Sight;
+use crate::backend::{Sight, alibi_sequence};
 
 /// Rows of a launch, and what fewer of them are rounded up to: what is known of each row is handed
 /// to the kernel with its arguments, of which it has a fixed number, instead of in memory that
@@ -159,6 +159,8 @@ struct Rows {
     /// Keys that a row sees at most.
     longest: u32,
     window: u32,
+    /// Heads whose slopes are a sequence of their own.
+    sequence: u32,
     scale: f32,
     cap: f32,
 }
@@ -175,6 +177,7 @@ fn attend_rows_kernel<E: Float>(
     lengths: &Sequence<u32>,
     rows: Rows,
     #[comptime] is_capped: bool,
+    #[comptime] has_alibi: bool,
     // Of the factors of both products.
     #[define(E)] _element: StorageType,
 ) {
@@ -231,6 +234,10 @@ fn attend_rows_kernel<E: Float>(
                 product += products[(lane * PITCH + UNIT_POS) as usize];
             }
             score = score_of(product, rows.scale, rows.cap, is_capped);
+            if comptime!(has_alibi) {
+                let distance = seen - 1 - (block + UNIT_POS);
+                score -= alibi_slope(head as u32, rows.sequence) * f32::cast_from(distance);
+            }
         }
         let before = highest;
         highest = max(before, max_of_units(score, ROW_UNITS));
@@ -324,10 +331,12 @@ pub fn attend_rows<R: CubeRuntime>(
                 columns as u32,
                 longest.unwrap_or(0) as u32,
                 window.min(u32::MAX as usize) as u32,
+                alibi_sequence(h) as u32,
                 sight.scale,
                 sight.soft_cap.unwrap_or_default(),
             ),
             sight.soft_cap.is_some(),
+            sight.alibi,
             element.into(),
         );
     }

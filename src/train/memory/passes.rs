@@ -192,12 +192,11 @@ impl<'a> Pass<'a> {
         let rotates = matches!(model.position, PositionConfig::Rotary { .. });
         let causal = place.stack == "decoder";
         // Kernels hide what a causal mask or a window hides; padding follows the text.
-        let in_kernels = causal || model.window(place.layer).is_some();
+        let alibi = matches!(model.position, PositionConfig::Alibi {});
+        let in_kernels = causal || model.window(place.layer).is_some() || alibi;
         let extras = Extras {
             soft_cap: model.attention.soft_cap.is_some(),
-            summands: matches!(model.position, PositionConfig::Alibi {})
-                || self.masked
-                || in_kernels && !self.recorder.operations.kernels,
+            summands: self.masked || in_kernels && !self.recorder.operations.kernels,
             dropout: model.attention_dropout() > 0.0,
         };
         let outputs = (sizes.heads + 2 * sizes.key_heads) * sizes.width;
