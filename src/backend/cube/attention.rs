@@ -79,24 +79,15 @@ struct Block {
     cap: f32,
 }
 
-/// A score of a row, whose query and key have these places.
+/// What a score of a row loses, whose query and key have these places.
 #[cube]
-fn score_of(
-    product: f32,
-    row: usize,
-    query: u32,
-    key: u32,
-    block: Block,
-    #[comptime] is_capped: bool,
-    #[comptime] has_alibi: bool,
-) -> f32 {
-    let score = score(product, block.scale, block.cap, is_capped);
+fn loss(row: usize, query: u32, key: u32, block: Block, #[comptime] has_alibi: bool) -> f32 {
     if comptime!(has_alibi) {
         let head = (row / block.queries as usize) as u32 % block.heads;
         let distance = select(query > key, query - key, key - query);
-        score - alibi_slope(head, block.sequence) * f32::cast_from(distance)
+        alibi_slope(head, block.sequence) * f32::cast_from(distance)
     } else {
-        score
+        f32::new(0.0)
     }
 }
 
@@ -123,9 +114,8 @@ fn softmax_kernel<E: Float>(
     while place < block.width {
         let key = block.first_key + place;
         if sees(query, key, block.window, causal) {
-            let product = scores[start + place as usize];
-            let score = score_of(product, row, query, key, block, is_capped, has_alibi);
-            highest = max(highest, score);
+            let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
+            highest = max(highest, score - loss(row, query, key, block, has_alibi));
         }
         place += ROW_UNITS;
     }
@@ -135,9 +125,8 @@ fn softmax_kernel<E: Float>(
     while place < block.width {
         let key = block.first_key + place;
         if sees(query, key, block.window, causal) {
-            let product = scores[start + place as usize];
-            let score = score_of(product, row, query, key, block, is_capped, has_alibi);
-            sum += f32::exp(score - highest);
+            let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
+            sum += f32::exp(score - loss(row, query, key, block, has_alibi) - highest);
         }
         place += ROW_UNITS;
     }
@@ -148,8 +137,9 @@ fn softmax_kernel<E: Float>(
         let mut probability = 0.0f32;
         let key = block.first_key + place;
         if sees(query, key, block.window, causal) {
-            let score = score_of(scores[index], row, query, key, block, is_capped, has_alibi);
-            probability = f32::exp(score - log_sum);
+            let score = score(scores[index], block.scale, block.cap, is_capped);
+            let loss = loss(row, query, key, block, has_alibi);
+            probability = f32::exp(score - loss - log_sum);
         }
         probabilities[index] = E::cast_from(probability);
         place += ROW_UNITS;
@@ -180,14 +170,14 @@ fn scores_backward_kernel<E: Float>(
         let query = block.first_query + (row % block.queries as usize) as u32;
         let key = block.first_key + (ABSOLUTE_POS % block.width as usize) as u32;
         let mut probability = 0.0f32;
-        let product = scores[ABSOLUTE_POS];
+        let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, is_capped);
         if sees(query, key, block.window, causal) {
-            let score = score_of(product, row, query, key, block, is_capped, has_alibi);
-            probability = f32::exp(score - log_sums[row]);
+            let loss = loss(row, query, key, block, has_alibi);
+            probability = f32::exp(score - loss - log_sums[row]);
         }
         let mut slope = gradients[ABSOLUTE_POS] - sums[row];
         if comptime!(is_capped) {
-            let height = score(product, block.scale, block.cap, is_capped) / block.cap;
+            let height = score / block.cap;
             slope *= 1.0f32 - height * height;
         }
         probabilities[ABSOLUTE_POS] = E::cast_from(probability);
