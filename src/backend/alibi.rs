@@ -1,6 +1,7 @@
 //! Attention with linear biases.
 
-/// Heads whose slopes are a sequence of their own; the others' are between these.
+/// Heads whose slopes are a sequence of their own: the greatest power of two that there are heads
+/// for.
 pub fn alibi_sequence(n_heads: usize) -> usize {
     match n_heads.is_power_of_two() {
         true => n_heads,
@@ -8,11 +9,14 @@ pub fn alibi_sequence(n_heads: usize) -> usize {
     }
 }
 
-/// The slopes of ALiBi (Press et al. 2022): a geometric sequence that ends at 2^-8; where the
-/// number of heads is no power of two, every other one of the next longer sequence fills up.
-pub fn alibi_slopes(n_heads: usize) -> Vec<f64> {
-    let sequence =
-        |count: usize| (1..=count).map(move |head| 2f64.powf(-8.0 * head as f64 / count as f64));
-    let whole = alibi_sequence(n_heads);
-    sequence(whole).chain(sequence(2 * whole).step_by(2)).take(n_heads).collect()
+/// What a head's scores lose for each place between query and key in ALiBi (Press et al. 2022): a
+/// geometric sequence over the heads, which ends at 2^-8; where the number of heads is no power of
+/// two, every other one of the next longer sequence fills up.
+pub fn alibi_slope(head: usize, n_heads: usize) -> f64 {
+    let sequence = alibi_sequence(n_heads);
+    let share = match head.checked_sub(sequence) {
+        None => (head + 1) as f64 / sequence as f64,
+        Some(beyond) => (2 * beyond + 1) as f64 / (2 * sequence) as f64,
+    };
+    (-8.0 * share).exp2()
 }

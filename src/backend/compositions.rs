@@ -9,7 +9,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
-use super::{AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling, alibi_slopes};
+use super::{AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling, alibi_slope};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::RotaryPairing;
@@ -328,7 +328,7 @@ fn alibi<B: Backend>(
         |from: usize, to: usize| Tensor::<B, 1, Int>::arange(from as i64..to as i64, device);
     let (queries, keys) = (count(offset, offset + t).float(), count(0, s).float());
     let distances = (keys.reshape([1, s]) - queries.reshape([t, 1])).abs(); // [T, S]
-    let slopes: Vec<f32> = alibi_slopes(heads).into_iter().map(|slope| -slope as f32).collect();
+    let slopes: Vec<f32> = (0..heads).map(|head| -alibi_slope(head, heads) as f32).collect();
     let slopes = Tensor::<B, 2>::from_data(TensorData::new(slopes, [heads, 1]), device);
     Some((slopes * distances.reshape([1, t * s])).reshape([1, heads * t * s]))
 }

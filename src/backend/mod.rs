@@ -24,7 +24,7 @@ mod ops;
 mod precision;
 mod random;
 
-pub use alibi::{alibi_sequence, alibi_slopes};
+pub use alibi::alibi_slope;
 use attempt::{capture_panics, probe, within};
 #[cfg(feature = "cubecl")]
 pub use cube::Fused;

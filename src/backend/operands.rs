@@ -26,9 +26,9 @@ pub struct AttentionOptions<'a, B: Backend> {
     pub causal: bool,
     /// A query sees keys less than this far away.
     pub window: Option<usize>,
-    /// A summand of `-slope * distance`, with the slope of each query head ([`alibi_slopes`]).
+    /// A summand of `-slope * distance`, with the slope of each query head ([`alibi_slope`]).
     ///
-    /// [`alibi_slopes`]: super::alibi_slopes
+    /// [`alibi_slope`]: super::alibi_slope
     pub alibi: bool,
     /// Which keys are there at all, in each entry of the batch.
     pub padding: Option<&'a Padding<B>>,

@@ -1,5 +1,5 @@
-//! Matrix products with a band: of what is outside it, nothing is computed. The matrices are as small
-//! as those of attention, which lie in the nearest caches, so that nothing is packed for them.
+//! Matrix products with a band, outside which nothing is computed. The matrices are as small as
+//! those of attention, which lie in the nearest caches, so that nothing is packed for them.
 
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
@@ -138,12 +138,14 @@ impl Product<'_, '_> {
                     let start = wanted.start.max(panel);
                     let end = wanted.end.min(panel + VECTORS * S::F32_LANES);
                     // Zeros are written where there are no summands.
-                    let first = if summands.is_empty() { 0 } else { summands.start };
-                    let begins = first / DEPTH * DEPTH == slice;
-                    let summands = summands.start.max(slice)..summands.end.min(slice + DEPTH);
-                    let summands = if summands.is_empty() { 0..0 } else { summands };
-                    if start < end && (begins || !summands.is_empty()) {
-                        self.block::<S, VECTORS>(simd, own, start..end, summands, begins);
+                    let begins = match summands.is_empty() {
+                        true => slice == 0,
+                        false => slice == summands.start / DEPTH * DEPTH,
+                    };
+                    let here = summands.start.max(slice)..summands.end.min(slice + DEPTH);
+                    let here = if here.is_empty() { 0..0 } else { here };
+                    if start < end && (begins || !here.is_empty()) {
+                        self.block::<S, VECTORS>(simd, own, start..end, here, begins);
                     }
                 }
             }

@@ -45,8 +45,8 @@ pub(super) fn drop_columns(
                 for (word, factors) in factors.iter().enumerate() {
                     let column = group * GROUP + word * LANES + place;
                     if columns.contains(&column) {
-                        let place = (column - columns.start) * width + start;
-                        let vector = &mut numbers[place..].as_chunks_mut::<LANES>().0[0];
+                        let row = &mut numbers[(column - columns.start) * width..][start..];
+                        let vector = &mut row.as_chunks_mut::<LANES>().0[0];
                         vector.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
                     }
                 }

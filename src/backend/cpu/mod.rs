@@ -15,6 +15,7 @@ mod matrix;
 mod normalization;
 mod rotation;
 mod rows;
+mod scores;
 mod team;
 mod tensors;
 mod vector;

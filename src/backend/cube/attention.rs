@@ -19,8 +19,9 @@ use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{
     UNITS, address, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
 };
+use crate::backend::alibi::alibi_sequence;
 use crate::backend::ops::{from_float, to_float};
-use crate::backend::{GPU_SCORES, Sight, alibi_sequence};
+use crate::backend::{GPU_SCORES, Sight};
 
 /// Queries of a block at least, so that its products keep a GPU busy.
 const FEWEST_QUERIES: usize = 64;
@@ -41,7 +42,7 @@ pub fn score(product: f32, scale: f32, cap: f32, #[comptime] is_capped: bool) ->
 }
 
 /// What a score loses for each place between query and key (see
-/// [`alibi_slopes`](crate::backend::alibi_slopes)); the first so many heads have a sequence of their
+/// [`alibi_slope`](crate::backend::alibi_slope)); the first so many heads have a sequence of their
 /// own.
 #[cube]
 pub fn alibi_slope(head: u32, sequence: u32) -> f32 {
@@ -79,13 +80,21 @@ struct Block {
     cap: f32,
 }
 
-/// What a score of a row loses, whose query and key have these places.
+/// What a row's scores lose for each place between query and key.
 #[cube]
-fn loss(row: usize, query: u32, key: u32, block: Block, #[comptime] has_alibi: bool) -> f32 {
+fn slope_of_row(row: usize, block: Block, #[comptime] has_alibi: bool) -> f32 {
     if comptime!(has_alibi) {
-        let head = (row / block.queries as usize) as u32 % block.heads;
-        let distance = select(query > key, query - key, key - query);
-        alibi_slope(head, block.sequence) * f32::cast_from(distance)
+        alibi_slope((row / block.queries as usize) as u32 % block.heads, block.sequence)
+    } else {
+        f32::new(0.0)
+    }
+}
+
+/// What a score loses whose query and key have these places.
+#[cube]
+fn loss(slope: f32, query: u32, key: u32, #[comptime] has_alibi: bool) -> f32 {
+    if comptime!(has_alibi) {
+        slope * f32::cast_from(select(query > key, query - key, key - query))
     } else {
         f32::new(0.0)
     }
@@ -109,13 +118,14 @@ fn softmax_kernel<E: Float>(
     }
     let start = row * block.width as usize;
     let query = block.first_query + (row % block.queries as usize) as u32;
+    let of_place = slope_of_row(row, block, has_alibi);
     let mut highest = f32::new(LOWEST);
     let mut place = UNIT_POS;
     while place < block.width {
         let key = block.first_key + place;
         if sees(query, key, block.window, causal) {
             let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
-            highest = max(highest, score - loss(row, query, key, block, has_alibi));
+            highest = max(highest, score - loss(of_place, query, key, has_alibi));
         }
         place += ROW_UNITS;
     }
@@ -126,7 +136,7 @@ fn softmax_kernel<E: Float>(
         let key = block.first_key + place;
         if sees(query, key, block.window, causal) {
             let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
-            sum += f32::exp(score - loss(row, query, key, block, has_alibi) - highest);
+            sum += f32::exp(score - loss(of_place, query, key, has_alibi) - highest);
         }
         place += ROW_UNITS;
     }
@@ -138,7 +148,7 @@ fn softmax_kernel<E: Float>(
         let key = block.first_key + place;
         if sees(query, key, block.window, causal) {
             let score = score(scores[index], block.scale, block.cap, is_capped);
-            let loss = loss(row, query, key, block, has_alibi);
+            let loss = loss(of_place, query, key, has_alibi);
             probability = f32::exp(score - loss - log_sum);
         }
         probabilities[index] = E::cast_from(probability);
@@ -169,10 +179,11 @@ fn scores_backward_kernel<E: Float>(
         let row = ABSOLUTE_POS / block.width as usize;
         let query = block.first_query + (row % block.queries as usize) as u32;
         let key = block.first_key + (ABSOLUTE_POS % block.width as usize) as u32;
+        let of_place = slope_of_row(row, block, has_alibi);
         let mut probability = 0.0f32;
         let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, is_capped);
         if sees(query, key, block.window, causal) {
-            let loss = loss(row, query, key, block, has_alibi);
+            let loss = loss(of_place, query, key, has_alibi);
             probability = f32::exp(score - loss - log_sums[row]);
         }
         let mut slope = gradients[ABSOLUTE_POS] - sums[row];

@@ -14,7 +14,8 @@ use super::attention::{alibi_slope, score as score_of};
 use super::products::element;
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{MOST_CUBES, UNITS, address, dims, empty, memory, writable};
-use crate::backend::{Sight, alibi_sequence};
+use crate::backend::Sight;
+use crate::backend::alibi::alibi_sequence;
 
 /// Rows of a launch, and what fewer of them are rounded up to: what is known of each row is handed
 /// to the kernel with its arguments, of which it has a fixed number, instead of in memory that
@@ -203,6 +204,10 @@ fn attend_rows_kernel<E: Float>(
 
     let mut products = SharedMemory::<f32>::new((LANES * PITCH) as usize);
     let mut probabilities = SharedMemory::<f32>::new(ROW_UNITS as usize);
+    let mut of_place = 0.0f32;
+    if comptime!(has_alibi) {
+        of_place = alibi_slope(head as u32, rows.sequence);
+    }
     let mut highest = f32::new(LOWEST);
     let mut sum = 0.0f32;
     let mut total = 0.0f32;
@@ -236,7 +241,7 @@ fn attend_rows_kernel<E: Float>(
             score = score_of(product, rows.scale, rows.cap, is_capped);
             if comptime!(has_alibi) {
                 let distance = seen - 1 - (block + UNIT_POS);
-                score -= alibi_slope(head as u32, rows.sequence) * f32::cast_from(distance);
+                score -= of_place * f32::cast_from(distance);
             }
         }
         let before = highest;

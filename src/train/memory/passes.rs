@@ -191,7 +191,7 @@ impl<'a> Pass<'a> {
         let name = format!("{name}.attention");
         let rotates = matches!(model.position, PositionConfig::Rotary { .. });
         let causal = place.stack == "decoder";
-        // Kernels hide what a causal mask or a window hides; padding follows the text.
+        // Kernels do the work of a causal mask, a window and ALiBi; padding follows the text.
         let alibi = matches!(model.position, PositionConfig::Alibi {});
         let in_kernels = causal || model.window(place.layer).is_some() || alibi;
         let extras = Extras {

@@ -17,7 +17,7 @@ use serde::Serialize;
 use std::cell::RefCell;
 
 use super::passage::Passage;
-use crate::backend::{GptBackend, alibi_slopes, on_host};
+use crate::backend::{GptBackend, alibi_slope, on_host};
 use crate::model::{Heads, Model, Observer, Output, Part};
 
 /// The attention of one layer to itself or to a source, as a pass of the model computed it.
@@ -114,13 +114,12 @@ impl<B: GptBackend> Observer<B> for Witness<'_> {
         };
         let [query, key, value] = [heads.query, heads.key, heads.value].map(on_host);
         let attended = on_host(heads.attended);
-        let slopes = if options.alibi { alibi_slopes(h) } else { Vec::new() };
         let head = |head: usize| {
             let own = |values: &[f32], number: usize, rows: usize| {
                 values[number * rows * k..][..rows * k].to_vec()
             };
             let shared = head / (h / g);
-            let slope = slopes.get(head).copied();
+            let slope = options.alibi.then(|| alibi_slope(head, h));
             let [query, attended] = [&query, &attended].map(|values| own(values, head, t));
             let [key, value] = [&key, &value].map(|values| own(values, shared, s));
             let contribution = &contributions[head];
