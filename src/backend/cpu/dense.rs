@@ -1,6 +1,6 @@
 //! The gradients of a dense layer.
 
-use super::matrix::{Base, Matrix, Target, multiply_on_all};
+use super::matrix::{Base, Matrix, Product, Target, multiply_on_all};
 use super::rows;
 
 /// The gradients of `input weight + bias` with respect to its parts, as far as they are wanted,
@@ -30,24 +30,38 @@ impl Gradients {
         }
     }
 
-    /// Adds what a block of rows brings, given the gradient of its output, row after row.
+    /// Adds what a block of rows brings, given the gradient of its output, row after row, which is
+    /// multiplied by slopes first, in place.
     ///
     /// # Shapes
-    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` `[N, O]`
-    pub(super) fn add(&mut self, input: Matrix, weight: Matrix, gradient: &[f32]) {
+    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` and `slopes` `[N, O]`
+    pub(super) fn add(
+        &mut self,
+        input: Matrix,
+        weight: Matrix,
+        gradient: &mut [f32],
+        slopes: Option<&[f32]>,
+    ) {
         let ([rows, d_input], [_, d_output]) = (input.shape(), weight.shape());
         assert_eq!(gradient.len(), rows * d_output);
-        if let Some(of_bias) = &mut self.of_bias {
-            let of_block = rows::column_sums(gradient, d_output);
-            of_bias.iter_mut().zip(of_block).for_each(|(sum, part)| *sum += part);
-        }
+        let of_block = match (&self.of_bias, slopes) {
+            (Some(_), Some(slopes)) => rows::multiply_summing_columns(gradient, slopes, d_output),
+            (Some(_), None) => rows::column_sums(gradient, d_output),
+            (None, Some(slopes)) => {
+                rows::multiply(gradient, slopes);
+                Vec::new()
+            }
+            (None, None) => Vec::new(),
+        };
+        let of_bias = self.of_bias.iter_mut().flatten();
+        of_bias.zip(of_block).for_each(|(sum, part)| *sum += part);
         let gradient = Matrix::of_rows(gradient, d_output);
+        let mut products = Vec::with_capacity(2);
         if let Some(of_input) = &mut self.of_input {
             let room = &mut of_input.spare_capacity_mut()[..rows * d_input];
             let target = Target::of_room(room, d_input);
-            multiply_on_all(target, Base::Nothing, gradient, weight.transposed());
-            // SAFETY: the product has written these rows.
-            unsafe { of_input.set_len(of_input.len() + rows * d_input) };
+            let (a, b) = (gradient, weight.transposed());
+            products.push(Product { target, base: Base::Nothing, a, b });
         }
         if let Some(of_weight) = &mut self.of_weight {
             let (a, b) = match weight.is_transposed() {
@@ -58,8 +72,15 @@ impl Gradients {
             let base = if of_weight.is_empty() { Base::Nothing } else { Base::Target };
             of_weight.clear();
             let room = &mut of_weight.spare_capacity_mut()[..d_input * d_output];
-            multiply_on_all(Target::of_room(room, b.shape()[1]), base, a, b);
-            // SAFETY: the product has written all of it.
+            products.push(Product { target: Target::of_room(room, b.shape()[1]), base, a, b });
+        }
+        multiply_on_all(products);
+        if let Some(of_input) = &mut self.of_input {
+            // SAFETY: a product has written these rows.
+            unsafe { of_input.set_len(of_input.len() + rows * d_input) };
+        }
+        if let Some(of_weight) = &mut self.of_weight {
+            // SAFETY: a product has written all of it.
             unsafe { of_weight.set_len(d_input * d_output) };
         }
     }

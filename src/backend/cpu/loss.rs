@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 
 use super::activation::{exp, not_positive};
 use super::dense::Gradients;
-use super::matrix::{Base, Matrix, Target, multiply_on_all};
+use super::matrix::{Base, Matrix, Product, Target, multiply_on_all};
 use super::rows::{highest, sum};
 use super::{team, written};
 use crate::backend::CPU_LOGITS;
@@ -94,7 +94,8 @@ pub(super) fn of_product(
         let input = input.rows(start..start + count);
         logits.clear();
         let room = &mut logits.spare_capacity_mut()[..count * vocab_size];
-        multiply_on_all(Target::of_room(room, vocab_size), base, input, weight);
+        let target = Target::of_room(room, vocab_size);
+        multiply_on_all([Product { target, base, a: input, b: weight }]);
         // SAFETY: the product has been written.
         unsafe { logits.set_len(count * vocab_size) };
         let losses =
@@ -105,7 +106,7 @@ pub(super) fn of_product(
                 }
             });
         total += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        gradients.add(input, weight, &logits);
+        gradients.add(input, weight, &mut logits, None);
     }
     ((total / rows as f64) as f32, gradients)
 }

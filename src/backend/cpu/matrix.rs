@@ -302,15 +302,34 @@ fn multiply_many(target: Target, base: Base, factor: f32, a: Matrix, b: Matrix) 
     }
 }
 
-/// `target = base + a b`, on all threads.
-pub(super) fn multiply_on_all(mut target: Target, base: Base, a: Matrix, b: Matrix) {
-    assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
-    if is_few(a, b) {
-        target.start_from(base);
-        return vector::add_product_on_all(&mut target, a, b);
+/// A product that is to be written: `target = base + a b`.
+#[derive(Debug)]
+pub(super) struct Product<'a> {
+    pub(super) target: Target<'a>,
+    pub(super) base: Base<'a>,
+    pub(super) a: Matrix<'a>,
+    pub(super) b: Matrix<'a>,
+}
+
+/// Writes products on all threads, which do not wait for each other between them.
+pub(super) fn multiply_on_all<'a>(products: impl IntoIterator<Item = Product<'a>>) {
+    let mut tasks = Vec::new();
+    for mut product in products {
+        let Product { target, base, a, b } = &mut product;
+        assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
+        if is_few(*a, *b) {
+            target.start_from(*base);
+            vector::add_product_on_all(target, *a, *b);
+            continue;
+        }
+        let parts = parts([a.rows, a.columns, b.columns]);
+        let mut own = Vec::new();
+        divide(product, parts, &mut own);
+        // Threads come from both ends, and so do a product together before the next.
+        let middle = tasks.len() / 2;
+        tasks.splice(middle..middle, own);
     }
-    let parts = parts([target.rows, a.columns, target.columns]);
-    multiply_parts(target, base, a, b, parts);
+    team::for_each(tasks.into_iter(), Product::write);
 }
 
 /// Threads that share a product of so many rows, summands and columns.
@@ -331,42 +350,43 @@ fn split(length: usize, parts: usize) -> Option<(usize, usize)> {
     Some((half, (length * half / parts).next_multiple_of(LEAST).min(length)))
 }
 
-fn multiply_parts(target: Target, base: Base, a: Matrix, b: Matrix, parts: usize) {
-    let mut tasks = Vec::new();
-    divide(target, base, a, b, parts, &mut tasks);
-    team::for_each(tasks.into_iter(), |(mut target, base, a, b)| {
-        if let Base::Row(row) = base {
-            target.fill(row);
+impl Product<'_> {
+    /// On this thread.
+    fn write(mut self) {
+        if let Base::Row(row) = self.base {
+            self.target.fill(row);
         }
         // However few rows a thread has: sums must not depend on how many threads there are.
-        multiply_many(target, base, 1.0, a, b);
-    });
+        multiply_many(self.target, self.base, 1.0, self.a, self.b);
+    }
 }
 
 /// Divides a product among threads, by rows or by columns.
-fn divide<'a>(
-    target: Target<'a>,
-    base: Base<'a>,
-    a: Matrix<'a>,
-    b: Matrix<'a>,
-    parts: usize,
-    tasks: &mut Vec<(Target<'a>, Base<'a>, Matrix<'a>, Matrix<'a>)>,
-) {
+fn divide<'a>(product: Product<'a>, parts: usize, tasks: &mut Vec<Product<'a>>) {
+    let Product { target, base, a, b } = product;
     let (rows, columns) = (target.rows, target.columns);
     let Some((half, middle)) = split(rows.max(columns), parts) else {
-        tasks.push((target, base, a, b));
+        tasks.push(Product { target, base, a, b });
         return;
     };
-    if rows >= columns {
+    let [first, second] = if rows >= columns {
         let (first, second) = target.split_rows(middle);
-        divide(first, base, a.rows(0..middle), b, half, tasks);
-        divide(second, base, a.rows(middle..rows), b, parts - half, tasks);
+        [
+            Product { target: first, base, a: a.rows(0..middle), b },
+            Product { target: second, base, a: a.rows(middle..rows), b },
+        ]
     } else {
         let (first, second) = target.split_columns(middle);
-        let (first_base, second_base) = (base.columns(0..middle), base.columns(middle..columns));
-        divide(first, first_base, a, b.columns(0..middle), half, tasks);
-        divide(second, second_base, a, b.columns(middle..columns), parts - half, tasks);
-    }
+        let part = |target, own: Range<usize>| Product {
+            target,
+            base: base.columns(own.clone()),
+            a,
+            b: b.columns(own),
+        };
+        [part(first, 0..middle), part(second, middle..columns)]
+    };
+    divide(first, half, tasks);
+    divide(second, parts - half, tasks);
 }
 
 /// `bias + a b`, rows one after the other.
@@ -375,7 +395,8 @@ pub(super) fn product(a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     // SAFETY: a product is written everywhere, and the bias before it.
     unsafe {
         super::written(a.rows * b.columns, |room| {
-            multiply_on_all(Target::of_room(room, b.columns), base, a, b);
+            let target = Target::of_room(room, b.columns);
+            multiply_on_all([Product { target, base, a, b }]);
         })
     }
 }

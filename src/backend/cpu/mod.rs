@@ -163,12 +163,10 @@ impl Products<Flex> for CpuKernels {
         wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
         let ([input, weight], mut gradient) = ([input, weight].map(forwards), contiguous(gradient));
-        if let Some(slopes) = slopes {
-            rows::multiply(elements_mut(&mut gradient), elements(&contiguous(slopes)));
-        }
+        let slopes = slopes.map(contiguous);
         let (x, w) = (matrix(&input), matrix(&weight));
         let mut gradients = Gradients::new(x.shape()[0], w, wanted);
-        gradients.add(x, w, elements(&gradient));
+        gradients.add(x, w, elements_mut(&mut gradient), slopes.as_ref().map(elements));
         dense_gradients(gradients, x, w)
     }
 }

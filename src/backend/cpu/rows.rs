@@ -80,6 +80,26 @@ fn add_rows(rows: &[f32], width: usize) -> Vec<f32> {
     sums
 }
 
+/// `x *= y`, number by number, and the sum of each column of that.
+pub(super) fn multiply_summing_columns(x: &mut [f32], y: &[f32], width: usize) -> Vec<f32> {
+    assert_eq!(x.len(), y.len());
+    let parts = x.chunks_mut(ROWS * width).zip(y.chunks(ROWS * width));
+    let sums = team::map(parts, |(x, y)| multiply_and_add_rows(x, y, width));
+    add_rows(&sums.concat(), width)
+}
+
+#[multiversion(targets = "simd")]
+fn multiply_and_add_rows(x: &mut [f32], y: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; width];
+    for (x, y) in x.chunks_exact_mut(width).zip(y.chunks_exact(width)) {
+        for ((x, y), sum) in x.iter_mut().zip(y).zip(&mut sums) {
+            *x *= y;
+            *sum += *x;
+        }
+    }
+    sums
+}
+
 /// `x += y`
 pub(super) fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len());
