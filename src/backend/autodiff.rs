@@ -179,7 +179,7 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         query: Tensor<Self, 4>,
         key: Tensor<Self, 4>,
         value: Tensor<Self, 4>,
-        options: &AttentionOptions<Self>,
+        options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
         let sight = options.sight(&[&query, &key, &value]);
         let kernels = B::kernels().filter(|it| it.computes_in(options.precision));
@@ -188,18 +188,18 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         };
         let inputs = [query, key, value].map(to_float);
         let values = inputs.each_ref().map(|input| input.primitive.clone());
-        let (output, log_sums) = kernels.attend(values.clone(), sight);
+        let (output, log_sums) = kernels.attend(values.clone(), &sight);
         let saved = output.clone();
         record::<B, C, 3, _>(inputs.each_ref(), output, move |gradient, _| {
             let (output, log_sums) = (saved.clone(), log_sums.clone());
-            kernels.attend_backward(values.clone(), output, log_sums, gradient, sight).map(Some)
+            kernels.attend_backward(values.clone(), output, log_sums, gradient, &sight).map(Some)
         })
     }
 
     fn attend_joined(
         joined: Tensor<Self, 4>,
         heads: [usize; 2],
-        options: &AttentionOptions<Self>,
+        options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
         let sight = options.sight(&[&joined]);
         let kernels = B::kernels().filter(|it| it.computes_in(options.precision));
@@ -210,12 +210,12 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         let joined = to_float(joined);
         let all = joined.primitive.clone();
         let parts = B::separate(from_float::<B, 4>(all.clone()), heads).map(to_float);
-        let (output, log_sums) = kernels.attend(parts, sight);
+        let (output, log_sums) = kernels.attend(parts, &sight);
         let saved = output.clone();
         record::<B, C, 1, _>([&joined], output, move |gradient, _| {
             let (all, output, log_sums) = (all.clone(), saved.clone(), log_sums.clone());
             let of_joined =
-                kernels.attend_joined_backward(all, heads, output, log_sums, gradient, sight);
+                kernels.attend_joined_backward(all, heads, output, log_sums, gradient, &sight);
             [Some(of_joined)]
         })
     }

@@ -9,7 +9,9 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
-use super::{AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling, alibi_slope};
+use super::{
+    AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, Rotation, Scaling, alibi_slope,
+};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::RotaryPairing;
@@ -147,12 +149,13 @@ pub(super) fn default_attend<B: GptBackend>(
     query: Tensor<B, 4>,
     key: Tensor<B, 4>,
     value: Tensor<B, 4>,
-    options: &AttentionOptions<B>,
+    options: &AttentionOptions,
 ) -> Tensor<B, 4> {
     let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
     // The oldest keys may be out of every query's sight. What is dropped follows from places among
     // all keys.
     let may_leave_out = options.causal && options.dropout.is_none();
+    let keys = s;
     let (key, value, s) = match options.window {
         Some(window) if may_leave_out && s > t + window - 1 => {
             let seen = t + window - 1;
@@ -172,21 +175,15 @@ pub(super) fn default_attend<B: GptBackend>(
     // Added rather than filled in: a sum broadcasts over rows without a mask of all scores,
     // and its gradient is free.
     let device = value.device();
-    let mut barrier = barrier(options, t, s, &device);
-    if let Some(documents) = options.documents {
-        // One sum over the scores of all heads, for both.
-        let barrier = documents.barrier(barrier.take()); // [B, 1, T T]
-        let sum = scores.reshape([b, h, t * s]) + barrier;
-        scores = sum.reshape([b, g, h / g * t, s]);
-    }
-    let summands = [barrier, alibi(options, [h, t, s], &device)];
+    let summands = [barrier(options, t, s, &device), alibi(options, [h, t, s], &device)];
     for summand in summands.into_iter().flatten() {
         let [rows, columns] = [b * h * t * s / summand.dims()[1], summand.dims()[1]];
         let sum = scores.reshape([rows, columns]) + summand;
         scores = sum.reshape([b, g, h / g * t, s]);
     }
-    if let Some(padding) = options.padding {
-        scores = padding.hide(scores);
+    if let Some(ranges) = &options.ranges {
+        let sum = scores.reshape([b, h, t * s]) + hidden(ranges, [b, t, s], keys, &device);
+        scores = sum.reshape([b, g, h / g * t, s]);
     }
     let weights = softmax(scores, 3);
     let weights = match options.dropout {
@@ -235,7 +232,7 @@ pub(super) fn default_attend_rows<B: GptBackend>(
     key: Tensor<B, 4>,
     value: Tensor<B, 4>,
     lengths: &[usize],
-    options: &AttentionOptions<B>,
+    options: &AttentionOptions,
 ) -> Tensor<B, 4> {
     if let ([length], 1) = (lengths, key.dims()[0]) {
         let seen = |tensor: Tensor<B, 4>| tensor.narrow(2, 0, *length);
@@ -285,7 +282,7 @@ pub(super) fn default_adamw<B: Backend>(update: AdamwUpdate<Tensor<B, 1>>) -> [T
 
 /// What the causal mask and the window add to the scores, `[1, T S]`.
 fn barrier<B: Backend>(
-    options: &AttentionOptions<B>,
+    options: &AttentionOptions,
     t: usize,
     s: usize,
     device: &B::Device,
@@ -314,9 +311,28 @@ fn barrier<B: Backend>(
     Some(barrier.reshape([1, t * s]))
 }
 
+/// What is added to the scores of keys that are not there, `[B, 1, T S]`, of the last so many of all
+/// keys: far below any score, and finite, since a query that sees nothing must get some number all
+/// the same.
+fn hidden<B: Backend>(
+    ranges: &KeyRanges,
+    [b, t, s]: [usize; 3],
+    keys: usize,
+    device: &B::Device,
+) -> Tensor<B, 3> {
+    const HIDDEN: f32 = -1e30;
+    let of_query = |(entry, query)| {
+        let there = ranges.keys(entry, query);
+        (keys - s..keys).map(move |key| if there.contains(&key) { 0.0 } else { HIDDEN })
+    };
+    let queries = (0..b).flat_map(|entry| (0..t).map(move |query| (entry, query)));
+    let numbers: Vec<f32> = queries.flat_map(of_query).collect();
+    Tensor::from_data(TensorData::new(numbers, [b, 1, t * s]), device)
+}
+
 /// What ALiBi adds to the scores, `[1, H T S]`.
 fn alibi<B: Backend>(
-    options: &AttentionOptions<B>,
+    options: &AttentionOptions,
     [heads, t, s]: [usize; 3],
     device: &B::Device,
 ) -> Option<Tensor<B, 2>> {

@@ -5,13 +5,13 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use std::fmt::Debug;
 use std::ops::Range;
 
-use super::Dropout;
+use super::{Dropout, KeyRanges};
 use crate::config::Activation;
 use crate::config::Precision;
 use crate::config::RotaryPairing;
 
 /// Which keys a query attends to, and how scores are scaled.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sight {
     /// Factor on the scores before the softmax.
     pub scale: f32,
@@ -23,6 +23,8 @@ pub struct Sight {
     pub window: Option<usize>,
     /// A summand of `-slope * distance`, with the slope of each query head.
     pub alibi: bool,
+    /// The keys that are there for a query at all. Kernels for decoding take none.
+    pub ranges: Option<KeyRanges>,
     /// Of weights. Kernels for decoding take none.
     pub dropout: Option<Dropout>,
     /// Of the matrix products.
@@ -30,7 +32,20 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// The keys that a query sees, of so many queries and keys.
+    /// The keys that a query sees, of so many queries and keys, in an entry of the batch.
+    pub fn keys_of(&self, entry: usize, query: usize, [queries, keys]: [usize; 2]) -> Range<usize> {
+        let seen = self.keys(query, queries, keys);
+        match &self.ranges {
+            Some(ranges) => {
+                let there = ranges.keys(entry, query);
+                let start = seen.start.max(there.start);
+                start..seen.end.min(there.end).max(start)
+            }
+            None => seen,
+        }
+    }
+
+    /// [`Sight::keys_of`] an entry that has them all.
     pub fn keys(&self, query: usize, queries: usize, keys: usize) -> Range<usize> {
         let place = if self.causal { query + keys - queries } else { query };
         let end = if self.causal { place + 1 } else { keys };
@@ -225,8 +240,11 @@ pub trait Kernels<B: Backend>: Debug + Sync {
     ///
     /// # Shapes
     /// - `[B, H, T, K]`, `[B, G, S, K]`, `[B, G, S, W]` -> `[B, H, T, W]` and `[B, H, T]`
-    fn attend(&self, inputs: [FloatTensor<B>; 3], sight: Sight)
-    -> (FloatTensor<B>, FloatTensor<B>);
+    fn attend(
+        &self,
+        inputs: [FloatTensor<B>; 3],
+        sight: &Sight,
+    ) -> (FloatTensor<B>, FloatTensor<B>);
 
     /// The gradients with respect to queries, keys and values, from that of the output.
     fn attend_backward(
@@ -235,7 +253,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         output: FloatTensor<B>,
         log_sums: FloatTensor<B>,
         gradient: FloatTensor<B>,
-        sight: Sight,
+        sight: &Sight,
     ) -> [FloatTensor<B>; 3];
 
     /// [`Kernels::attend_backward`] of heads that stand in one tensor, `[B, H + 2 G, T, K]`, as
@@ -247,7 +265,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         output: FloatTensor<B>,
         log_sums: FloatTensor<B>,
         gradient: FloatTensor<B>,
-        sight: Sight,
+        sight: &Sight,
     ) -> FloatTensor<B>;
 
     /// Writes new positions into the room for them, in place where nobody else holds it.
@@ -270,7 +288,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         &self,
         inputs: [FloatTensor<B>; 3],
         lengths: &[usize],
-        sight: Sight,
+        sight: &Sight,
     ) -> FloatTensor<B>;
 
     /// The mean loss, `[1]`, and of each row the logarithm of the sum of exponentials, `[N]`.

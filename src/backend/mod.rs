@@ -16,6 +16,7 @@ mod dropout;
 mod group;
 mod host;
 mod kernels;
+mod key_ranges;
 // With the code that is not safe, but of use to every backend.
 #[path = "cpu/memory.rs"]
 mod memory;
@@ -39,8 +40,9 @@ pub use kernels::{
     AdamwStep, AdamwUpdate, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_SCORES, Kernels,
     Products, Scaling, Sight, Turn,
 };
+pub use key_ranges::KeyRanges;
 pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};
-pub use operands::{AttentionOptions, Documents, LossTerms, Padding, Rotation};
+pub use operands::{AttentionOptions, LossTerms, Rotation};
 pub use ops::{GptBackend, TrainBackend};
 pub use precision::{check_int8, check_precision, factor};
 pub use random::{draw_seed, seed_draws};

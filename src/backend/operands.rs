@@ -2,22 +2,18 @@
 //!
 //! B batch, T new positions, S all positions, R numbers of a head that are turned
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ops::{fits, to_float};
-use super::{Dropout, Sight};
+use super::{Dropout, KeyRanges, Sight};
 use crate::config::Precision;
 use crate::config::RotaryPairing;
 
-/// Added to the scores of keys that are padding: far below any score, and finite, since a query
-/// that is padding itself may see nothing else, and must get some number all the same.
-const PADDING: f32 = -1e30;
-
 /// What attention needs beside its three tensors.
 #[derive(Debug, Clone)]
-pub struct AttentionOptions<'a, B: Backend> {
+pub struct AttentionOptions {
     /// Factor on the scores before the softmax.
     pub scale: f64,
     /// Keeps the scores within ± this by `cap * tanh(score / cap)`.
@@ -30,17 +26,15 @@ pub struct AttentionOptions<'a, B: Backend> {
     ///
     /// [`alibi_slope`]: super::alibi_slope
     pub alibi: bool,
-    /// Which keys are there at all, in each entry of the batch.
-    pub padding: Option<&'a Padding<B>>,
-    /// A query sees keys of its own document only. There must be as many queries as keys.
-    pub documents: Option<&'a Documents<B>>,
+    /// The keys that are there for a query at all; every one where absent.
+    pub ranges: Option<KeyRanges>,
     /// Of weights, after the softmax; rows are counted by entry, query head and query.
     pub dropout: Option<Dropout>,
     /// Of the two matrix products.
     pub precision: Precision,
 }
 
-impl<B: Backend> AttentionOptions<'_, B> {
+impl AttentionOptions {
     /// Every query sees every key.
     pub fn full(scale: f64) -> Self {
         Self {
@@ -49,8 +43,7 @@ impl<B: Backend> AttentionOptions<'_, B> {
             causal: false,
             window: None,
             alibi: false,
-            padding: None,
-            documents: None,
+            ranges: None,
             dropout: None,
             precision: Precision::F32,
         }
@@ -67,82 +60,17 @@ impl<B: Backend> AttentionOptions<'_, B> {
         let lengths = inputs.iter().map(|input| input.dims()[2]);
         let is_centered =
             self.window.is_none() || self.causal || lengths.is_sorted_by(|a, b| a == b);
-        let is_plain = self.padding.is_none()
-            && self.documents.is_none()
-            && is_centered
-            && inputs.iter().all(|input| fits(input));
-        is_plain.then_some(Sight {
+        let is_known = is_centered && inputs.iter().all(|input| fits(input));
+        is_known.then(|| Sight {
             scale: self.scale as f32,
             soft_cap: self.soft_cap.map(|cap| cap as f32),
             causal: self.causal,
             window: self.window,
             alibi: self.alibi,
+            ranges: self.ranges.clone(),
             dropout: self.dropout,
             precision: self.precision,
         })
-    }
-}
-
-/// How many keys of each entry of a batch are there at all; the others are padding. Made once for
-/// all layers, since it has to be copied to the device.
-#[derive(Debug, Clone)]
-pub struct Padding<B: Backend> {
-    lengths: Vec<usize>,
-    /// What is added to the scores, `[B, 1, S]`.
-    barrier: Tensor<B, 3>,
-}
-
-impl<B: Backend> Padding<B> {
-    /// Of so many keys in all.
-    pub fn new(lengths: &[usize], keys: usize, device: &B::Device) -> Self {
-        let of_row = |length: &usize| {
-            let length = *length;
-            (0..keys).map(move |key| if key < length { 0.0 } else { PADDING })
-        };
-        let numbers: Vec<f32> = lengths.iter().flat_map(of_row).collect();
-        let data = TensorData::new(numbers, [lengths.len(), 1, keys]);
-        Self { lengths: lengths.to_vec(), barrier: Tensor::from_data(data, device) }
-    }
-
-    /// Of each entry.
-    pub fn lengths(&self) -> &[usize] {
-        &self.lengths
-    }
-
-    /// Hides the keys that are padding, in scores `[B, .., S]`.
-    pub(super) fn hide(&self, scores: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [b, g, rows, s] = scores.dims();
-        (scores.reshape([b, g * rows, s]) + self.barrier.clone()).reshape([b, g, rows, s])
-    }
-}
-
-/// Which positions of a batch belong together, where its rows hold several documents. Made once for
-/// all layers, since it is as large as the scores of one head.
-#[derive(Debug, Clone)]
-pub struct Documents<B: Backend> {
-    /// What is added to the scores: nothing within a document, −∞ between two, `[B, 1, T T]`.
-    barrier: Tensor<B, 3>,
-}
-
-impl<B: Backend> Documents<B> {
-    /// From any number for each document that is its own within a row.
-    ///
-    /// # Shapes
-    /// - `numbers` `[B, T]`
-    pub fn new(numbers: Tensor<B, 2, Int>) -> Self {
-        let [b, t] = numbers.dims();
-        let device = numbers.device();
-        let other = numbers.clone().reshape([b, t, 1]).not_equal(numbers.reshape([b, 1, t]));
-        let barrier = Tensor::zeros([b, t, t], &device).mask_fill(other, f32::NEG_INFINITY);
-        Self { barrier: barrier.reshape([b, 1, t * t]) }
-    }
-
-    /// The barrier with what is hidden in every row, `[1, T T]`.
-    pub(super) fn barrier(&self, more: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
-        match more {
-            Some(more) => self.barrier.clone() + more.unsqueeze(),
-            None => self.barrier.clone(),
-        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::group::all_reduce_over_host;
 use super::precision::factor;
 use super::{
     AdamwUpdate, AttentionOptions, Dropout, Kernels, LeftAlone, LossTerms, Member, Products,
-    Rotation, Turn,
+    Rotation, Sight, Turn,
 };
 use crate::config::Activation;
 use crate::config::NormKind;
@@ -199,12 +199,12 @@ pub trait GptBackend: Backend {
         query: Tensor<Self, 4>,
         key: Tensor<Self, 4>,
         value: Tensor<Self, 4>,
-        options: &AttentionOptions<Self>,
+        options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
         let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
         match (kernels, options.sight(&[&query, &key, &value])) {
             (Some(kernels), Some(sight)) => {
-                from_float(kernels.attend([query, key, value].map(to_float), sight).0)
+                from_float(kernels.attend([query, key, value].map(to_float), &sight).0)
             }
             _ => default_attend(query, key, value, options),
         }
@@ -218,7 +218,7 @@ pub trait GptBackend: Backend {
     fn attend_joined(
         joined: Tensor<Self, 4>,
         heads: [usize; 2],
-        options: &AttentionOptions<Self>,
+        options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
         let [query, key, value] = Self::separate(joined, heads);
         Self::attend(query, key, value, options)
@@ -271,17 +271,18 @@ pub trait GptBackend: Backend {
         key: Tensor<Self, 4>,
         value: Tensor<Self, 4>,
         lengths: &[usize],
-        options: &AttentionOptions<Self>,
+        options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
         let ([b, _, t, _], [rows, _, room, _]) = (query.dims(), key.dims());
         assert!(t == 1 && b == lengths.len() && b <= rows);
         assert!(lengths.iter().all(|length| (1..=room).contains(length)));
         let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
         let sight = options.sight(&[&query, &key, &value]);
-        match (kernels, sight.filter(|sight| sight.dropout.is_none())) {
+        let of_lengths = |sight: &Sight| sight.dropout.is_none() && sight.ranges.is_none();
+        match (kernels, sight.filter(of_lengths)) {
             (Some(kernels), Some(sight)) => {
                 let inputs = [query, key, value].map(to_float);
-                from_float(kernels.attend_rows(inputs, lengths, sight))
+                from_float(kernels.attend_rows(inputs, lengths, &sight))
             }
             _ => default_attend_rows(query, key, value, lengths, options),
         }

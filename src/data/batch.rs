@@ -16,8 +16,8 @@ pub struct TokenBatch {
     /// Places of the targets that are asked for, in rows one after the other; all where absent.
     asked: Option<Vec<i32>>,
     sources: Option<Rows>,
-    /// Of each input; absent where every row is of one.
-    documents: Option<Rows>,
+    /// Of each input, without what rows are filled up with; absent where every row is of one.
+    documents: Option<Vec<Vec<u32>>>,
     /// This batch's share of its optimizer step, by which its loss is weighed.
     pub share: f64,
 }
@@ -95,10 +95,10 @@ impl TokenBatch {
         self.inputs.padded().then_some(self.inputs.lengths.as_slice())
     }
 
-    /// The document of each input, `[B, T]`, by a number within its row; what is filled up belongs
-    /// to the first. None where every row is of one document.
-    pub fn documents<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 2, Int>> {
-        Some(self.documents.as_ref()?.tensor(device))
+    /// The document of each input of each row, by a number within the row, without what rows are
+    /// filled up with. None where every row is of one document.
+    pub fn documents(&self) -> Option<&[Vec<u32>]> {
+        self.documents.as_deref()
     }
 
     /// Places of the targets that are asked for, counting through the rows: `[N]`. None where
@@ -125,7 +125,7 @@ impl TokenBatch {
     }
 }
 
-fn documents(examples: &[Example]) -> Option<Rows> {
+fn documents(examples: &[Example]) -> Option<Vec<Vec<u32>>> {
     let several = |documents: &Vec<u32>| documents.iter().any(|number| *number != documents[0]);
     if !examples.iter().filter_map(|example| example.documents.as_ref()).any(several) {
         return None;
@@ -134,6 +134,5 @@ fn documents(examples: &[Example]) -> Option<Rows> {
         Some(documents) => documents.clone(),
         None => vec![0; example.input.len()],
     };
-    let rows: Vec<Vec<u32>> = examples.iter().map(of_row).collect();
-    Some(Rows::new(rows.iter().map(Vec::as_slice)))
+    Some(examples.iter().map(of_row).collect())
 }

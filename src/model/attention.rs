@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use super::pass::{Memory, Pass};
 use super::record::{Heads as SeenHeads, Record};
 use super::{Initializer, Linear, Norm};
-use crate::backend::{AttentionOptions, Dropout, GptBackend, Rotation};
+use crate::backend::{AttentionOptions, Dropout, GptBackend, KeyRanges, Rotation};
 use crate::config::ModelConfig;
 use crate::config::PositionConfig;
 use crate::config::Precision;
@@ -77,7 +77,7 @@ impl Heads {
         }
     }
 
-    fn options<B: Backend>(&self, device: &B::Device) -> AttentionOptions<'static, B> {
+    fn options<B: Backend>(&self, device: &B::Device) -> AttentionOptions {
         AttentionOptions {
             soft_cap: self.soft_cap,
             dropout: Dropout::draw::<B>(self.dropout, device),
@@ -167,10 +167,8 @@ impl<B: GptBackend> SelfAttention<B> {
             causal: self.causal,
             window: self.window,
             alibi: self.alibi,
-            // Padding follows the text, so the causal mask hides it already.
-            padding: pass.padding.as_ref().filter(|_| !self.causal),
-            documents: pass.documents.as_ref(),
-            ..self.heads.options(&pass.device)
+            ranges: pass.ranges.clone(),
+            ..self.heads.options::<B>(&pass.device)
         };
         let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
         let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
@@ -205,7 +203,7 @@ const KEY_PARTS: PlacingParts = ["key_norm", "key_rotation"];
 fn attend<B: GptBackend>(
     record: Record<B>,
     [query, key, value]: [Tensor<B, 4>; 3],
-    options: &AttentionOptions<B>,
+    options: &AttentionOptions,
     projection: &Linear<B>,
 ) -> Tensor<B, 4> {
     let seen = record.is_observed().then(|| [&query, &key, &value].map(Tensor::clone));
@@ -217,7 +215,7 @@ fn attend<B: GptBackend>(
 fn show<B: GptBackend>(
     record: Record<B>,
     seen: Option<[Tensor<B, 4>; 3]>,
-    options: &AttentionOptions<B>,
+    options: &AttentionOptions,
     projection: &Linear<B>,
     input: Tensor<B, 4>,
     attend: impl FnOnce(Tensor<B, 4>) -> Tensor<B, 4>,
@@ -315,13 +313,14 @@ impl<B: GptBackend> CrossAttention<B> {
         let query = record.part("query", input, |input| self.query.forward(input));
         let query = self.heads.split(query);
         let query = place(record, QUERY_PARTS, query, &self.query_norm, None); // [B, H, T, K]
-        let options = self.heads.options(&pass.device);
+        let options = self.heads.options::<B>(&pass.device);
         let attended = match &pass.cache {
             Some(cache) => cache.attend_source(layer, query, options),
             None => {
                 let memory = pass.memory.expect("a decoder beside an encoder is given a source");
                 let [key, value] = self.source(memory, record);
-                let options = AttentionOptions { padding: Some(&memory.padding), ..options };
+                let ranges = Some(KeyRanges::of_lengths(&memory.lengths));
+                let options = AttentionOptions { ranges, ..options };
                 attend(record, [query, key, value], &options, &self.output)
             }
         };

@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::{ModelError, Places};
-use crate::backend::{AttentionOptions, GptBackend, Padding};
+use crate::backend::{AttentionOptions, GptBackend, KeyRanges};
 use crate::config::ModelConfig;
 
 /// Positions that a cache has room for from the beginning, where the context is no shorter.
@@ -114,7 +114,7 @@ impl<B: GptBackend> Cache<B> {
         layer: usize,
         query: Tensor<B, 4>,
         [key, value]: [Tensor<B, 4>; 2],
-        options: &AttentionOptions<B>,
+        options: &AttentionOptions,
     ) -> Tensor<B, 4> {
         let layer = &mut self.layers[layer];
         match key.dims()[2] {
@@ -131,7 +131,7 @@ impl<B: GptBackend> Cache<B> {
         &self,
         layer: usize,
         query: Tensor<B, 4>,
-        options: AttentionOptions<B>,
+        options: AttentionOptions,
     ) -> Tensor<B, 4> {
         let source = self.layers[layer].source.as_ref();
         let [key, value] = source.expect("made with the cache of a decoder beside an encoder");
@@ -145,8 +145,8 @@ impl<B: GptBackend> Cache<B> {
             _ if t == 1 => B::attend_rows(query, key, value, &self.sources, &options),
             _ => {
                 let of_rows = |tensor: Tensor<B, 4>| tensor.narrow(0, 0, b);
-                let padding = Padding::new(&self.sources, s, &query.device());
-                let options = AttentionOptions { padding: Some(&padding), ..options };
+                let ranges = Some(KeyRanges::of_lengths(&self.sources));
+                let options = AttentionOptions { ranges, ..options };
                 B::attend(query, of_rows(key), of_rows(value), &options)
             }
         }
@@ -216,7 +216,7 @@ impl<B: GptBackend> LayerCache<B> {
         seen: &[usize],
         query: Tensor<B, 4>,
         new: [Tensor<B, 4>; 2],
-        options: &AttentionOptions<B>,
+        options: &AttentionOptions,
     ) -> Tensor<B, 4> {
         let span = self.span;
         let longest = seen.iter().copied().max().unwrap_or(0);
@@ -248,7 +248,7 @@ impl<B: GptBackend> LayerCache<B> {
         seen: &[usize],
         query: Tensor<B, 4>,
         new: [Tensor<B, 4>; 2],
-        options: &AttentionOptions<B>,
+        options: &AttentionOptions,
     ) -> Tensor<B, 4> {
         let (seen, rows, span) = (seen[0], seen.len(), self.span);
         let t = new[0].dims()[2];

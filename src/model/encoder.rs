@@ -8,7 +8,7 @@ use super::block::Role;
 use super::pass::Pass;
 use super::position::PositionTable;
 use super::{Embedding, Head, Initializer, Places, Record, Routing, Rows, Stack};
-use crate::backend::{GptBackend, Padding};
+use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 
 /// A bidirectional encoder (Devlin et al. 2019): it predicts each token from all the others.
@@ -80,7 +80,7 @@ impl<B: GptBackend> Encoder<B> {
     pub fn forward_routed(
         &self,
         tokens: Tensor<B, 2, Int>,
-        rows: Rows<B>,
+        rows: Rows,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let (hidden, routing) = self.hidden_recorded(tokens, rows, Record::Nobody);
         (self.logits(hidden), routing)
@@ -94,13 +94,12 @@ impl<B: GptBackend> Encoder<B> {
     pub fn hidden_recorded(
         &self,
         tokens: Tensor<B, 2, Int>,
-        rows: Rows<B>,
+        rows: Rows,
         record: Record<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let places = Places::Columns(0..tokens.dims()[1]);
         let base = Pass::with_table(&self.config, &self.positions, rows, &places, &tokens.device());
-        let padding = base.lengths.map(|lengths| Padding::new(lengths, places.len(), &base.device));
-        let mut pass = Pass { padding, record, ..base };
+        let mut pass = Pass { record, ..base };
         let stream = self.embedding.forward(tokens, &places, record);
         let hidden =
             record.part("encoder", stream, |stream| self.encoder.forward(stream, &mut pass));

@@ -94,7 +94,7 @@ impl<B: GptBackend> Gpt<B> {
     pub fn forward_routed(
         &self,
         tokens: Tensor<B, 2, Int>,
-        rows: Rows<B>,
+        rows: Rows,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let (hidden, routing) = self.hidden_recorded(tokens, rows, Record::Nobody);
         (self.logits(hidden), routing)
@@ -108,7 +108,7 @@ impl<B: GptBackend> Gpt<B> {
     pub fn hidden_recorded(
         &self,
         tokens: Tensor<B, 2, Int>,
-        rows: Rows<B>,
+        rows: Rows,
         record: Record<B>,
     ) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let places = Places::Columns(0..tokens.dims()[1]);

@@ -1,28 +1,29 @@
 //! B batch, T time, S source positions, D model width
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor};
 
 use super::Cache;
 use super::experts::Routing;
 use super::position::{Places, PositionTable, rotation};
 use super::record::Record;
 use super::tape::layer_seed;
-use crate::backend::{Documents, Padding, Rotation, draw_seed, seed_draws};
-use crate::config::ModelConfig;
+use crate::backend::{KeyRanges, Rotation, draw_seed, seed_draws};
+use crate::config::{Architecture, ModelConfig};
 
 /// What is known of the rows of a batch beside their tokens.
-#[derive(Debug, Clone, Default)]
-pub struct Rows<'a, B: Backend> {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rows<'a> {
     /// Tokens in each row that are no padding; all where absent.
     pub lengths: Option<&'a [usize]>,
-    /// The document of each position, by a number of its own within the row, `[B, T]`. A position
-    /// sees those of its own document only; where absent, each row is one document.
+    /// The document of each position of each row that is no padding, by any number unlike those of
+    /// its neighbours. A position sees those of its own document only; where absent, each row is one
+    /// document.
     ///
     /// Positions count through the row all the same. To rotary ones and ALiBi only distances
     /// matter, so that with them or without positions a document is read as it would be alone;
     /// learned and sinusoidal ones tell it where in the row it stands.
-    pub documents: Option<Tensor<B, 2, Int>>,
+    pub documents: Option<&'a [Vec<u32>]>,
 }
 
 /// What one pass through the layers carries beside the residual stream.
@@ -31,10 +32,9 @@ pub struct Pass<'a, B: Backend> {
     pub(super) rotation: Option<Rotation<B>>,
     /// Tokens in each row of the batch that are no padding; all where absent.
     pub(super) lengths: Option<&'a [usize]>,
-    /// The same as lengths, for attention that sees all of a row.
-    pub(super) padding: Option<Padding<B>>,
-    /// Where rows hold several; never beside a cache.
-    pub(super) documents: Option<Documents<B>>,
+    /// The keys that are there for each query, where a causal mask does not see to it already.
+    /// Documents never stand beside a cache.
+    pub(super) ranges: Option<KeyRanges>,
     /// What the encoder made of the source, for a decoder beside one.
     pub(super) memory: Option<&'a Memory<B>>,
     /// What earlier passes have seen, in cached decoding.
@@ -49,12 +49,7 @@ pub struct Pass<'a, B: Backend> {
 
 impl<'a, B: Backend> Pass<'a, B> {
     /// Over some positions of sequences that nothing else belongs to.
-    pub fn new(
-        config: &ModelConfig,
-        rows: Rows<'a, B>,
-        places: &Places,
-        device: &B::Device,
-    ) -> Self {
+    pub fn new(config: &ModelConfig, rows: Rows<'a>, places: &Places, device: &B::Device) -> Self {
         Self::with_table(config, &PositionTable::default(), rows, places, device)
     }
 
@@ -62,7 +57,7 @@ impl<'a, B: Backend> Pass<'a, B> {
     pub(super) fn with_table(
         config: &ModelConfig,
         table: &PositionTable,
-        rows: Rows<'a, B>,
+        rows: Rows<'a>,
         places: &Places,
         device: &B::Device,
     ) -> Self {
@@ -70,8 +65,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         Self {
             rotation: rotation(config, table, places, device),
             lengths: rows.lengths,
-            padding: None,
-            documents: rows.documents.map(Documents::new),
+            ranges: ranges(config, rows, places.len()),
             memory: None,
             cache: None,
             routing: Vec::new(),
@@ -80,6 +74,16 @@ impl<'a, B: Backend> Pass<'a, B> {
             device: device.clone(),
         }
     }
+}
+
+/// Padding follows the text, so that a causal mask hides it.
+fn ranges(config: &ModelConfig, rows: Rows, positions: usize) -> Option<KeyRanges> {
+    let of_padding = || match config.architecture {
+        Architecture::Encoder => rows.lengths.map(KeyRanges::of_lengths),
+        _ => None,
+    };
+    let of_documents = |documents: &[Vec<u32>]| KeyRanges::of_documents(documents, positions);
+    rows.documents.map(of_documents).or_else(of_padding)
 }
 
 impl<B: Backend> Pass<'_, B> {
@@ -97,6 +101,6 @@ impl<B: Backend> Pass<'_, B> {
 pub struct Memory<B: Backend> {
     /// `[B, S, D]`
     pub(super) hidden: Tensor<B, 3>,
-    /// Of each row.
-    pub(super) padding: Padding<B>,
+    /// Of each row, without what it is filled up with.
+    pub(super) lengths: Vec<usize>,
 }

@@ -72,7 +72,7 @@ pub struct Heads<'a, B: Backend> {
     pub key: Tensor<B, 4>,
     /// `[B, G, S, K]`
     pub value: Tensor<B, 4>,
-    pub options: &'a AttentionOptions<'a, B>,
+    pub options: &'a AttentionOptions,
     /// What came out, `[B, H, T, K]`.
     pub attended: Tensor<B, 4>,
     /// What brings the heads together, `[H K, D]`.

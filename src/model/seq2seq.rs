@@ -11,7 +11,7 @@ use super::position::PositionTable;
 use super::{
     Cache, Embedding, Head, Initializer, ModelError, Places, Record, Routing, Rows, Stack,
 };
-use crate::backend::{GptBackend, Padding};
+use crate::backend::{GptBackend, KeyRanges};
 use crate::config::ModelConfig;
 
 /// The Transformer (Vaswani et al. 2017): a decoder that sees what an encoder made of a source.
@@ -139,12 +139,11 @@ impl<B: GptBackend> Seq2Seq<B> {
         let rows = Rows { lengths: Some(lengths), documents: None };
         let places = Places::Columns(0..source.dims()[1]);
         let base = Pass::with_table(&self.config, &self.positions, rows, &places, &source.device());
-        let padding = Padding::new(lengths, places.len(), &base.device);
-        let mut pass = Pass { padding: Some(padding.clone()), record, ..base };
+        let mut pass = Pass { ranges: Some(KeyRanges::of_lengths(lengths)), record, ..base };
         let stream = self.embedding.forward(source, &places, record);
         let hidden =
             record.part("encoder", stream, |stream| self.encoder.forward(stream, &mut pass));
-        (Memory { hidden, padding }, pass.routing)
+        (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
     }
 
     /// A cache for new targets, a row for each of the sources, which every layer reads here once
@@ -152,7 +151,7 @@ impl<B: GptBackend> Seq2Seq<B> {
     pub fn new_cache(&self, memory: &Memory<B>) -> Cache<B> {
         let layers = self.decoder.blocks.iter().filter_map(|block| block.cross_attention.as_ref());
         let sources = layers.map(|attention| attention.source(memory, Record::Nobody));
-        Cache::with_sources(&self.config, memory.padding.lengths(), sources)
+        Cache::with_sources(&self.config, &memory.lengths, sources)
     }
 
     /// Next-token logits after the last of the new target tokens, which join those in the cache.

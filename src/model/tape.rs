@@ -17,7 +17,7 @@ use super::experts::Routing;
 use super::parameters;
 use super::pass::{Memory, Pass};
 use super::record::Record;
-use crate::backend::{Documents, GptBackend, Padding, Rotation, TrainBackend, seed_draws};
+use crate::backend::{GptBackend, KeyRanges, Rotation, TrainBackend, seed_draws};
 
 /// What a pass in training leaves out of its graph.
 #[derive(Debug, Default)]
@@ -44,8 +44,7 @@ struct Layer<B: Backend> {
     memory: Option<Memory<B>>,
     rotation: Option<Rotation<B>>,
     lengths: Option<Vec<usize>>,
-    padding: Option<Padding<B>>,
-    documents: Option<Documents<B>>,
+    ranges: Option<KeyRanges>,
     seed: Option<u64>,
     output: Tensor<B, 3>,
     /// Where it has experts, the leaf of their balance, `[1]`.
@@ -85,8 +84,7 @@ impl<B: GptBackend> Tape<B> {
             memory: pass.memory.cloned(),
             rotation: pass.rotation.clone(),
             lengths: pass.lengths.map(<[usize]>::to_vec),
-            padding: pass.padding.clone(),
-            documents: pass.documents.clone(),
+            ranges: pass.ranges.clone(),
             seed: pass.seed,
             output: Tensor::empty([0, 0, 0], &pass.device),
             balance: None,
@@ -167,7 +165,7 @@ impl<B: GptBackend> Layer<B> {
     fn forward_without_graph(&self) -> (Tensor<B, 3>, Option<Routing<B>>) {
         let memory = self.memory.as_ref().map(|memory| Memory {
             hidden: memory.hidden.clone().set_require_grad(false),
-            padding: memory.padding.clone(),
+            lengths: memory.lengths.clone(),
         });
         let input = self.input.clone().set_require_grad(false);
         self.forward_of(&burn::module::Module::no_grad(self.block.clone()), input, memory.as_ref())
@@ -182,8 +180,7 @@ impl<B: GptBackend> Layer<B> {
         let mut pass = Pass {
             rotation: self.rotation.clone(),
             lengths: self.lengths.as_deref(),
-            padding: self.padding.clone(),
-            documents: self.documents.clone(),
+            ranges: self.ranges.clone(),
             memory,
             cache: None,
             routing: Vec::new(),

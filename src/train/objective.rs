@@ -105,7 +105,7 @@ impl<B: GptBackend> LanguageModel<B> {
     fn answer(&self, batch: &TokenBatch, record: Record<B>) -> Answer<B> {
         let device = &self.model.device();
         let inputs = batch.inputs(device); // [B, T]
-        let rows = Rows { lengths: batch.lengths(), documents: batch.documents(device) };
+        let rows = Rows { lengths: batch.lengths(), documents: batch.documents() };
         let (hidden, routing) = match (&self.model, batch.sources(device)) {
             (Model::Gpt(model), _) => model.hidden_recorded(inputs, rows, record),
             (Model::Encoder(model), _) => model.hidden_recorded(inputs, rows, record),

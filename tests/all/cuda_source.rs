@@ -33,8 +33,8 @@ use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMod
 use cubecl_runtime::storage::{BytesResource, BytesStorage, ManagedResource};
 use cubecl_runtime::timestamp_profiler::TimestampProfiler;
 use emberlm::backend::{
-    AdamwStep, AdamwUpdate, AttentionOptions, Dropout, GptBackend, Rotation, Scaling, Sight,
-    TrainBackend, Turn,
+    AdamwStep, AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, Rotation, Scaling,
+    Sight, TrainBackend, Turn,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use std::any::Any;
@@ -291,8 +291,10 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         B::attend(query, key, value, &options).sum().backward();
         let (dropout, soft_cap) = (Some(Dropout::new(0.1, 7)), Some(5.0));
         let dropping = AttentionOptions { dropout, soft_cap, ..options.clone() };
-        let biased = AttentionOptions { alibi: true, ..options };
-        for options in [dropping, biased] {
+        let biased = AttentionOptions { alibi: true, ..options.clone() };
+        let ranges = Some(KeyRanges::of_lengths(&[9, 4]));
+        let padded = AttentionOptions { ranges, ..options };
+        for options in [dropping, biased, padded] {
             let heads = |heads| leaf::<B, 4>([2, heads, 9, 16], device);
             B::attend(heads(4), heads(2), heads(2), &options).sum().backward();
         }
@@ -372,12 +374,13 @@ fn launch_large() {
         causal: false,
         window: None,
         alibi: false,
+        ranges: None,
         dropout: None,
         precision: Precision::F32,
     };
     let long = || [large([1, 1, 64, 8]), large([1, 1, 1 << 26, 8]), large([1, 1, 1 << 26, 8])];
-    let (output, log_sums) = kernels.attend(long(), sight);
-    kernels.attend_backward(long(), output.clone(), log_sums, output, sight);
+    let (output, log_sums) = kernels.attend(long(), &sight);
+    kernels.attend_backward(long(), output.clone(), log_sums, output, &sight);
     let room = || large([1 << 8, 1 << 4, 1 << 14, 1 << 6]);
     kernels.put(room(), room(), &vec![[0, 0]; 1 << 8]);
     let query = large([1, 1 << 4, 1, 1 << 6]);

@@ -3,8 +3,8 @@
 
 use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
 use emberlm::backend::{
-    AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, Dropout, GptBackend, Job, Rotation,
-    TrainBackend,
+    AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, Dropout, GptBackend, Job, KeyRanges,
+    Rotation, TrainBackend,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 
@@ -422,7 +422,7 @@ fn attention_by_hand(
     [query, key, value]: [&[f64]; 3],
     slopes: &[f64],
     (scale, cap): (f64, Option<f64>),
-    (sees, loss): (impl Fn(usize, usize) -> bool, impl Fn(usize, usize, usize) -> f64),
+    (sees, loss): (impl Fn(usize, usize, usize) -> bool, impl Fn(usize, usize, usize) -> f64),
     factor: impl Fn(usize, usize) -> f64,
 ) -> [Vec<f64>; 4] {
     let mut output = vec![0.0; b * t * h * w];
@@ -435,7 +435,7 @@ fn attention_by_hand(
         let ks = |row: usize, i: usize| ((entry * s + row) * g + of_key) * k + i;
         let vs = |row: usize, i: usize| ((entry * s + row) * g + of_key) * w + i;
         for row in 0..t {
-            let seen: Vec<usize> = (0..s).filter(|other| sees(row, *other)).collect();
+            let seen: Vec<usize> = (0..s).filter(|other| sees(entry, row, *other)).collect();
             // And the derivative of each.
             let score = |other: &usize| {
                 let products = (0..k).map(|i| query[q(row, i)] * key[ks(*other, i)]);
@@ -476,27 +476,77 @@ fn attention_by_hand(
     [output, of_query, of_key, of_value]
 }
 
+/// What the rows of a batch hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Filled {
+    Whole,
+    /// The first ones less than they could.
+    InPart,
+    /// Several documents, and all but the first something that fills them up.
+    ByDocuments,
+}
+
+impl Filled {
+    fn length(keys: usize, entry: usize) -> usize {
+        (keys / 2 + 11 * entry + 1).min(keys)
+    }
+
+    /// Of each position of an entry that is not filled up.
+    fn documents(keys: usize, entry: usize) -> Vec<u32> {
+        (0..keys - (5 * entry).min(keys)).map(|key| ((key + 13 * entry) / 29) as u32).collect()
+    }
+
+    fn ranges(self, [entries, keys]: [usize; 2]) -> Option<KeyRanges> {
+        let lengths: Vec<usize> = (0..entries).map(|entry| Self::length(keys, entry)).collect();
+        let documents: Vec<Vec<u32>> =
+            (0..entries).map(|entry| Self::documents(keys, entry)).collect();
+        match self {
+            Self::Whole => None,
+            Self::InPart => Some(KeyRanges::of_lengths(&lengths)),
+            Self::ByDocuments => Some(KeyRanges::of_documents(&documents, keys)),
+        }
+    }
+
+    fn has(self, keys: usize, entry: usize, query: usize, key: usize) -> bool {
+        let documents = || Self::documents(keys, entry);
+        match self {
+            Self::Whole => true,
+            Self::InPart => key < Self::length(keys, entry),
+            Self::ByDocuments => documents().get(query) == documents().get(key),
+        }
+    }
+}
+
 #[test]
 fn attention_is_its_formula() {
     on_each_backend!(|device: B| {
         for shape in ATTENTION {
             let [b, h, g, t, s, k, w] = shape;
             for causal in [false, true] {
-                for (window, dropped, cap, alibi) in [
-                    (None, None, None, false),
-                    (Some(1), None, None, false),
-                    (Some(3), None, None, false),
-                    (Some(64), None, None, false),
-                    (Some(500), None, None, false),
-                    (None, Some(0.3), None, false),
+                for (window, dropped, cap, alibi, rows) in [
+                    (None, None, None, false, Filled::Whole),
+                    (Some(1), None, None, false, Filled::Whole),
+                    (Some(3), None, None, false, Filled::Whole),
+                    (Some(64), None, None, false, Filled::Whole),
+                    (Some(500), None, None, false, Filled::Whole),
+                    (None, Some(0.3), None, false, Filled::Whole),
                     // Scores are some units high.
-                    (None, None, Some(1.5), false),
-                    (Some(64), Some(0.1), Some(0.02), false),
-                    (None, None, None, true),
-                    (Some(64), Some(0.1), Some(1.5), true),
+                    (None, None, Some(1.5), false, Filled::Whole),
+                    (Some(64), Some(0.1), Some(0.02), false, Filled::Whole),
+                    (None, None, None, true, Filled::Whole),
+                    (Some(64), Some(0.1), Some(1.5), true, Filled::Whole),
+                    (None, None, None, false, Filled::InPart),
+                    (Some(3), None, None, false, Filled::InPart),
+                    (None, Some(0.1), Some(1.5), true, Filled::InPart),
+                    (None, None, None, false, Filled::ByDocuments),
+                    (Some(3), None, None, false, Filled::ByDocuments),
+                    (Some(64), Some(0.1), Some(1.5), true, Filled::ByDocuments),
                 ] {
                     if !causal && window.is_some() && t != s {
                         continue; // a window has no middle there
+                    }
+                    if rows == Filled::ByDocuments && t != s {
+                        continue; // a query's document is that of its place
                     }
                     if causal && t > s {
                         continue; // the first queries would see no key
@@ -515,27 +565,36 @@ fn attention_is_its_formula() {
                         window,
                         soft_cap: cap,
                         alibi,
+                        ranges: rows.ranges([b, s]),
                         dropout: dropped.map(|probability| Dropout::new(probability, 9)),
                         ..AttentionOptions::full(scale)
                     };
+                    let place = |query: usize| if causal { query + s - t } else { query };
+                    let sees = |entry: usize, query: usize, key: usize| {
+                        let place = place(query);
+                        let near = window.is_none_or(|window| place.abs_diff(key) < window);
+                        near && (!causal || key <= place) && rows.has(s, entry, query, key)
+                    };
+                    // What a query gets that sees nothing is left open.
+                    let queries = (0..b).flat_map(|entry| (0..t).map(move |query| (entry, query)));
+                    let sight = queries.map(|(entry, query)| {
+                        (0..s).any(|key| sees(entry, query, key)) as u8 as f32
+                    });
+                    let sight = TensorData::new(sight.collect::<Vec<_>>(), [b, t, 1, 1]);
+                    let sight = Tensor::<B, 4>::from_data(sight, &device);
                     let output = B::attend(query, key, value, &options).swap_dims(1, 2);
-                    let name =
-                        format!("attend {shape:?} {causal} {window:?} {dropped:?} {cap:?} {alibi}");
-                    let mut observed = Observed::new(name, output);
+                    let name = format!(
+                        "attend {shape:?} {causal} {window:?} {dropped:?} {cap:?} {alibi} {rows:?}"
+                    );
+                    let mut observed = Observed::new(name, output * sight);
                     for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
                         observed.gradient(of, leaf);
                     }
                     let values = [0, 1, 2].map(|i| wide(shapes[i].iter().product(), 7 + i as u64));
-                    let place = |query: usize| if causal { query + s - t } else { query };
                     let penalties = alibi_slopes(h);
                     let loss = |head: usize, query: usize, key: usize| match alibi {
                         true => penalties[head] * place(query).abs_diff(key) as f64,
                         false => 0.0,
-                    };
-                    let sees = |query: usize, key: usize| {
-                        let place = place(query);
-                        let near = window.is_none_or(|window| place.abs_diff(key) < window);
-                        near && (!causal || key <= place)
                     };
                     let slopes = wide(b * t * h * w, 77);
                     let values = values.each_ref().map(Vec::as_slice);

@@ -452,9 +452,8 @@ fn attention_stays_within_documents_whatever_the_options() {
             let model = model::<Inner<B>>(&config, &device);
             let rows: Vec<&[u32]> = SEQUENCES.iter().map(|row| &row[..]).collect();
             let tokens = Tensor::from_data(ids(&rows), &device);
-            let documents = ids(&DOCUMENTS.each_ref().map(|row| &row[..]));
-            let documents = Some(Tensor::from_data(documents, &device));
-            let rows = Rows { lengths: None, documents };
+            let documents = DOCUMENTS.map(Vec::from);
+            let rows = Rows { lengths: None, documents: Some(&documents) };
             let (found, _) = match &model {
                 Model::Gpt(model) => model.forward_routed(tokens, rows),
                 Model::Encoder(model) => model.forward_routed(tokens, rows),

@@ -78,8 +78,12 @@ pub(super) fn forward(
                 value.head(entry, of_key).rows(block.keys.clone()),
             ];
             // SAFETY: these queries of this head are of this task.
-            let target = unsafe { room.rows(entry, number, queries.clone()) };
+            let mut target = unsafe { room.rows(entry, number, queries.clone()) };
             let log_sums = match queries.len() {
+                _ if block.keys.is_empty() => {
+                    target.clear();
+                    [f32::NEG_INFINITY; BLOCK]
+                }
                 ..=FEW => attend_one_by_one(&block, factors, target),
                 _ => attend(&block, factors, target),
             };
@@ -140,11 +144,11 @@ fn attend_one_by_one(
     })
 }
 
-/// Divides each row.
+/// Divides each row; one of zeros stays so.
 #[multiversion(targets = "simd")]
 fn share(target: &mut Target<'_>, sums: &[f32]) {
     for (number, sum) in sums.iter().enumerate().take(target.shape()[0]) {
-        let share = 1.0 / sum;
+        let share = if *sum == 0.0 { 0.0 } else { 1.0 / sum };
         target.row(number).iter_mut().for_each(|x| *x *= share);
     }
 }
@@ -205,7 +209,11 @@ pub(super) unsafe fn backward(
             log_sums[..own.len()]
                 .copy_from_slice(&outcome.log_sums[head.row(own.start)..][..own.len()]);
             // SAFETY: the queries of this head are of this task.
-            let of_queries = unsafe { query_room.rows(entry, number, own) };
+            let mut of_queries = unsafe { query_room.rows(entry, number, own) };
+            if seen.is_empty() {
+                of_queries.clear();
+                continue;
+            }
             let targets = [of_queries, of_keys(seen.clone()), of_values(seen.clone())];
             let inputs = [queries, keys.rows(seen.clone()), values.rows(seen)];
             let levels = dots(outputs, gradients);

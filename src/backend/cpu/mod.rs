@@ -238,14 +238,14 @@ impl Kernels<Flex> for CpuKernels {
         [gradient, tensor(of_weight, &[width]), tensor(of_bias, &[width])]
     }
 
-    fn attend(&self, inputs: [FlexTensor; 3], sight: Sight) -> (FlexTensor, FlexTensor) {
+    fn attend(&self, inputs: [FlexTensor; 3], sight: &Sight) -> (FlexTensor, FlexTensor) {
         let inputs = inputs.map(with_rows);
         check_heads(&inputs);
         let [b, h, t, _] = dims(&inputs[0]);
         let width = dims(&inputs[2])[3];
         let [query, key, value] = inputs.each_ref().map(heads);
         let s = dims(&inputs[1])[2];
-        let (output, log_sums) = attention::forward(query, key, value, |_| s, &sight);
+        let (output, log_sums) = attention::forward(query, key, value, |_| s, sight);
         (tensor(output, &[b, t, h, width]).transpose(1, 2), tensor(log_sums, &[b, h, t]))
     }
 
@@ -255,7 +255,7 @@ impl Kernels<Flex> for CpuKernels {
         output: FlexTensor,
         log_sums: FlexTensor,
         gradient: FlexTensor,
-        sight: Sight,
+        sight: &Sight,
     ) -> [FlexTensor; 3] {
         let inputs = inputs.map(with_rows);
         check_heads(&inputs);
@@ -271,7 +271,7 @@ impl Kernels<Flex> for CpuKernels {
             rooms.push(unsafe { Room::new(gradient.as_mut_ptr(), heads, [length, width]) });
         }
         let rooms = [rooms[0], rooms[1], rooms[2]];
-        backward(&inputs, output, log_sums, gradient, &sight, rooms);
+        backward(&inputs, output, log_sums, gradient, sight, rooms);
         let mut finished = gradients.into_iter().zip(shapes).map(|(mut gradient, shape)| {
             // SAFETY: the kernel writes all of it.
             unsafe { gradient.set_len(shape.iter().product()) };
@@ -287,7 +287,7 @@ impl Kernels<Flex> for CpuKernels {
         output: FlexTensor,
         log_sums: FlexTensor,
         gradient: FlexTensor,
-        sight: Sight,
+        sight: &Sight,
     ) -> FlexTensor {
         let joined = with_rows(joined);
         let [b, all, length, width] = dims(&joined);
@@ -300,7 +300,7 @@ impl Kernels<Flex> for CpuKernels {
                 let start: *mut f32 = room.as_mut_ptr().cast();
                 let rooms = [0, h, h + g]
                     .map(|first| Room::new(start.add(first * width), all, [length, width]));
-                backward(&inputs, output, log_sums, gradient, &sight, rooms);
+                backward(&inputs, output, log_sums, gradient, sight, rooms);
             })
         };
         tensor(of_joined, &[b, length, all, width]).transpose(1, 2)
@@ -325,11 +325,11 @@ impl Kernels<Flex> for CpuKernels {
     }
 
     /// All rows in one, on all threads.
-    fn attend_rows(&self, inputs: [FlexTensor; 3], lengths: &[usize], sight: Sight) -> FlexTensor {
+    fn attend_rows(&self, inputs: [FlexTensor; 3], lengths: &[usize], sight: &Sight) -> FlexTensor {
         let inputs = inputs.map(with_rows);
         let [[b, h, t, _], _, [.., width]] = inputs.each_ref().map(dims);
         let [query, key, value] = inputs.each_ref().map(heads);
-        let (output, _) = attention::forward(query, key, value, |row| lengths[row], &sight);
+        let (output, _) = attention::forward(query, key, value, |row| lengths[row], sight);
         tensor(output, &[b, t, h, width]).transpose(1, 2)
     }
 

@@ -54,8 +54,12 @@ pub(super) struct Block<'a> {
     pub(super) sight: &'a Sight,
     pub(super) queries: Range<usize>,
     pub(super) keys: Range<usize>,
-    /// Of each query the keys that it sees; both are counted from the block's first.
+    /// Where a query may see a key at all, whatever entry it is of; both are counted from the
+    /// block's first.
     pub(super) band: Band,
+    /// The first key that each query sees, and the one behind the last, counted likewise. Those that
+    /// are made up see none.
+    bounds: [[i32; BLOCK]; 2],
     /// The first query's number among those of all heads.
     row: usize,
     /// The key at the first query's own place, counted from the block's first.
@@ -67,8 +71,13 @@ pub(super) struct Block<'a> {
 impl<'a> Block<'a> {
     pub(super) fn new(sight: &'a Sight, head: Head, queries: Range<usize>) -> Self {
         let [t, s] = [head.queries, head.keys];
-        let [first, last] = [queries.start, queries.end - 1].map(|query| sight.keys(query, t, s));
-        let keys = first.start..last.end;
+        let seen = queries.clone().map(|query| sight.keys_of(head.entry, query, [t, s]));
+        let keys = hull(seen.clone());
+        let mut bounds = [[0; BLOCK]; 2];
+        for (query, seen) in seen.enumerate().filter(|(_, seen)| !seen.is_empty()) {
+            bounds[0][query] = (seen.start - keys.start) as i32;
+            bounds[1][query] = (seen.end - keys.start) as i32;
+        }
         // Where the first query stands among the keys.
         let place = if sight.causal { queries.start + s - t } else { queries.start };
         let place = place as isize - keys.start as isize;
@@ -76,7 +85,7 @@ impl<'a> Block<'a> {
         let ahead = if sight.causal { 1 } else { window };
         let band = Band { low: place + 1 - window, high: place + ahead };
         let slope = if sight.alibi { alibi_slope(head.number, head.heads) as f32 } else { 0.0 };
-        Self { sight, row: head.row(queries.start), queries, keys, band, place, slope }
+        Self { sight, row: head.row(queries.start), queries, keys, band, bounds, place, slope }
     }
 
     /// All queries, in blocks.
@@ -139,20 +148,22 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// The keys that a query sees.
+    fn keys_of(&self, query: usize) -> Range<usize> {
+        self.bounds[0][query] as usize..self.bounds[1][query] as usize
+    }
+
     /// The keys that any query of the vector that begins there sees.
-    #[inline(always)]
     fn keys_of_vector(&self, start: usize) -> Range<usize> {
-        let queries = start..(start + LANES).min(self.queries.len());
-        self.band.of_any(queries, self.keys.len())
+        hull((start..start + LANES).map(|query| self.keys_of(query)))
     }
 
     /// The lanes of the vector that begins there whose queries see a key.
     #[inline(always)]
     fn lanes(&self, start: usize, key: usize) -> [bool; LANES] {
-        let Band { low, high } = self.band.transposed();
-        let [first, end] = [low, high]
-            .map(|bound| (key as isize + bound - start as isize).clamp(0, LANES as isize) as i32);
-        std::array::from_fn(|lane| (first <= lane as i32) & ((lane as i32) < end))
+        let [first, end] = self.bounds.each_ref().map(|of_all| &of_all[start..][..LANES]);
+        let key = key as i32;
+        std::array::from_fn(|lane| (first[lane] <= key) & (key < end[lane]))
     }
 
     /// What the scores of the vector of queries that begins there lose for their distance from a key.
@@ -162,16 +173,23 @@ impl<'a> Block<'a> {
         std::array::from_fn(|lane| self.slope * (first + lane as i32).abs() as f32)
     }
 
-    /// Zeros for a vector's next keys, which products read since their rows' neighbours see these.
-    #[inline(always)]
-    fn clear_beside(&self, numbers: &mut [f32], start: usize) {
-        let (width, seen) = (self.width(), self.keys_of_vector(start));
-        let before = seen.start.saturating_sub(ROWS - 1)..seen.start;
-        let behind = seen.end..(seen.end + ROWS - 1).min(self.keys.len());
-        for key in before.chain(behind) {
+    /// Zeros for the keys that a vector does not see, as far as products read them: those in its
+    /// band, and next to it, since their rows' neighbours see these.
+    fn clear_beside(&self, numbers: &mut [f32], start: usize, seen: Range<usize>) {
+        let (width, all) = (self.width(), self.keys.len());
+        let band = self.band.of_any(start..(start + LANES).min(self.queries.len()), all);
+        let read = band.start.saturating_sub(ROWS - 1)..(band.end + ROWS - 1).min(all);
+        for key in (read.start..seen.start).chain(seen.end.max(read.start)..read.end) {
             *vector(numbers, key * width + start) = [0.0; LANES];
         }
     }
+}
+
+/// The smallest range that has all of these in it; an empty one where they are all empty.
+fn hull(ranges: impl Iterator<Item = Range<usize>>) -> Range<usize> {
+    let join =
+        |one: Range<usize>, other: Range<usize>| one.start.min(other.start)..one.end.max(other.end);
+    ranges.filter(|range| !range.is_empty()).reduce(join).unwrap_or_default()
 }
 
 /// So many numbers from there on.
@@ -231,8 +249,9 @@ fn soften_vectors<const FUSED: bool>(
     let width = block.width();
     let (mut sums, mut log_sums) = ([0.0; BLOCK], [0.0; BLOCK]);
     for start in (0..width).step_by(LANES) {
+        let keys = block.keys_of_vector(start);
         let mut highest = [f32::NEG_INFINITY; LANES];
-        for key in block.keys_of_vector(start) {
+        for key in keys.clone() {
             let (row, seen) = (vector(scores, key * width + start), block.lanes(start, key));
             let losses = block.losses(start, key);
             for lane in 0..LANES {
@@ -242,7 +261,7 @@ fn soften_vectors<const FUSED: bool>(
             }
         }
         let mut of_vector = [0.0f32; LANES];
-        for key in block.keys_of_vector(start) {
+        for key in keys.clone() {
             let (row, seen) = (vector(scores, key * width + start), block.lanes(start, key));
             for lane in 0..LANES {
                 let power = exp::<FUSED>(not_positive(row[lane] - highest[lane]));
@@ -250,7 +269,7 @@ fn soften_vectors<const FUSED: bool>(
                 of_vector[lane] += row[lane];
             }
         }
-        block.clear_beside(scores, start);
+        block.clear_beside(scores, start, keys);
         for lane in 0..LANES {
             sums[start + lane] = of_vector[lane];
             log_sums[start + lane] = highest[lane] + of_vector[lane].ln();
@@ -297,7 +316,8 @@ fn differentiate_vectors<const FUSED: bool>(
     for start in (0..width).step_by(LANES) {
         let [log_sums, levels] =
             [log_sums, levels].map(|of_all| of_all[start..].as_chunks::<LANES>().0[0]);
-        for key in block.keys_of_vector(start) {
+        let keys = block.keys_of_vector(start);
+        for key in keys.clone() {
             let (seen, place) = (block.lanes(start, key), key * width + start);
             let (score, slope) = (vector(scores, place), vector(slopes, place));
             let losses = block.losses(start, key);
@@ -308,8 +328,8 @@ fn differentiate_vectors<const FUSED: bool>(
                 slope[lane] = score[lane] * (slope[lane] - levels[lane]) * scale * of_cap;
             }
         }
-        block.clear_beside(scores, start);
-        block.clear_beside(slopes, start);
+        block.clear_beside(scores, start, keys.clone());
+        block.clear_beside(slopes, start, keys);
     }
 }
 
@@ -320,7 +340,7 @@ pub(super) fn soften_rows(scores: &mut [f32], block: &Block<'_>) -> [f32; BLOCK]
     let mut log_sums = [0.0; BLOCK];
     let all = block.keys.len();
     for (query, row) in scores.chunks_exact_mut(all).enumerate() {
-        let seen = block.band.of_any(query..query + 1, all);
+        let seen = block.keys_of(query);
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);
         let place = block.place + query as isize - seen.start as isize;

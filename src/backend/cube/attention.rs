@@ -4,7 +4,7 @@
 //!
 //! B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeRuntime};
@@ -72,6 +72,10 @@ struct Block {
     first_query: u32,
     /// The place of the first key.
     first_key: u32,
+    /// The number of the first query.
+    first_number: u32,
+    /// Ranges of an entry of the batch, where there are any: of each query, or one.
+    ranges: u32,
     window: u32,
     /// Query heads, and those whose slopes are a sequence of their own.
     heads: u32,
@@ -100,16 +104,37 @@ fn loss(slope: f32, query: u32, key: u32, #[comptime] has_alibi: bool) -> f32 {
     }
 }
 
+/// The keys that are there for a row's query, with the one behind the last.
+#[cube]
+fn keys_of_row(
+    row: usize,
+    ranges: &Array<i32>,
+    block: Block,
+    #[comptime] has_ranges: bool,
+) -> (u32, u32) {
+    if comptime!(has_ranges) {
+        let queries = block.queries as usize;
+        let entry = row / queries / block.heads as usize;
+        let query = (block.first_number as usize + row % queries) % block.ranges as usize;
+        let place = 2 * (entry * block.ranges as usize + query);
+        (u32::cast_from(ranges[place]), u32::cast_from(ranges[place + 1]))
+    } else {
+        (0u32.runtime(), u32::MAX.runtime())
+    }
+}
+
 /// Softmax of rows of scores, and the logarithms of what it divides by.
 #[cube(launch, address_type = "dynamic")]
 fn softmax_kernel<E: Float>(
     scores: &Array<f32>,
     probabilities: &mut Array<E>,
     log_sums: &mut Array<f32>,
+    ranges: &Array<i32>,
     block: Block,
     #[comptime] causal: bool,
     #[comptime] is_capped: bool,
     #[comptime] has_alibi: bool,
+    #[comptime] has_ranges: bool,
     #[define(E)] _element: StorageType,
 ) {
     let row = CUBE_POS;
@@ -119,11 +144,12 @@ fn softmax_kernel<E: Float>(
     let start = row * block.width as usize;
     let query = block.first_query + (row % block.queries as usize) as u32;
     let of_place = slope_of_row(row, block, has_alibi);
+    let (from, to) = keys_of_row(row, ranges, block, has_ranges);
     let mut highest = f32::new(LOWEST);
     let mut place = UNIT_POS;
     while place < block.width {
         let key = block.first_key + place;
-        if sees(query, key, block.window, causal) {
+        if key >= from && key < to && sees(query, key, block.window, causal) {
             let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
             highest = max(highest, score - loss(of_place, query, key, has_alibi));
         }
@@ -134,7 +160,7 @@ fn softmax_kernel<E: Float>(
     let mut place = UNIT_POS;
     while place < block.width {
         let key = block.first_key + place;
-        if sees(query, key, block.window, causal) {
+        if key >= from && key < to && sees(query, key, block.window, causal) {
             let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
             sum += f32::exp(score - loss(of_place, query, key, has_alibi) - highest);
         }
@@ -146,7 +172,7 @@ fn softmax_kernel<E: Float>(
         let index = start + place as usize;
         let mut probability = 0.0f32;
         let key = block.first_key + place;
-        if sees(query, key, block.window, causal) {
+        if key >= from && key < to && sees(query, key, block.window, causal) {
             let score = score(scores[index], block.scale, block.cap, is_capped);
             let loss = loss(of_place, query, key, has_alibi);
             probability = f32::exp(score - loss - log_sum);
@@ -169,10 +195,12 @@ fn scores_backward_kernel<E: Float>(
     sums: &Array<f32>,
     probabilities: &mut Array<E>,
     of_scores: &mut Array<E>,
+    ranges: &Array<i32>,
     block: Block,
     #[comptime] causal: bool,
     #[comptime] is_capped: bool,
     #[comptime] has_alibi: bool,
+    #[comptime] has_ranges: bool,
     #[define(E)] _element: StorageType,
 ) {
     if ABSOLUTE_POS < scores.len() {
@@ -180,9 +208,10 @@ fn scores_backward_kernel<E: Float>(
         let query = block.first_query + (row % block.queries as usize) as u32;
         let key = block.first_key + (ABSOLUTE_POS % block.width as usize) as u32;
         let of_place = slope_of_row(row, block, has_alibi);
+        let (from, to) = keys_of_row(row, ranges, block, has_ranges);
         let mut probability = 0.0f32;
         let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, is_capped);
-        if sees(query, key, block.window, causal) {
+        if key >= from && key < to && sees(query, key, block.window, causal) {
             let loss = loss(of_place, query, key, has_alibi);
             probability = f32::exp(score - loss - log_sums[row]);
         }
@@ -200,22 +229,34 @@ fn scores_backward_kernel<E: Float>(
 type Heads<R, BT> = Tensor<Cube<R, BT>, 4>;
 
 /// How queries, keys and values are divided into blocks.
-struct Plan {
+struct Plan<'a, R: CubeRuntime> {
     /// B, H, G, T, S
     batch: usize,
     heads: usize,
     key_heads: usize,
     queries: usize,
     keys: usize,
-    sight: Sight,
+    sight: &'a Sight,
+    /// Pairs of numbers, where the sight has ranges.
+    ranges: CubeTensor<R>,
     element: DType,
 }
 
-impl Plan {
-    fn new<R: CubeRuntime>(query: &CubeTensor<R>, key: &CubeTensor<R>, sight: Sight) -> Self {
+impl<'a, R: CubeRuntime> Plan<'a, R> {
+    fn new<BT: BoolElement>(query: &CubeTensor<R>, key: &CubeTensor<R>, sight: &'a Sight) -> Self {
         let ([batch, heads, queries, _], [_, key_heads, keys, _]) = (dims(query), dims(key));
         let element = element(sight.precision);
-        Self { batch, heads, key_heads, queries, keys, sight, element }
+        let ranges = match &sight.ranges {
+            Some(ranges) => {
+                assert_eq!(ranges.entries(), batch);
+                let numbers: Vec<i32> =
+                    ranges.pairs().0.as_flattened().iter().map(|key| *key as i32).collect();
+                let data = TensorData::new(numbers, [ranges.pairs().0.len(), 2]);
+                Tensor::<Cube<R, BT>, 2, Int>::from_data(data, &query.device).into_primitive()
+            }
+            None => empty_of(query, [1], DType::I32),
+        };
+        Self { batch, heads, key_heads, queries, keys, sight, ranges, element }
     }
 
     /// Queries, and all keys that any of them sees.
@@ -231,7 +272,7 @@ impl Plan {
     }
 
     /// What kernels are told of a block of `[B, G, H / G T, S]` scores.
-    fn of_rows<R: CubeRuntime>(
+    fn of_rows(
         &self,
         scores: &CubeTensor<R>,
         [queries, keys]: &[Range<usize>; 2],
@@ -245,6 +286,8 @@ impl Plan {
             queries.len() as u32,
             (queries.start + ahead) as u32,
             keys.start as u32,
+            queries.start as u32,
+            self.sight.ranges.as_ref().map_or(1, |ranges| ranges.pairs().1) as u32,
             window,
             self.heads as u32,
             alibi_sequence(self.heads) as u32,
@@ -255,7 +298,7 @@ impl Plan {
 
     /// Query heads that share their keys one after the other, `[B, H, T, K]` ->
     /// `[B, G, H / G T, K]`.
-    fn grouped<R: CubeRuntime, BT: BoolElement>(&self, heads: Heads<R, BT>) -> Heads<R, BT> {
+    fn grouped<BT: BoolElement>(&self, heads: Heads<R, BT>) -> Heads<R, BT> {
         let [b, h, t, width] = heads.dims();
         match h == self.key_heads {
             true => heads,
@@ -264,7 +307,7 @@ impl Plan {
     }
 
     /// And back.
-    fn apart<R: CubeRuntime, BT: BoolElement>(&self, groups: Heads<R, BT>) -> Heads<R, BT> {
+    fn apart<BT: BoolElement>(&self, groups: Heads<R, BT>) -> Heads<R, BT> {
         let [b, g, rows, width] = groups.dims();
         match self.heads == self.key_heads {
             true => groups,
@@ -273,7 +316,7 @@ impl Plan {
     }
 
     /// A block of `[B, G, H / G T, S]` weights or their gradients, some of them dropped.
-    fn dropped<R: CubeRuntime>(
+    fn dropped(
         &self,
         numbers: CubeTensor<R>,
         [queries, keys]: &[Range<usize>; 2],
@@ -316,9 +359,9 @@ fn multiply_transposed<R: CubeRuntime, BT: BoolElement>(
 /// [`Kernels::attend`](crate::backend::Kernels::attend).
 pub fn forward<R: CubeRuntime, BT: BoolElement>(
     inputs: [CubeTensor<R>; 3],
-    sight: Sight,
+    sight: &Sight,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
-    let plan = Plan::new(&inputs[0], &inputs[1], sight);
+    let plan = Plan::new::<BT>(&inputs[0], &inputs[1], sight);
     let cast_heads =
         |input: CubeTensor<R>| -> Heads<R, BT> { from_float(cast(input, plan.element)) };
     let [query, key, value] = inputs.map(cast_heads);
@@ -338,7 +381,7 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
 }
 
 fn softmax<R: CubeRuntime>(
-    plan: &Plan,
+    plan: &Plan<'_, R>,
     scores: CubeTensor<R>,
     block: &[Range<usize>; 2],
 ) -> (CubeTensor<R>, CubeTensor<R>) {
@@ -355,10 +398,12 @@ fn softmax<R: CubeRuntime>(
         scores.into_array_arg(),
         probabilities.clone().into_array_arg(),
         log_sums.clone().into_array_arg(),
+        plan.ranges.clone().into_array_arg(),
         of_rows,
         plan.sight.causal,
         plan.sight.soft_cap.is_some(),
         plan.sight.alibi,
+        plan.sight.ranges.is_some(),
         plan.element.into(),
     );
     (probabilities, log_sums)
@@ -370,9 +415,9 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
     output: CubeTensor<R>,
     log_sums: CubeTensor<R>,
     gradient: CubeTensor<R>,
-    sight: Sight,
+    sight: &Sight,
 ) -> [CubeTensor<R>; 3] {
-    let plan = Plan::new(&inputs[0], &inputs[1], sight);
+    let plan = Plan::new::<BT>(&inputs[0], &inputs[1], sight);
     let heads = |input: CubeTensor<R>| -> Heads<R, BT> { from_float(input) };
     let cast_heads = |input: CubeTensor<R>| heads(cast(input, plan.element));
     let sums = (heads(output) * heads(gradient.clone())).sum_dim(3); // [B, H, T, 1]
@@ -401,7 +446,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
 
 /// Probabilities, and the gradients of the scores.
 fn scores_backward<R: CubeRuntime, BT: BoolElement>(
-    plan: &Plan,
+    plan: &Plan<'_, R>,
     scores_and_gradients: [Heads<R, BT>; 2],
     log_sums_and_sums: [Heads<R, BT>; 2],
     block: &[Range<usize>; 2],
@@ -425,10 +470,12 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
         sums.into_array_arg(),
         probabilities.into_array_arg(),
         of_scores.into_array_arg(),
+        plan.ranges.clone().into_array_arg(),
         of_rows,
         plan.sight.causal,
         plan.sight.soft_cap.is_some(),
         plan.sight.alibi,
+        plan.sight.ranges.is_some(),
         plan.element.into(),
     );
     let [probabilities, of_scores] = outputs;

@@ -292,7 +292,7 @@ fn rounded<E: Float>(number: f32) -> f32 {
 pub fn attend_rows<R: CubeRuntime>(
     inputs: [CubeTensor<R>; 3],
     lengths: &[usize],
-    sight: Sight,
+    sight: &Sight,
 ) -> CubeTensor<R> {
     let [[b, h, _, width], [_, g, _, _], [_, _, _, value_width]] = inputs.each_ref().map(dims);
     let [query, key, value] = inputs.map(heads);

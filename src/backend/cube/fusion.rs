@@ -217,13 +217,14 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         }))
     }
 
-    fn attend(&self, inputs: [Lazy<R>; 3], sight: Sight) -> (Lazy<R>, Lazy<R>) {
+    fn attend(&self, inputs: [Lazy<R>; 3], sight: &Sight) -> (Lazy<R>, Lazy<R>) {
         let [b, h, t, _] = fixed(inputs[0].shape.to_vec());
         let width = inputs[2].shape[3];
         let outputs = vec![floats([b, h, t, width]), floats([b, h, t])];
+        let sight = sight.clone();
         let [output, log_sums] =
             fixed(defer::<R, BT>("attend", inputs.into(), outputs, move |inputs| {
-                let (output, log_sums) = kernels::<R, BT>().attend(fixed(inputs), sight);
+                let (output, log_sums) = kernels::<R, BT>().attend(fixed(inputs), &sight);
                 vec![output, log_sums]
             }));
         (output, log_sums)
@@ -235,15 +236,15 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output: Lazy<R>,
         log_sums: Lazy<R>,
         gradient: Lazy<R>,
-        sight: Sight,
+        sight: &Sight,
     ) -> [Lazy<R>; 3] {
-        let outputs = inputs.each_ref().map(like).into();
+        let (outputs, sight) = (inputs.each_ref().map(like).into(), sight.clone());
         let [query, key, value] = inputs;
         let inputs = vec![query, key, value, output, log_sums, gradient];
         fixed(defer::<R, BT>("attend_backward", inputs, outputs, move |inputs| {
             let [query, key, value, output, log_sums, gradient] = fixed(inputs);
             let inputs = [query, key, value];
-            kernels::<R, BT>().attend_backward(inputs, output, log_sums, gradient, sight).into()
+            kernels::<R, BT>().attend_backward(inputs, output, log_sums, gradient, &sight).into()
         }))
     }
 
@@ -254,9 +255,9 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output: Lazy<R>,
         log_sums: Lazy<R>,
         gradient: Lazy<R>,
-        sight: Sight,
+        sight: &Sight,
     ) -> Lazy<R> {
-        let outputs = vec![like(&joined)];
+        let (outputs, sight) = (vec![like(&joined)], sight.clone());
         let inputs = vec![joined, output, log_sums, gradient];
         let [output] =
             fixed(defer::<R, BT>("attend_joined_backward", inputs, outputs, move |inputs| {
@@ -264,7 +265,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
                 let kernels = kernels::<R, BT>();
                 vec![
                     kernels
-                        .attend_joined_backward(joined, heads, output, log_sums, gradient, sight),
+                        .attend_joined_backward(joined, heads, output, log_sums, gradient, &sight),
                 ]
             }));
         output
@@ -279,12 +280,13 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output
     }
 
-    fn attend_rows(&self, inputs: [Lazy<R>; 3], lengths: &[usize], sight: Sight) -> Lazy<R> {
+    fn attend_rows(&self, inputs: [Lazy<R>; 3], lengths: &[usize], sight: &Sight) -> Lazy<R> {
         let [b, h, t, _] = fixed(inputs[0].shape.to_vec());
-        let (output, lengths) = (floats([b, h, t, inputs[2].shape[3]]), lengths.to_vec());
+        let output = floats([b, h, t, inputs[2].shape[3]]);
+        let (lengths, sight) = (lengths.to_vec(), sight.clone());
         let [output] =
             fixed(defer::<R, BT>("attend_rows", inputs.into(), vec![output], move |inputs| {
-                vec![kernels::<R, BT>().attend_rows(fixed(inputs), &lengths, sight)]
+                vec![kernels::<R, BT>().attend_rows(fixed(inputs), &lengths, &sight)]
             }));
         output
     }

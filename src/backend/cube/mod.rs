@@ -152,7 +152,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         [of_input, total(of_weight), total(of_bias)]
     }
 
-    fn attend(&self, inputs: [CubeTensor<R>; 3], sight: Sight) -> (CubeTensor<R>, CubeTensor<R>) {
+    fn attend(&self, inputs: [CubeTensor<R>; 3], sight: &Sight) -> (CubeTensor<R>, CubeTensor<R>) {
         attention::forward::<R, BT>(inputs, sight)
     }
 
@@ -162,7 +162,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         output: CubeTensor<R>,
         log_sums: CubeTensor<R>,
         gradient: CubeTensor<R>,
-        sight: Sight,
+        sight: &Sight,
     ) -> [CubeTensor<R>; 3] {
         attention::backward::<R, BT>(inputs, output, log_sums, gradient, sight)
     }
@@ -174,7 +174,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         output: CubeTensor<R>,
         log_sums: CubeTensor<R>,
         gradient: CubeTensor<R>,
-        sight: Sight,
+        sight: &Sight,
     ) -> CubeTensor<R> {
         let joined: Tensor<Cube<R, BT>, 4> = from_float(joined);
         let parts = default_separate(joined, heads).map(to_float);
@@ -190,7 +190,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         &self,
         inputs: [CubeTensor<R>; 3],
         lengths: &[usize],
-        sight: Sight,
+        sight: &Sight,
     ) -> CubeTensor<R> {
         decoding::attend_rows(inputs, lengths, sight)
     }

@@ -5,11 +5,11 @@
 use super::operations::{Recorder, WIDTH};
 use super::trace::{Record, Slope, Value};
 
-/// What attention asks for beside its tensors. Kernels have no summands.
+/// What attention asks for beside its tensors.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Extras {
     pub(super) soft_cap: bool,
-    /// Summands on the scores: of positions, of padding, of documents.
+    /// Summands on the scores: of masks, of positions, of padding, of documents. Kernels do without.
     pub(super) summands: bool,
     pub(super) dropout: bool,
 }
@@ -70,7 +70,7 @@ impl Recorder {
 
     /// Attention of heads in one tensor.
     pub(super) fn attend_joined(&mut self, joined: Value, sizes: Sizes, extras: Extras) -> Value {
-        if self.attends_by_kernel(extras) {
+        if self.has_kernel() {
             let attended = self.trace.record(Record {
                 inputs: &[(joined, Slope::New)],
                 saves: &[joined],
@@ -93,10 +93,6 @@ impl Recorder {
         sizes.score_bytes().min(WIDTH * self.operations.scores)
     }
 
-    fn attends_by_kernel(&self, extras: Extras) -> bool {
-        self.has_kernel() && !extras.summands
-    }
-
     /// `[B, H, T, K]`, `[B, G, S, K]` twice -> `[B, T, H K]`
     pub(super) fn attend(
         &mut self,
@@ -104,7 +100,7 @@ impl Recorder {
         sizes: Sizes,
         extras: Extras,
     ) -> Value {
-        if self.attends_by_kernel(extras) {
+        if self.has_kernel() {
             let attended = self.trace.record(Record {
                 inputs: &[query, key, value].map(|input| (input, Slope::New)),
                 saves: &[query, key, value],

@@ -191,12 +191,11 @@ impl<'a> Pass<'a> {
         let name = format!("{name}.attention");
         let rotates = matches!(model.position, PositionConfig::Rotary { .. });
         let causal = place.stack == "decoder";
-        // Kernels do the work of a causal mask, a window and ALiBi; padding follows the text.
         let alibi = matches!(model.position, PositionConfig::Alibi {});
-        let in_kernels = causal || model.window(place.layer).is_some() || alibi;
+        let window = model.window(place.layer).is_some();
         let extras = Extras {
             soft_cap: model.attention.soft_cap.is_some(),
-            summands: self.masked || in_kernels && !self.recorder.operations.kernels,
+            summands: causal || window || alibi || self.masked,
             dropout: model.attention_dropout() > 0.0,
         };
         let outputs = (sizes.heads + 2 * sizes.key_heads) * sizes.width;
