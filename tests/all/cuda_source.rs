@@ -384,7 +384,7 @@ fn launch_large() {
     let room = || large([1 << 8, 1 << 4, 1 << 14, 1 << 6]);
     kernels.put(room(), room(), &vec![[0, 0]; 1 << 8]);
     let query = large([1, 1 << 4, 1, 1 << 6]);
-    kernels.attend_rows([query, room(), room()], &[1 << 14], sight);
+    kernels.attend_rows([query, room(), room()], &[1 << 14], &sight);
     let line = || Tensor::<Plain, 1>::empty([1_usize << 32], &Paper);
     Plain::sums_of_squares(vec![line()]);
     let moments = Some([line(), line()]);

@@ -1,7 +1,7 @@
 //! The gradients of a dense layer.
 
-use super::matrix::{Base, Matrix, Product, Target, multiply_on_all};
-use super::rows;
+use super::matrix::{Base, Matrix, Product, Target, multiply_on_all_beside};
+use super::rows::{self, ColumnSums};
 
 /// The gradients of `input weight + bias` with respect to its parts, as far as they are wanted,
 /// from blocks of rows that come one after the other.
@@ -44,18 +44,18 @@ impl Gradients {
     ) {
         let ([rows, d_input], [_, d_output]) = (input.shape(), weight.shape());
         assert_eq!(gradient.len(), rows * d_output);
-        let of_block = match (&self.of_bias, slopes) {
-            (Some(_), Some(slopes)) => rows::multiply_summing_columns(gradient, slopes, d_output),
-            (Some(_), None) => rows::column_sums(gradient, d_output),
-            (None, Some(slopes)) => {
-                rows::multiply(gradient, slopes);
-                Vec::new()
+        // Sums that are left to do beside the products.
+        let mut sums = None;
+        match (&mut self.of_bias, slopes) {
+            (Some(of_bias), Some(slopes)) => {
+                add(of_bias, &rows::multiply_summing_columns(gradient, slopes, d_output));
             }
-            (None, None) => Vec::new(),
-        };
-        let of_bias = self.of_bias.iter_mut().flatten();
-        of_bias.zip(of_block).for_each(|(sum, part)| *sum += part);
-        let gradient = Matrix::of_rows(gradient, d_output);
+            (None, Some(slopes)) => rows::multiply(gradient, slopes),
+            (Some(_), None) => sums = Some(ColumnSums::new(gradient.len(), d_output)),
+            (None, None) => {}
+        }
+        let numbers: &[f32] = gradient;
+        let gradient = Matrix::of_rows(numbers, d_output);
         let mut products = Vec::with_capacity(2);
         if let Some(of_input) = &mut self.of_input {
             let room = &mut of_input.spare_capacity_mut()[..rows * d_input];
@@ -74,7 +74,10 @@ impl Gradients {
             let room = &mut of_weight.spare_capacity_mut()[..d_input * d_output];
             products.push(Product { target: Target::of_room(room, b.shape()[1]), base, a, b });
         }
-        multiply_on_all(products);
+        multiply_on_all_beside(products, sums.iter_mut().flat_map(|sums| sums.work(numbers)));
+        if let (Some(of_bias), Some(sums)) = (&mut self.of_bias, sums) {
+            add(of_bias, &sums.finish());
+        }
         if let Some(of_input) = &mut self.of_input {
             // SAFETY: a product has written these rows.
             unsafe { of_input.set_len(of_input.len() + rows * d_input) };
@@ -89,4 +92,8 @@ impl Gradients {
     pub(super) fn into_parts(self) -> [Option<Vec<f32>>; 3] {
         [self.of_input, self.of_weight, self.of_bias]
     }
+}
+
+fn add(sums: &mut [f32], parts: &[f32]) {
+    sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
 }

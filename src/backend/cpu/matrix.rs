@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::slice;
 
-use super::team;
+use super::team::{self, Work};
 use super::vector::{self, FEW, WeightRows};
 
 /// Multiplications below which a second thread costs more than it brings.
@@ -311,9 +311,23 @@ pub(super) struct Product<'a> {
     pub(super) b: Matrix<'a>,
 }
 
-/// Writes products on all threads, which do not wait for each other between them.
+/// Writes products on all threads.
 pub(super) fn multiply_on_all<'a>(products: impl IntoIterator<Item = Product<'a>>) {
-    let mut tasks = Vec::new();
+    multiply_on_all_beside(products, []);
+}
+
+/// Writes products on all threads, which do not wait for each other between them, and does other
+/// work where one would wait at the end.
+pub(super) fn multiply_on_all_beside<'a>(
+    products: impl IntoIterator<Item = Product<'a>>,
+    others: impl IntoIterator<Item = Work<'a>>,
+) {
+    let mut tasks: Vec<Work> = Vec::new();
+    // Threads come from both ends, and so do a product together before the next.
+    let insert = |tasks: &mut Vec<Work<'a>>, new: Vec<Work<'a>>| {
+        let middle = tasks.len() / 2;
+        tasks.splice(middle..middle, new);
+    };
     for mut product in products {
         let Product { target, base, a, b } = &mut product;
         assert_eq!((a.rows, a.columns, b.columns), (target.rows, b.rows, target.columns));
@@ -325,11 +339,11 @@ pub(super) fn multiply_on_all<'a>(products: impl IntoIterator<Item = Product<'a>
         let parts = parts([a.rows, a.columns, b.columns]);
         let mut own = Vec::new();
         divide(product, parts, &mut own);
-        // Threads come from both ends, and so do a product together before the next.
-        let middle = tasks.len() / 2;
-        tasks.splice(middle..middle, own);
+        let work = |part: Product<'a>| -> Work<'a> { Box::new(|| part.write()) };
+        insert(&mut tasks, own.into_iter().map(work).collect());
     }
-    team::for_each(tasks.into_iter(), Product::write);
+    insert(&mut tasks, others.into_iter().collect());
+    team::for_each(tasks.into_iter(), |task| task());
 }
 
 /// Threads that share a product of so many rows, summands and columns.

@@ -4,6 +4,7 @@
 use multiversion::multiversion;
 use std::mem::MaybeUninit;
 
+use super::team::Work;
 use super::{TASK, team, written};
 
 /// Rows whose columns are summed up by a task: the same on every machine.
@@ -65,39 +66,71 @@ pub(super) fn total(mut sums: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// The sum of each column.
-pub(super) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    let parts = team::map(x.chunks(ROWS * width), |rows| add_rows(rows, width));
-    add_rows(&parts.concat(), width)
+/// The sum of each column, which is the work of some tasks.
+#[derive(Debug)]
+pub(super) struct ColumnSums {
+    width: usize,
+    /// Of [`ROWS`] rows each, one after the other.
+    parts: Vec<f32>,
 }
 
+impl ColumnSums {
+    /// Tasks, which are few beside those of products.
+    const TASKS: usize = 8;
+
+    pub(super) fn new(count: usize, width: usize) -> Self {
+        Self { width, parts: vec![0.0; count.div_ceil(ROWS * width) * width] }
+    }
+
+    /// All of the work.
+    pub(super) fn work<'a>(&'a mut self, x: &'a [f32]) -> impl Iterator<Item = Work<'a>> {
+        let (width, parts) = (self.width, self.parts.len() / self.width);
+        let of_task = parts.div_ceil(Self::TASKS).max(1);
+        let parts = self.parts.chunks_mut(of_task * width);
+        x.chunks(of_task * ROWS * width).zip(parts).map(move |(rows, parts)| -> Work<'a> {
+            Box::new(move || {
+                let parts = parts.chunks_mut(width);
+                rows.chunks(ROWS * width).zip(parts).for_each(|(rows, part)| add_rows(rows, part));
+            })
+        })
+    }
+
+    /// When the work is done.
+    pub(super) fn finish(self) -> Vec<f32> {
+        let mut sums = vec![0.0; self.width];
+        add_rows(&self.parts, &mut sums);
+        sums
+    }
+}
+
+/// Adds rows to the sums of their columns.
 #[multiversion(targets = "simd")]
-fn add_rows(rows: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0.0; width];
-    for row in rows.chunks_exact(width) {
+fn add_rows(rows: &[f32], sums: &mut [f32]) {
+    for row in rows.chunks_exact(sums.len()) {
         sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
     }
-    sums
 }
 
 /// `x *= y`, number by number, and the sum of each column of that.
 pub(super) fn multiply_summing_columns(x: &mut [f32], y: &[f32], width: usize) -> Vec<f32> {
     assert_eq!(x.len(), y.len());
+    let mut sums = ColumnSums::new(x.len(), width);
     let parts = x.chunks_mut(ROWS * width).zip(y.chunks(ROWS * width));
-    let sums = team::map(parts, |(x, y)| multiply_and_add_rows(x, y, width));
-    add_rows(&sums.concat(), width)
+    team::for_each(parts.zip(sums.parts.chunks_mut(width)), |((x, y), sums)| {
+        multiply_and_add_rows(x, y, sums);
+    });
+    sums.finish()
 }
 
 #[multiversion(targets = "simd")]
-fn multiply_and_add_rows(x: &mut [f32], y: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0.0; width];
+fn multiply_and_add_rows(x: &mut [f32], y: &[f32], sums: &mut [f32]) {
+    let width = sums.len();
     for (x, y) in x.chunks_exact_mut(width).zip(y.chunks_exact(width)) {
-        for ((x, y), sum) in x.iter_mut().zip(y).zip(&mut sums) {
+        for ((x, y), sum) in x.iter_mut().zip(y).zip(&mut *sums) {
             *x *= y;
             *sum += *x;
         }
     }
-    sums
 }
 
 /// `x += y`

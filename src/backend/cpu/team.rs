@@ -219,6 +219,9 @@ pub(super) fn run(parts: usize, run: &(dyn Fn(usize) + Sync)) {
     }
 }
 
+/// Something to do, on whatever thread.
+pub(super) type Work<'a> = Box<dyn FnOnce() + Send + 'a>;
+
 /// Does something with each of some things, on all threads.
 pub(super) fn for_each<T: Send>(things: impl Iterator<Item = T>, each: impl Fn(T) + Sync) {
     let things: Vec<Mutex<Option<T>>> = things.map(|thing| Mutex::new(Some(thing))).collect();
