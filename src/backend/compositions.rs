@@ -182,7 +182,9 @@ pub(super) fn default_attend<B: GptBackend>(
         scores = sum.reshape([b, g, h / g * t, s]);
     }
     if let Some(ranges) = &options.ranges {
-        let sum = scores.reshape([b, h, t * s]) + hidden(ranges, [b, t, s], keys, &device);
+        let hidden = hidden(ranges, [b, s], keys, &device);
+        let columns = hidden.dims()[2];
+        let sum = scores.reshape([b, h * t * s / columns, columns]) + hidden;
         scores = sum.reshape([b, g, h / g * t, s]);
     }
     let weights = softmax(scores, 3);
@@ -311,23 +313,26 @@ fn barrier<B: Backend>(
     Some(barrier.reshape([1, t * s]))
 }
 
-/// What is added to the scores of keys that are not there, `[B, 1, T S]`, of the last so many of all
-/// keys: far below any score, and finite, since a query that sees nothing must get some number all
-/// the same.
+/// What is added to the scores of keys that are not there, of the last S of so many in all: far
+/// below any score, and finite, since a query that sees nothing must get some number all the same.
+///
+/// # Shapes
+/// - `[B, 1, N S]`, of an entry's N ranges
 fn hidden<B: Backend>(
     ranges: &KeyRanges,
-    [b, t, s]: [usize; 3],
+    [b, s]: [usize; 2],
     keys: usize,
     device: &B::Device,
 ) -> Tensor<B, 3> {
     const HIDDEN: f32 = -1e30;
-    let of_query = |(entry, query)| {
+    let of_range = |(entry, query)| {
         let there = ranges.keys(entry, query);
         (keys - s..keys).map(move |key| if there.contains(&key) { 0.0 } else { HIDDEN })
     };
-    let queries = (0..b).flat_map(|entry| (0..t).map(move |query| (entry, query)));
-    let numbers: Vec<f32> = queries.flat_map(of_query).collect();
-    Tensor::from_data(TensorData::new(numbers, [b, 1, t * s]), device)
+    let of_entry = ranges.of_entry();
+    let all = (0..b).flat_map(|entry| (0..of_entry).map(move |query| (entry, query)));
+    let numbers: Vec<f32> = all.flat_map(of_range).collect();
+    Tensor::from_data(TensorData::new(numbers, [b, 1, of_entry * s]), device)
 }
 
 /// What ALiBi adds to the scores, `[1, H T S]`.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 pub struct KeyRanges {
     /// The first key and the one behind the last, of each query of each entry of the batch, or once
     /// for all queries of an entry.
-    ranges: Arc<[[u32; 2]]>,
+    ranges: Arc<[[i32; 2]]>,
     /// Ranges of an entry.
-    queries: usize,
+    of_entry: usize,
 }
 
 impl KeyRanges {
@@ -21,8 +21,8 @@ impl KeyRanges {
     /// of nothing else sees the first of it.
     pub fn of_lengths(lengths: &[usize]) -> Self {
         Self {
-            ranges: lengths.iter().map(|length| [0, (*length).max(1) as u32]).collect(),
-            queries: 1,
+            ranges: lengths.iter().map(|length| [0, (*length).max(1) as i32]).collect(),
+            of_entry: 1,
         }
     }
 
@@ -39,29 +39,43 @@ impl KeyRanges {
             let documents = row.chunk_by(|one, next| one == next).map(<[u32]>::len);
             let mut start = 0;
             for length in documents.chain([positions - row.len()]) {
-                let end = start + length as u32;
+                let end = start + length as i32;
                 ranges.extend(std::iter::repeat_n([start, end], length));
                 start = end;
             }
         }
-        Self { ranges: ranges.into(), queries: positions }
+        Self { ranges: ranges.into(), of_entry: positions }
     }
 
     /// Of a query of an entry.
     #[inline]
     pub fn keys(&self, entry: usize, query: usize) -> Range<usize> {
-        let [start, end] = self.ranges[entry * self.queries + query % self.queries];
+        let [start, end] =
+            self.ranges[entry * self.of_entry + if self.of_entry == 1 { 0 } else { query }];
         start as usize..end as usize
     }
 
-    /// Entries of the batch.
-    pub fn entries(&self) -> usize {
-        self.ranges.len() / self.queries.max(1)
+    /// Keys of an entry that are there for all of its queries, if these see the same.
+    pub fn length(&self, entry: usize) -> Option<usize> {
+        (self.of_entry == 1).then(|| self.keys(entry, 0).end)
     }
 
-    /// Pairs of numbers, so many for each entry.
+    /// # Panics
+    /// Where these are not the ranges of so many entries, queries and keys.
+    pub(super) fn check(&self, entries: usize, [queries, keys]: [usize; 2]) {
+        assert_eq!(self.ranges.len(), entries * self.of_entry, "ranges of another batch");
+        let of_documents = [queries, keys] == [self.of_entry; 2];
+        assert!(self.of_entry == 1 || of_documents, "documents of {} positions", self.of_entry);
+    }
+
+    /// Ranges of an entry: of each query, or one.
+    pub(super) fn of_entry(&self) -> usize {
+        self.of_entry
+    }
+
+    /// The bounds of all ranges, entry by entry.
     #[cfg(feature = "cubecl")]
-    pub(super) fn pairs(&self) -> (&[[u32; 2]], usize) {
-        (&self.ranges, self.queries)
+    pub(super) fn numbers(&self) -> &[i32] {
+        self.ranges.as_flattened()
     }
 }

@@ -54,12 +54,17 @@ impl AttentionOptions {
         Self { causal: true, ..Self::full(scale) }
     }
 
-    /// What kernels need to know; none where they do not compute this.
+    /// What kernels need to know, of queries and keys or of heads in one tensor; none where they do not
+    /// compute this.
     pub(super) fn sight<C: Backend>(&self, inputs: &[&Tensor<C, 4>]) -> Option<Sight> {
         // A window has no middle where queries and keys are not the same.
         let lengths = inputs.iter().map(|input| input.dims()[2]);
         let is_centered =
             self.window.is_none() || self.causal || lengths.is_sorted_by(|a, b| a == b);
+        if let Some(ranges) = &self.ranges {
+            let [b, _, queries, _] = inputs[0].dims();
+            ranges.check(b, [queries, inputs.get(1).map_or(queries, |keys| keys.dims()[2])]);
+        }
         let is_known = is_centered && inputs.iter().all(|input| fits(input));
         is_known.then(|| Sight {
             scale: self.scale as f32,

@@ -23,7 +23,7 @@ use super::group::all_reduce_over_host;
 use super::precision::factor;
 use super::{
     AdamwUpdate, AttentionOptions, Dropout, Kernels, LeftAlone, LossTerms, Member, Products,
-    Rotation, Sight, Turn,
+    Rotation, Turn,
 };
 use crate::config::Activation;
 use crate::config::NormKind;
@@ -261,7 +261,8 @@ pub trait GptBackend: Backend {
     }
 
     /// [`GptBackend::attend`] of one new position in each row, to the first so many of its keys.
-    /// Every row comes out as it would alone, whatever the others are.
+    /// Every row comes out as it would alone, whatever the others are. Lengths are all that there is of
+    /// ranges here.
     ///
     /// # Shapes
     /// - `query` `[B, H, 1, K]`, `key` `[C, G, R, K]`, `value` `[C, G, R, W]`, where C is not less
@@ -274,12 +275,11 @@ pub trait GptBackend: Backend {
         options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
         let ([b, _, t, _], [rows, _, room, _]) = (query.dims(), key.dims());
-        assert!(t == 1 && b == lengths.len() && b <= rows);
+        assert!(t == 1 && b == lengths.len() && b <= rows && options.ranges.is_none());
         assert!(lengths.iter().all(|length| (1..=room).contains(length)));
         let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
         let sight = options.sight(&[&query, &key, &value]);
-        let of_lengths = |sight: &Sight| sight.dropout.is_none() && sight.ranges.is_none();
-        match (kernels, sight.filter(of_lengths)) {
+        match (kernels, sight.filter(|sight| sight.dropout.is_none())) {
             (Some(kernels), Some(sight)) => {
                 let inputs = [query, key, value].map(to_float);
                 from_float(kernels.attend_rows(inputs, lengths, &sight))

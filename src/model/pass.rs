@@ -18,7 +18,7 @@ pub struct Rows<'a> {
     pub lengths: Option<&'a [usize]>,
     /// The document of each position of each row that is no padding, by any number unlike those of
     /// its neighbours. A position sees those of its own document only; where absent, each row is one
-    /// document.
+    /// document. An encoder takes the lengths of rows from these, where they are given.
     ///
     /// Positions count through the row all the same. To rotary ones and ALiBi only distances
     /// matter, so that with them or without positions a document is read as it would be alone;

@@ -85,7 +85,7 @@ impl Job for Dense {
         let few = [[1, 1, 1], [3, 5, 7], [1, 21, 4100], [1, 300, 1000], [5, 19, 530], [16, 70, 33]];
         // In parts by rows, of which the last has none; and by rows and columns.
         let parts = [[1, 392, 400], [2, 100, 4200]];
-        let many = [[17, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70]];
+        let many = [[17, 33, 40], [130, 33, 17], [65, 129, 200], [200, 300, 70], [1300, 2, 40]];
         for [n, i, o] in few.into_iter().chain(parts).chain(many) {
             results.extend(dense_layers::<B>("dense", [n, i, o], &device, B::dense));
         }
@@ -137,7 +137,7 @@ impl Job for DenseActivated {
         let mut results = Vec::new();
         for kind in ACTIVATIONS {
             // One row, rows of two threads, and rows that are longer than a thread's share.
-            for shape in [[1, 1, 1], [3, 5, 7], [65, 129, 200], [2, 3, 17_000]] {
+            for shape in [[1, 1, 1], [3, 5, 7], [65, 129, 200], [2, 3, 17_000], [300, 3, 33]] {
                 let name = format!("{kind:?} of dense");
                 let compute = |input, weight, bias| B::dense_activated(input, weight, bias, kind);
                 results.extend(dense_layers::<B>(&name, shape, &device, compute));

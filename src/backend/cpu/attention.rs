@@ -119,7 +119,7 @@ fn attend(block: &Block, [queries, keys, values]: [Matrix; 3], mut target: Targe
     SCRATCH.with_borrow_mut(|Scratch { scores, columns, .. }| {
         let scores = block.scores(block.sight.scale, [keys, queries], scores, columns);
         let [sums, log_sums] = soften(scores, block);
-        block.drop(scores);
+        block.drop_out(scores);
         let weights = Matrix::of_rows(scores, block.width()).columns(0..block.queries.len());
         let banded = Banded::Factor(block.band);
         multiply_banded(&mut target, false, 1.0, [weights.transposed(), values], banded);
@@ -137,7 +137,7 @@ fn attend_one_by_one(
     SCRATCH.with_borrow_mut(|Scratch { scores, .. }| {
         let scores = block.scores_of_rows([queries, keys], scores);
         let log_sums = soften_rows(scores, block);
-        block.drop_rows(scores);
+        block.drop_out_rows(scores);
         let weights = Matrix::of_rows(scores, block.keys.len());
         multiply(target, Base::Nothing, 1.0, weights, values);
         log_sums
@@ -192,16 +192,19 @@ pub(super) unsafe fn backward(
         let [of_keys, of_values] = [key_room, value_room]
             .map(|room| move |rows: Range<usize>| unsafe { room.rows(entry, of_key, rows) });
         let heads = of_key * (h / g)..(of_key + 1) * (h / g);
-        // From the last on, which sees the most keys.
+        // From the last on, which a causal mask hides the fewest keys from.
         let blocks = heads.flat_map(|head| Block::all(t).rev().map(move |own| (head, own)));
         for (turn, (number, own)) in blocks.enumerate() {
             let head = Head { entry, number, heads: h, queries: t, keys: s };
             let block = Block::new(sight, head, own.clone());
             let seen = block.keys.clone();
-            let is_first = turn == 0 && seen == (0..s);
-            if turn == 0 && !is_first {
-                of_keys(0..s).clear();
-                of_values(0..s).clear();
+            if turn == 0 {
+                // What the first block does not write, others add to.
+                let beside = [0..seen.start, seen.end..s];
+                for rows in beside.into_iter().filter(|rows| !rows.is_empty()) {
+                    of_keys(rows.clone()).clear();
+                    of_values(rows).clear();
+                }
             }
             let [queries, outputs, gradients] = [query, outcome.output, outcome.gradient]
                 .map(|it| it.head(entry, number).rows(own.clone()));
@@ -217,7 +220,7 @@ pub(super) unsafe fn backward(
             let targets = [of_queries, of_keys(seen.clone()), of_values(seen.clone())];
             let inputs = [queries, keys.rows(seen.clone()), values.rows(seen)];
             let levels = dots(outputs, gradients);
-            attend_backward(&block, inputs, gradients, [&log_sums, &levels], targets, !is_first);
+            attend_backward(&block, inputs, gradients, [&log_sums, &levels], targets, turn > 0);
         }
     });
 }
@@ -238,9 +241,9 @@ fn attend_backward(
     SCRATCH.with_borrow_mut(|Scratch { scores, slopes, columns }| {
         let weights = block.scores(block.sight.scale, [keys, queries], scores, columns);
         let slopes = block.scores(1.0, [values, gradients], slopes, columns);
-        block.drop(slopes);
+        block.drop_out(slopes);
         differentiate(weights, slopes, block, of_queries);
-        block.drop(weights);
+        block.drop_out(weights);
         let [weights, slopes] = [weights, slopes]
             .map(|numbers| Matrix::of_rows(numbers, block.width()).columns(0..block.queries.len()));
         let by_key = Banded::Factor(block.band.transposed());

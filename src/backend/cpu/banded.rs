@@ -87,7 +87,7 @@ pub(super) fn multiply_banded(
     let ([rows, depth], [of_b, columns]) = (a.shape(), b.shape());
     assert_eq!(([rows, columns], depth), (target.shape(), of_b));
     assert!(depth > 0 && b.has_rows());
-    if Arch::new().dispatch(Product { target, keep, factor, a, b, banded }) {
+    if Arch::new().dispatch(BandedProduct { target, keep, factor, a, b, banded }) {
         return;
     }
     let base = if keep { Base::Target } else { Base::Nothing };
@@ -100,7 +100,7 @@ pub(super) fn multiply_banded(
     }
 }
 
-struct Product<'a, 'b> {
+struct BandedProduct<'a, 'b> {
     target: &'a mut Target<'b>,
     keep: bool,
     factor: f32,
@@ -109,7 +109,7 @@ struct Product<'a, 'b> {
     banded: Banded,
 }
 
-impl WithSimd for Product<'_, '_> {
+impl WithSimd for BandedProduct<'_, '_> {
     /// Whether vectors of this processor fit.
     type Output = bool;
 
@@ -125,7 +125,7 @@ impl WithSimd for Product<'_, '_> {
     }
 }
 
-impl Product<'_, '_> {
+impl BandedProduct<'_, '_> {
     /// With this many vectors of sums for each row.
     #[inline(always)]
     fn run<S: Simd, const VECTORS: usize>(self, simd: S) {

@@ -30,31 +30,47 @@ impl Gradients {
         }
     }
 
-    /// Adds what a block of rows brings, given the gradient of its output, row after row, which is
-    /// multiplied by slopes first, in place.
+    /// Adds what a block of rows brings, given the gradient of its output, row after row.
     ///
     /// # Shapes
-    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` and `slopes` `[N, O]`
-    pub(super) fn add(
+    /// - `input` `[N, I]`, `weight` `[I, O]`, `gradient` `[N, O]`
+    pub(super) fn add(&mut self, input: Matrix, weight: Matrix, gradient: &[f32]) {
+        let width = weight.shape()[1];
+        let sums = self.of_bias.as_ref().map(|_| ColumnSums::new(gradient.len(), width));
+        self.add_products(input, weight, gradient, sums);
+    }
+
+    /// [`Gradients::add`] of a gradient that is multiplied by slopes first, in place.
+    ///
+    /// # Shapes
+    /// - `slopes` `[N, O]`
+    pub(super) fn add_activated(
         &mut self,
         input: Matrix,
         weight: Matrix,
         gradient: &mut [f32],
-        slopes: Option<&[f32]>,
+        slopes: &[f32],
+    ) {
+        match &mut self.of_bias {
+            Some(of_bias) => {
+                let width = weight.shape()[1];
+                rows::add(of_bias, &rows::multiply_summing_columns(gradient, slopes, width));
+            }
+            None => rows::multiply(gradient, slopes),
+        }
+        self.add_products(input, weight, gradient, None);
+    }
+
+    /// With sums that are left to do beside the products.
+    fn add_products(
+        &mut self,
+        input: Matrix,
+        weight: Matrix,
+        numbers: &[f32],
+        mut sums: Option<ColumnSums>,
     ) {
         let ([rows, d_input], [_, d_output]) = (input.shape(), weight.shape());
-        assert_eq!(gradient.len(), rows * d_output);
-        // Sums that are left to do beside the products.
-        let mut sums = None;
-        match (&mut self.of_bias, slopes) {
-            (Some(of_bias), Some(slopes)) => {
-                add(of_bias, &rows::multiply_summing_columns(gradient, slopes, d_output));
-            }
-            (None, Some(slopes)) => rows::multiply(gradient, slopes),
-            (Some(_), None) => sums = Some(ColumnSums::new(gradient.len(), d_output)),
-            (None, None) => {}
-        }
-        let numbers: &[f32] = gradient;
+        assert_eq!(numbers.len(), rows * d_output);
         let gradient = Matrix::of_rows(numbers, d_output);
         let mut products = Vec::with_capacity(2);
         if let Some(of_input) = &mut self.of_input {
@@ -76,7 +92,7 @@ impl Gradients {
         }
         multiply_on_all_beside(products, sums.iter_mut().flat_map(|sums| sums.work(numbers)));
         if let (Some(of_bias), Some(sums)) = (&mut self.of_bias, sums) {
-            add(of_bias, &sums.finish());
+            rows::add(of_bias, &sums.finish());
         }
         if let Some(of_input) = &mut self.of_input {
             // SAFETY: a product has written these rows.
@@ -92,8 +108,4 @@ impl Gradients {
     pub(super) fn into_parts(self) -> [Option<Vec<f32>>; 3] {
         [self.of_input, self.of_weight, self.of_bias]
     }
-}
-
-fn add(sums: &mut [f32], parts: &[f32]) {
-    sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
 }

@@ -106,7 +106,7 @@ pub(super) fn of_product(
                 }
             });
         total += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        gradients.add(input, weight, &mut logits, None);
+        gradients.add(input, weight, &logits);
     }
     ((total / rows as f64) as f32, gradients)
 }

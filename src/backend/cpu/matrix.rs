@@ -316,14 +316,15 @@ pub(super) fn multiply_on_all<'a>(products: impl IntoIterator<Item = Product<'a>
     multiply_on_all_beside(products, []);
 }
 
-/// Writes products on all threads, which do not wait for each other between them, and does other
-/// work where one would wait at the end.
+/// Writes products on all threads, which do not wait for each other between those of many rows, and
+/// does other work where one would wait at the end.
 pub(super) fn multiply_on_all_beside<'a>(
     products: impl IntoIterator<Item = Product<'a>>,
     others: impl IntoIterator<Item = Work<'a>>,
 ) {
     let mut tasks: Vec<Work> = Vec::new();
-    // Threads come from both ends, and so do a product together before the next.
+    let mut multiplications = 0;
+    // Threads come from both ends, so that they meet in the last that was put in.
     let insert = |tasks: &mut Vec<Work<'a>>, new: Vec<Work<'a>>| {
         let middle = tasks.len() / 2;
         tasks.splice(middle..middle, new);
@@ -336,6 +337,7 @@ pub(super) fn multiply_on_all_beside<'a>(
             vector::add_product_on_all(target, *a, *b);
             continue;
         }
+        multiplications += a.rows * a.columns * b.columns;
         let parts = parts([a.rows, a.columns, b.columns]);
         let mut own = Vec::new();
         divide(product, parts, &mut own);
@@ -343,7 +345,10 @@ pub(super) fn multiply_on_all_beside<'a>(
         insert(&mut tasks, own.into_iter().map(work).collect());
     }
     insert(&mut tasks, others.into_iter().collect());
-    team::for_each(tasks.into_iter(), |task| task());
+    match multiplications {
+        ..SMALL => tasks.into_iter().for_each(|task| task()),
+        _ => team::for_each(tasks.into_iter(), |task| task()),
+    }
 }
 
 /// Threads that share a product of so many rows, summands and columns.

@@ -163,10 +163,15 @@ impl Products<Flex> for CpuKernels {
         wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
         let ([input, weight], mut gradient) = ([input, weight].map(forwards), contiguous(gradient));
-        let slopes = slopes.map(contiguous);
         let (x, w) = (matrix(&input), matrix(&weight));
         let mut gradients = Gradients::new(x.shape()[0], w, wanted);
-        gradients.add(x, w, elements_mut(&mut gradient), slopes.as_ref().map(elements));
+        match slopes.map(contiguous) {
+            Some(slopes) => {
+                gradients.add_activated(x, w, elements_mut(&mut gradient), elements(&slopes));
+            }
+            // Others may hold it: it is not to be copied.
+            None => gradients.add(x, w, elements(&gradient)),
+        }
         dense_gradients(gradients, x, w)
     }
 }

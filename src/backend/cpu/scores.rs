@@ -99,8 +99,8 @@ impl<'a> Block<'a> {
         self.queries.len().next_multiple_of(LANES)
     }
 
-    /// `factor keys queriesᵀ`, where any of a vector of queries sees the key; elsewhere whatever
-    /// was there.
+    /// `factor keys queriesᵀ`, where the key is in the band of any of a vector of queries; elsewhere
+    /// whatever was there.
     pub(super) fn scores<'s>(
         &self,
         factor: f32,
@@ -119,7 +119,7 @@ impl<'a> Block<'a> {
     }
 
     /// Drops weights, or gradients of what was dropped, that stand as scores do.
-    pub(super) fn drop(&self, numbers: &mut [f32]) {
+    pub(super) fn drop_out(&self, numbers: &mut [f32]) {
         if let Some(dropout) = self.sight.dropout {
             drop_columns(numbers, [self.row, self.keys.start], self.width(), dropout);
         }
@@ -141,19 +141,21 @@ impl<'a> Block<'a> {
         scores
     }
 
-    /// [`Block::drop`] of weights that stand row by row.
-    pub(super) fn drop_rows(&self, numbers: &mut [f32]) {
+    /// [`Block::drop_out`] of weights that stand row by row.
+    pub(super) fn drop_out_rows(&self, numbers: &mut [f32]) {
         if let Some(dropout) = self.sight.dropout {
             drop_rows(numbers, [self.row, self.keys.start], self.keys.len(), dropout);
         }
     }
 
     /// The keys that a query sees.
+    #[inline(always)]
     fn keys_of(&self, query: usize) -> Range<usize> {
         self.bounds[0][query] as usize..self.bounds[1][query] as usize
     }
 
     /// The keys that any query of the vector that begins there sees.
+    #[inline(always)]
     fn keys_of_vector(&self, start: usize) -> Range<usize> {
         hull((start..start + LANES).map(|query| self.keys_of(query)))
     }
@@ -175,6 +177,7 @@ impl<'a> Block<'a> {
 
     /// Zeros for the keys that a vector does not see, as far as products read them: those in its
     /// band, and next to it, since their rows' neighbours see these.
+    #[inline(always)]
     fn clear_beside(&self, numbers: &mut [f32], start: usize, seen: Range<usize>) {
         let (width, all) = (self.width(), self.keys.len());
         let band = self.band.of_any(start..(start + LANES).min(self.queries.len()), all);
@@ -186,6 +189,7 @@ impl<'a> Block<'a> {
 }
 
 /// The smallest range that has all of these in it; an empty one where they are all empty.
+#[inline(always)]
 fn hull(ranges: impl Iterator<Item = Range<usize>>) -> Range<usize> {
     let join =
         |one: Range<usize>, other: Range<usize>| one.start.min(other.start)..one.end.max(other.end);

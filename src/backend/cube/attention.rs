@@ -191,8 +191,7 @@ fn softmax_kernel<E: Float>(
 fn scores_backward_kernel<E: Float>(
     scores: &Array<f32>,
     gradients: &Array<f32>,
-    log_sums: &Array<f32>,
-    sums: &Array<f32>,
+    log_sums_and_sums: &Array<f32>,
     probabilities: &mut Array<E>,
     of_scores: &mut Array<E>,
     ranges: &Array<i32>,
@@ -213,9 +212,9 @@ fn scores_backward_kernel<E: Float>(
         let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, is_capped);
         if key >= from && key < to && sees(query, key, block.window, causal) {
             let loss = loss(of_place, query, key, has_alibi);
-            probability = f32::exp(score - loss - log_sums[row]);
+            probability = f32::exp(score - loss - log_sums_and_sums[2 * row]);
         }
-        let mut slope = gradients[ABSOLUTE_POS] - sums[row];
+        let mut slope = gradients[ABSOLUTE_POS] - log_sums_and_sums[2 * row + 1];
         if comptime!(is_capped) {
             let height = score / block.cap;
             slope *= 1.0f32 - height * height;
@@ -248,11 +247,10 @@ impl<'a, R: CubeRuntime> Plan<'a, R> {
         let element = element(sight.precision);
         let ranges = match &sight.ranges {
             Some(ranges) => {
-                assert_eq!(ranges.entries(), batch);
-                let numbers: Vec<i32> =
-                    ranges.pairs().0.as_flattened().iter().map(|key| *key as i32).collect();
-                let data = TensorData::new(numbers, [ranges.pairs().0.len(), 2]);
-                Tensor::<Cube<R, BT>, 2, Int>::from_data(data, &query.device).into_primitive()
+                let numbers = ranges.numbers();
+                let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
+                let place = (&query.device, DType::I32);
+                Tensor::<Cube<R, BT>, 1, Int>::from_data(data, place).into_primitive()
             }
             None => empty_of(query, [1], DType::I32),
         };
@@ -287,7 +285,7 @@ impl<'a, R: CubeRuntime> Plan<'a, R> {
             (queries.start + ahead) as u32,
             keys.start as u32,
             queries.start as u32,
-            self.sight.ranges.as_ref().map_or(1, |ranges| ranges.pairs().1) as u32,
+            self.sight.ranges.as_ref().map_or(1, |ranges| ranges.of_entry()) as u32,
             window,
             self.heads as u32,
             alibi_sequence(self.heads) as u32,
@@ -422,7 +420,8 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
     let cast_heads = |input: CubeTensor<R>| heads(cast(input, plan.element));
     let sums = (heads(output) * heads(gradient.clone())).sum_dim(3); // [B, H, T, 1]
     let log_sums: Tensor<Cube<R, BT>, 3> = from_float(log_sums);
-    let log_sums: Heads<R, BT> = log_sums.unsqueeze_dim(3);
+    // As one tensor: of storage buffers WebGPU promises eight.
+    let log_sums_and_sums = Tensor::cat(vec![log_sums.unsqueeze_dim(3), sums], 3); // [B, H, T, 2]
     let gradient = cast_heads(gradient);
     let [query, key, value] = inputs.map(cast_heads);
     let mut of_queries = Vec::new();
@@ -434,7 +433,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
         let slope = plan.grouped(part(&gradient, queries));
         let scores = multiply_transposed(of_block.clone(), seen.clone());
         let of_probabilities = multiply_transposed(slope.clone(), part(&value, keys));
-        let kept = [&log_sums, &sums].map(|it| plan.grouped(part(it, queries)));
+        let kept = plan.grouped(part(&log_sums_and_sums, queries));
         let [probabilities, of_scores] =
             scores_backward(&plan, [scores, of_probabilities], kept, &block);
         add(&mut of_value, keys, multiply(probabilities.swap_dims(2, 3), slope));
@@ -448,13 +447,13 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
 fn scores_backward<R: CubeRuntime, BT: BoolElement>(
     plan: &Plan<'_, R>,
     scores_and_gradients: [Heads<R, BT>; 2],
-    log_sums_and_sums: [Heads<R, BT>; 2],
+    log_sums_and_sums: Heads<R, BT>,
     block: &[Range<usize>; 2],
 ) -> [Heads<R, BT>; 2] {
     let contiguous = |heads: Heads<R, BT>| into_contiguous(to_float(heads));
     let [scores, gradients] = scores_and_gradients.map(contiguous);
     let gradients = plan.dropped(gradients, block);
-    let [log_sums, sums] = log_sums_and_sums.map(contiguous);
+    let log_sums_and_sums = contiguous(log_sums_and_sums);
     let shape = scores.meta.shape().clone();
     let outputs = [(); 2].map(|()| empty_of(&scores, shape.clone(), plan.element));
     let [probabilities, of_scores] = outputs.clone();
@@ -466,8 +465,7 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
         address(&[&scores]),
         scores.into_array_arg(),
         gradients.into_array_arg(),
-        log_sums.into_array_arg(),
-        sums.into_array_arg(),
+        log_sums_and_sums.into_array_arg(),
         probabilities.into_array_arg(),
         of_scores.into_array_arg(),
         plan.ranges.clone().into_array_arg(),

@@ -110,7 +110,7 @@ impl<B: GptBackend> Observer<B> for Witness<'_> {
             window: options.window,
             scale: options.scale,
             soft_cap: options.soft_cap,
-            key_length: options.ranges.as_ref().map(|ranges| ranges.keys(0, 0).end),
+            key_length: options.ranges.as_ref().and_then(|ranges| ranges.length(0)),
         };
         let [query, key, value] = [heads.query, heads.key, heads.value].map(on_host);
         let attended = on_host(heads.attended);
