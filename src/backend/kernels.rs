@@ -11,7 +11,7 @@ use crate::config::Precision;
 use crate::config::RotaryPairing;
 
 /// Which keys a query attends to, and how scores are scaled.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Sight {
     /// Factor on the scores before the softmax.
     pub scale: f32,

@@ -1,29 +1,30 @@
 //! Which keys there are for a query at all.
 
+use std::any::Any;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The keys that queries of a batch may see at most, where its rows are filled up or hold several
-/// documents. Host memory, which all layers share.
+/// documents. All layers share them, in host memory and, where kernels ask for them there, on the
+/// device.
 ///
 /// What a query gets that sees no key is finite, and nobody's business.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct KeyRanges {
     /// The first key and the one behind the last, of each query of each entry of the batch, or once
     /// for all queries of an entry.
     ranges: Arc<[[i32; 2]]>,
     /// Ranges of an entry.
     of_entry: usize,
+    /// A device, and the tensor that it has them in.
+    copy: Arc<OnceLock<Box<dyn Any + Send + Sync>>>,
 }
 
 impl KeyRanges {
     /// The first so many keys of each entry, for all of its queries; others are padding. An entry
     /// of nothing else sees the first of it.
     pub fn of_lengths(lengths: &[usize]) -> Self {
-        Self {
-            ranges: lengths.iter().map(|length| [0, (*length).max(1) as i32]).collect(),
-            of_entry: 1,
-        }
+        Self::new(lengths.iter().map(|length| [0, (*length).max(1) as i32]).collect(), 1)
     }
 
     /// Of as many queries as keys, those of a query's own document, from any number for each
@@ -44,7 +45,11 @@ impl KeyRanges {
                 start = end;
             }
         }
-        Self { ranges: ranges.into(), of_entry: positions }
+        Self::new(ranges.into(), positions)
+    }
+
+    fn new(ranges: Arc<[[i32; 2]]>, of_entry: usize) -> Self {
+        Self { ranges, of_entry, copy: Arc::default() }
     }
 
     /// Of a query of an entry.
@@ -73,9 +78,18 @@ impl KeyRanges {
         self.of_entry
     }
 
-    /// The bounds of all ranges, entry by entry.
-    #[cfg(feature = "cubecl")]
-    pub(super) fn numbers(&self) -> &[i32] {
-        self.ranges.as_flattened()
+    /// A device's tensor of the bounds of all ranges, entry by entry. The first device that asks
+    /// keeps it; a batch is one device's, and for another one it is made each time.
+    pub fn on_device<D, T>(&self, device: &D, make: impl Fn(&[i32]) -> T) -> T
+    where
+        D: PartialEq + Clone + Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        let numbers = self.ranges.as_flattened();
+        let kept = self.copy.get_or_init(|| Box::new((device.clone(), make(numbers))));
+        match kept.downcast_ref::<(D, T)>() {
+            Some((owner, tensor)) if owner == device => tensor.clone(),
+            _ => make(numbers),
+        }
     }
 }

@@ -56,6 +56,9 @@ impl AttentionOptions {
 
     /// What kernels need to know, of queries and keys or of heads in one tensor; none where they do not
     /// compute this.
+    ///
+    /// # Panics
+    /// Where the ranges are those of another batch.
     pub(super) fn sight<C: Backend>(&self, inputs: &[&Tensor<C, 4>]) -> Option<Sight> {
         // A window has no middle where queries and keys are not the same.
         let lengths = inputs.iter().map(|input| input.dims()[2]);

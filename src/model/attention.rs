@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use super::pass::{Memory, Pass};
 use super::record::{Heads as SeenHeads, Record};
 use super::{Initializer, Linear, Norm};
-use crate::backend::{AttentionOptions, Dropout, GptBackend, KeyRanges, Rotation};
+use crate::backend::{AttentionOptions, Dropout, GptBackend, Rotation};
 use crate::config::ModelConfig;
 use crate::config::PositionConfig;
 use crate::config::Precision;
@@ -319,8 +319,7 @@ impl<B: GptBackend> CrossAttention<B> {
             None => {
                 let memory = pass.memory.expect("a decoder beside an encoder is given a source");
                 let [key, value] = self.source(memory, record);
-                let ranges = Some(KeyRanges::of_lengths(&memory.lengths));
-                let options = AttentionOptions { ranges, ..options };
+                let options = AttentionOptions { ranges: Some(memory.ranges.clone()), ..options };
                 attend(record, [query, key, value], &options, &self.output)
             }
         };

@@ -103,4 +103,6 @@ pub struct Memory<B: Backend> {
     pub(super) hidden: Tensor<B, 3>,
     /// Of each row, without what it is filled up with.
     pub(super) lengths: Vec<usize>,
+    /// The same, as attention takes them.
+    pub(super) ranges: KeyRanges,
 }

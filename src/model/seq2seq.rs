@@ -139,11 +139,12 @@ impl<B: GptBackend> Seq2Seq<B> {
         let rows = Rows { lengths: Some(lengths), documents: None };
         let places = Places::Columns(0..source.dims()[1]);
         let base = Pass::with_table(&self.config, &self.positions, rows, &places, &source.device());
-        let mut pass = Pass { ranges: Some(KeyRanges::of_lengths(lengths)), record, ..base };
+        let ranges = KeyRanges::of_lengths(lengths);
+        let mut pass = Pass { ranges: Some(ranges.clone()), record, ..base };
         let stream = self.embedding.forward(source, &places, record);
         let hidden =
             record.part("encoder", stream, |stream| self.encoder.forward(stream, &mut pass));
-        (Memory { hidden, lengths: lengths.to_vec() }, pass.routing)
+        (Memory { hidden, lengths: lengths.to_vec(), ranges }, pass.routing)
     }
 
     /// A cache for new targets, a row for each of the sources, which every layer reads here once

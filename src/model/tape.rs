@@ -165,7 +165,7 @@ impl<B: GptBackend> Layer<B> {
     fn forward_without_graph(&self) -> (Tensor<B, 3>, Option<Routing<B>>) {
         let memory = self.memory.as_ref().map(|memory| Memory {
             hidden: memory.hidden.clone().set_require_grad(false),
-            lengths: memory.lengths.clone(),
+            ..memory.clone()
         });
         let input = self.input.clone().set_require_grad(false);
         self.forward_of(&burn::module::Module::no_grad(self.block.clone()), input, memory.as_ref())

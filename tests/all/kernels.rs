@@ -7,6 +7,8 @@ use emberlm::backend::{
     Rotation, TrainBackend,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::on_each_backend;
 use crate::reference::alibi_slopes;
@@ -618,27 +620,107 @@ fn attention_is_its_formula() {
 }
 
 #[test]
+fn attention_in_many_blocks_is_that_of_its_queries_alone() {
+    on_each_backend!(|device: B| {
+        // More scores than kernels for GPUs have at a time; compositions have them all.
+        let [h, g, t, s, k] = match Inner::<B>::kernels() {
+            Some(_) => [64, 32, 130, 8192, 2],
+            None => [4, 2, 130, 300, 2],
+        };
+        let leaves = [([1, h, t, k], 20), ([1, g, s, k], 21), ([1, g, s, k], 22)]
+            .map(|(shape, seed)| leaf::<B, 4>(shape, seed, &device));
+        // The last of the queries see as many keys less.
+        let length = s - 3;
+        let options = AttentionOptions {
+            window: Some(s - 10),
+            alibi: true,
+            ranges: Some(KeyRanges::of_lengths(&[length])),
+            ..AttentionOptions::causal(0.9)
+        };
+        let observe = |parts: &[Range<usize>]| {
+            let outputs = parts.iter().map(|queries| {
+                let [query, key, value] = leaves.clone();
+                let keys = s - t + queries.end;
+                let query = query.narrow(2, queries.start, queries.len());
+                let [key, value] = [key, value].map(|heads| heads.narrow(2, 0, keys));
+                B::attend(query, key, value, &options)
+            });
+            let output = Tensor::cat(outputs.collect(), 2);
+            let mut observed = Observed::new(format!("{} parts", parts.len()), output);
+            for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
+                observed.gradient(of, leaf);
+            }
+            observed.results
+        };
+        let (whole, parts) = (observe(&[0..t]), observe(&[0..60, 60..120, 120..t]));
+        for ((name, found), (_, expected)) in whole.iter().zip(&parts) {
+            let expected: Vec<f64> = expected.iter().map(|x| f64::from(*x)).collect();
+            check(name, found, &expected, tolerance::<B>());
+        }
+    });
+}
+
+#[test]
 fn attention_of_joined_heads_is_that_of_its_parts() {
     on_each_backend!(|device: B| {
         for [b, h, g, t, k] in [[1, 1, 1, 1, 1], [2, 4, 4, 70, 6], [3, 6, 2, 33, 5]] {
             let leaf = leaf::<B, 4>([b, t, h + 2 * g, k], 10, &device);
-            let options = AttentionOptions::causal(0.7);
-            let joined = leaf.clone().swap_dims(1, 2);
-            let output = B::attend_joined(joined, [h, g], &options).swap_dims(1, 2);
-            let name = format!("joined {b} {h} {g} {t} {k}");
-            let mut found = Observed::new(name.clone(), output);
-            found.gradient("all", &leaf);
-            let observe = |[query, key, value]: [Tensor<B, 4>; 3]| {
-                let output = B::attend(query, key, value, &options).swap_dims(1, 2);
-                let mut observed = Observed::new(name.clone(), output);
-                observed.gradient("all", &leaf);
-                observed.results
-            };
-            let joined = || leaf.clone().swap_dims(1, 2);
-            let part = |first, count| joined().narrow(1, first, count);
-            // The same sums in the same order.
-            assert_eq!(found.results, observe([part(0, h), part(h, g), part(h + g, g)]));
-            assert_eq!(found.results, observe(B::separate(joined(), [h, g])));
+            // Without and with ranges, which every entry has its own of.
+            for rows in [Filled::Whole, Filled::InPart, Filled::ByDocuments] {
+                let options = AttentionOptions {
+                    ranges: rows.ranges([b, t]),
+                    ..AttentionOptions::causal(0.7)
+                };
+                let joined = leaf.clone().swap_dims(1, 2);
+                let output = B::attend_joined(joined, [h, g], &options).swap_dims(1, 2);
+                let name = format!("joined {b} {h} {g} {t} {k}");
+                let mut found = Observed::new(name.clone(), output);
+                found.gradient("all", &leaf);
+                let observe = |[query, key, value]: [Tensor<B, 4>; 3]| {
+                    let output = B::attend(query, key, value, &options).swap_dims(1, 2);
+                    let mut observed = Observed::new(name.clone(), output);
+                    observed.gradient("all", &leaf);
+                    observed.results
+                };
+                let joined = || leaf.clone().swap_dims(1, 2);
+                let part = |first, count| joined().narrow(1, first, count);
+                // The same sums in the same order.
+                assert_eq!(found.results, observe([part(0, h), part(h, g), part(h + g, g)]));
+                assert_eq!(found.results, observe(B::separate(joined(), [h, g])));
+            }
+        }
+    });
+}
+
+#[test]
+fn ranges_of_another_batch_are_refused() {
+    on_each_backend!(|device: B| {
+        let heads = |t: usize| leaf::<B, 4>([2, 1, t, 4], 1, &device);
+        let attend = |ranges: KeyRanges, keys: usize| {
+            let options = AttentionOptions { ranges: Some(ranges), ..AttentionOptions::full(1.0) };
+            // Nothing that it might leave behind is used again.
+            let attend = AssertUnwindSafe(|| {
+                B::attend(heads(3), heads(keys), heads(keys), &options);
+            });
+            catch_unwind(attend).map_err(|cause| *cause.downcast::<String>().expect("a message"))
+        };
+        let documents =
+            |rows: usize, positions| KeyRanges::of_documents(&vec![vec![0]; rows], positions);
+        assert!(attend(KeyRanges::of_lengths(&[3, 1]), 5).is_ok());
+        assert!(attend(documents(2, 3), 3).is_ok());
+        let refused = [
+            (KeyRanges::of_lengths(&[3]), 3),
+            (KeyRanges::of_lengths(&[3, 1, 2]), 3),
+            (documents(1, 3), 3),
+            (documents(2, 4), 3),
+            (documents(2, 3), 4),
+        ];
+        for (ranges, keys) in refused {
+            let message = attend(ranges, keys).expect_err("of another batch");
+            assert!(
+                message.contains("ranges of another batch") || message.contains("documents of"),
+                "{message}"
+            );
         }
     });
 }

@@ -17,7 +17,7 @@ use super::dropout::drop_part;
 use super::products::{element, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{
-    UNITS, address, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
+    UNITS, address, at_most, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
 };
 use crate::backend::alibi::alibi_sequence;
 use crate::backend::ops::{from_float, to_float};
@@ -238,6 +238,8 @@ struct Plan<'a, R: CubeRuntime> {
     sight: &'a Sight,
     /// Pairs of numbers, where the sight has ranges.
     ranges: CubeTensor<R>,
+    /// Of a block, but where those of its fewest queries are more.
+    most_scores: usize,
     element: DType,
 }
 
@@ -245,22 +247,23 @@ impl<'a, R: CubeRuntime> Plan<'a, R> {
     fn new<BT: BoolElement>(query: &CubeTensor<R>, key: &CubeTensor<R>, sight: &'a Sight) -> Self {
         let ([batch, heads, queries, _], [_, key_heads, keys, _]) = (dims(query), dims(key));
         let element = element(sight.precision);
+        let copied = |numbers: &[i32]| {
+            let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
+            let place = (&query.device, DType::I32);
+            Tensor::<Cube<R, BT>, 1, Int>::from_data(data, place).into_primitive()
+        };
         let ranges = match &sight.ranges {
-            Some(ranges) => {
-                let numbers = ranges.numbers();
-                let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
-                let place = (&query.device, DType::I32);
-                Tensor::<Cube<R, BT>, 1, Int>::from_data(data, place).into_primitive()
-            }
+            Some(ranges) => ranges.on_device(&query.device, copied),
             None => empty_of(query, [1], DType::I32),
         };
-        Self { batch, heads, key_heads, queries, keys, sight, ranges, element }
+        let most_scores = at_most(GPU_SCORES, query);
+        Self { batch, heads, key_heads, queries, keys, sight, ranges, most_scores, element }
     }
 
     /// Queries, and all keys that any of them sees.
     fn blocks(&self) -> Vec<[Range<usize>; 2]> {
         let of_a_query = self.batch * self.heads * self.keys;
-        let length = (GPU_SCORES / of_a_query.max(1)).max(FEWEST_QUERIES);
+        let length = (self.most_scores / of_a_query.max(1)).max(FEWEST_QUERIES);
         let seen = |query: usize| self.sight.keys(query, self.queries, self.keys);
         let block = |first: usize| {
             let last = (first + length).min(self.queries);

@@ -12,7 +12,9 @@ use cubecl::prelude::*;
 use super::Cube;
 use super::products::{element, long_product, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
-use super::tensors::{UNITS, address, count, cubes, cubes_of_elements, empty, empty_of, rows};
+use super::tensors::{
+    UNITS, address, at_most, count, cubes, cubes_of_elements, empty, empty_of, rows,
+};
 use crate::backend::ops::{from_float, to_float};
 use crate::backend::{GPU_LOGITS, GPU_LOGITS_ALIGNMENT};
 use crate::config::Precision;
@@ -210,13 +212,14 @@ pub fn of_product<R: CubeRuntime, BT: BoolElement>(
     let element = element(precision);
     let matrix = |tensor: CubeTensor<R>| -> Tensor<Cube<R, BT>, 2> { from_float(tensor) };
     let ([n, d], [_, v]) = (rows(&input), rows(&weight));
-    let beyond = v.next_multiple_of(GPU_LOGITS_ALIGNMENT) - v;
+    let columns = v.next_multiple_of(GPU_LOGITS_ALIGNMENT);
+    let chunk = (at_most(GPU_LOGITS, &input) / columns).clamp(1, n);
+    let beyond = columns - v;
     let input = matrix(cast(input, element));
     let weight = to_float(widened(matrix(cast(weight, element)), beyond));
     let bias: Option<Tensor<Cube<R, BT>, 1>> = bias.map(from_float);
     let bias = bias.map(|bias| widened(bias.unsqueeze(), beyond));
     let targets: Tensor<Cube<R, BT>, 1, Int> = Tensor::from_primitive(targets);
-    let chunk = (GPU_LOGITS / v).clamp(1, n);
     let (mut losses, mut inputs) = (Vec::new(), Vec::new());
     let (mut weights, mut biases) = (None, None);
     for first in (0..n).step_by(chunk) {

@@ -32,6 +32,13 @@ pub fn zeroed<R: CubeRuntime>(beside: &CubeTensor<R>, shape: impl Into<Shape>) -
     zeros(beside.device.clone(), shape.into(), DType::F32)
 }
 
+/// So many f32, or as many as one tensor may be large on the device of another one: of some, Mesa's
+/// software driver among them, no more than the 128 MiB that WebGPU promises.
+pub fn at_most<R: CubeRuntime>(numbers: usize, beside: &CubeTensor<R>) -> usize {
+    let bytes = beside.client.properties().memory.max_page_size;
+    numbers.min(usize::try_from(bytes / size_of::<f32>() as u64).unwrap_or(usize::MAX))
+}
+
 /// The rows of a tensor, and how wide they are.
 pub fn rows<R: CubeRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
     let shape = tensor.meta.shape();

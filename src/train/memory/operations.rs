@@ -270,11 +270,11 @@ impl Recorder {
     /// What the kernel of [`Recorder::linear_loss`] has in memory at a time beside its inputs and
     /// their gradients.
     fn loss_scratch(&self, hidden: Value, weight: Value, [rows, vocab_size]: [u64; 2]) -> u64 {
-        let block_rows = (self.operations.logits / vocab_size).clamp(1, rows);
-        let Some(alignment) = self.operations.aligned_logits else {
-            return WIDTH * block_rows * vocab_size;
-        };
-        let columns = vocab_size.next_multiple_of(alignment);
+        let columns = vocab_size.next_multiple_of(self.operations.aligned_logits.unwrap_or(1));
+        let block_rows = (self.operations.logits / columns).clamp(1, rows);
+        if self.operations.aligned_logits.is_none() {
+            return WIDTH * block_rows * columns;
+        }
         let is_widened = columns > vocab_size;
         let width = hidden.bytes / (WIDTH * rows);
         let weights = width * columns;
