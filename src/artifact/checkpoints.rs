@@ -40,8 +40,8 @@ pub struct Checkpoints {
 pub struct Resumable {
     pub step: usize,
     pub state: RunState,
-    /// What is wrong with those after it.
-    pub damaged: Vec<ArtifactError>,
+    /// The steps of those after it, and what is wrong with them.
+    pub damaged: Vec<(usize, ArtifactError)>,
 }
 
 impl Checkpoints {
@@ -170,24 +170,17 @@ impl Checkpoints {
         Ok(Some(part))
     }
 
-    /// The newest checkpoint that can be read, to go on from. What is newer and cannot be read is
-    /// set aside, and what a killed program left half written is removed. Only for whoever holds
-    /// the run's lock.
+    /// The newest checkpoint that can be read, to go on from. Nothing is changed.
     ///
     /// # Errors
-    /// A folder that cannot be read or written, or checkpoints of which none can be read.
-    pub fn resume(&self) -> Result<Option<Resumable>, ArtifactError> {
-        files::remove_parts(&self.folder())?;
+    /// A folder that cannot be read, or checkpoints of which none can be read.
+    pub fn newest(&self) -> Result<Option<Resumable>, ArtifactError> {
         let mut damaged: Vec<(usize, ArtifactError)> = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             match read_state(&self.path(step)) {
                 Err(error) => damaged.push((step, error)),
-                Ok(state) => {
-                    for (step, _) in &damaged {
-                        self.set_aside(*step)?;
-                    }
-                    self.restore_best(&state)?;
-                    let damaged = damaged.into_iter().map(|(_, error)| error).collect();
+                Ok(mut state) => {
+                    state.best = state.best.filter(|best| self.path(best.step).exists());
                     return Ok(Some(Resumable { step, state, damaged }));
                 }
             }
@@ -196,6 +189,25 @@ impl Checkpoints {
             Some((_, error)) => Err(error),
             None => Ok(None),
         }
+    }
+
+    /// Leaves what a run goes on with: what is damaged is set aside, what a killed program left half
+    /// written is removed, and the best checkpoint is noted that is the best so far; what came after
+    /// the step that the run goes on from is going to be computed again. Only for whoever holds the
+    /// run's lock.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn go_on(&self, damaged: &[usize], best: Option<Best>) -> Result<(), ArtifactError> {
+        files::remove_parts(&self.folder())?;
+        damaged.iter().try_for_each(|step| self.set_aside(*step))?;
+        let path = self.run.join(BEST);
+        match best {
+            Some(best) => files::write_json(&path, &best)?,
+            None if path.exists() => fs::remove_file(&path).map_err(write_error(&path))?,
+            None => {}
+        }
+        Ok(())
     }
 
     fn set_aside(&self, step: usize) -> Result<(), ArtifactError> {
@@ -207,20 +219,7 @@ impl Checkpoints {
         Ok(fs::rename(&path, &aside).map_err(write_error(&path))?)
     }
 
-    /// Notes what was the best checkpoint when this state was saved. What came after it is going to
-    /// be computed again.
-    fn restore_best(&self, state: &RunState) -> Result<(), ArtifactError> {
-        let best = state.best.filter(|best| self.path(best.step).exists());
-        let path = self.run.join(BEST);
-        match best {
-            Some(best) => files::write_json(&path, &best)?,
-            None if path.exists() => fs::remove_file(&path).map_err(write_error(&path))?,
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// Gives an optimizer the moments of a checkpoint that [`Checkpoints::resume`] has found. No
+    /// Gives an optimizer the moments of a checkpoint that [`Checkpoints::newest`] has found. No
     /// more than one tensor is held beside those that the optimizer keeps.
     ///
     /// # Errors
@@ -273,7 +272,7 @@ impl Checkpoints {
     }
 
     /// The average of a model's weights, to go on with; a new one, where the checkpoint, which
-    /// [`Checkpoints::resume`] has found, has none.
+    /// [`Checkpoints::newest`] has found, has none.
     ///
     /// # Errors
     /// A file that cannot be read, or that is of another model.

@@ -241,7 +241,7 @@ impl Run {
         })
     }
 
-    /// The model of a checkpoint that [`Checkpoints::resume`] has found and checked.
+    /// The model of a checkpoint that [`Checkpoints::newest`] has found and checked.
     ///
     /// # Errors
     /// A checkpoint that does not fit the configuration.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::depth::expand_depth;
 use super::kind::change_kind;
 use super::train::LENGTHS;
-use super::{ConfigError, RunConfig};
+use super::{Architecture, ConfigError, RunConfig};
 
 /// The configurations that are compiled in, so that the program works outside its repository.
 const BUILTIN: [(&str, &str); 17] = [
@@ -113,6 +113,15 @@ pub fn inherit(document: &mut Value, run: &RunConfig) -> Result<(), ConfigError>
     merge(&mut base, document.take());
     *document = base;
     Ok(())
+}
+
+/// The architecture of the model that a document will come to have, perhaps from the run that it
+/// begins with. A mistake in it is for [`resolve`] to report.
+pub fn architecture(document: &Value, initial: Option<&RunConfig>) -> Architecture {
+    match document.pointer("/model/architecture") {
+        Some(own) => serde_json::from_value(own.clone()).unwrap_or_default(),
+        None => initial.map(|run| run.model.architecture).unwrap_or_default(),
+    }
 }
 
 /// Reads, composes, checks: [`load_value`], each `--set` assignment, [`resolve`].

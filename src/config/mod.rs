@@ -23,8 +23,8 @@ mod train;
 pub use average::AverageConfig;
 pub use error::ConfigError;
 pub use load::{
-    Source, builtin_names, deserialize, inherit, load, load_value, override_value, override_values,
-    resolve,
+    Source, architecture, builtin_names, deserialize, inherit, load, load_value, override_value,
+    override_values, resolve,
 };
 pub use loggers::{LoggersConfig, MlflowConfig};
 pub use lora::LoraConfig;

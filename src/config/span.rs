@@ -55,7 +55,9 @@ impl FromStr for Span {
         if !value.is_finite() || value < 0.0 {
             return Err(EXPECTED);
         }
-        let whole = || if value.fract() == 0.0 { Ok(value as u64) } else { Err(EXPECTED) };
+        // 1.001 times a million is a little less than it is in decimals.
+        let is_whole = (value - value.round()).abs() <= 1e-9 * value;
+        let whole = || if is_whole { Ok(value.round() as u64) } else { Err(EXPECTED) };
         match unit.trim() {
             "step" | "steps" => Ok(Self::Steps(whole()?)),
             "epoch" | "epochs" => Ok(Self::Epochs(value)),

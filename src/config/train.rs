@@ -216,6 +216,11 @@ impl TrainConfig {
         ] {
             check(path, value, value >= 1, "at least 1")?;
         }
+        for (path, value) in
+            [("train.batch_size", self.batch_size), ("train.accumulation", self.accumulation)]
+        {
+            check(path, value, value <= 1 << 20, "a number that some machine could hold")?;
+        }
         for (path, span) in [
             ("train.evaluate_every", Some(self.evaluate_every)),
             ("train.checkpoint_every", Some(self.checkpoint_every)),

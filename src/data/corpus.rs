@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::pairs::{TextPair, read_pairs};
 use super::{
-    DataError, DocumentOrder, ExampleOrder, ExamplePlace, Place, Prepared, SplitRule, Stories,
-    Task, TokenStream, WindowOrder, disjoint_windows, read_text, spread_windows,
+    DataError, DocumentOrder, ExampleOrder, ExamplePlace, Place, Prepared, SplitMeta, SplitRule,
+    Stories, Task, TokenStream, WindowOrder, disjoint_windows, read_text, spread_windows,
 };
+use crate::config::Architecture;
 use crate::config::DataConfig;
 use crate::config::ModelConfig;
 use crate::config::Packing;
@@ -76,6 +77,25 @@ impl Split {
             _ => return None,
         };
         Some(self.bytes as f64 / targets as f64)
+    }
+
+    /// Targets that are asked for in a training example, on average.
+    pub fn targets_per_example(&self, architecture: Architecture, context_length: usize) -> f64 {
+        let of_window = |length| Task::targets_of_window(architecture, length);
+        match &self.tokens {
+            SplitTokens::Text(tokens) if self.packing == Packing::Documents => {
+                let order = DocumentOrder::new(tokens.clone(), context_length, 0);
+                let count = order.documents() as f64;
+                let of_document =
+                    |whole: super::Window| of_window(whole.length.min(context_length));
+                order.into_wholes().map(of_document).sum::<f64>() / count
+            }
+            SplitTokens::Text(_) => of_window(context_length),
+            SplitTokens::Pairs(pairs) => {
+                let targets: usize = pairs.iter().map(|pair| pair.target.len() + 1).sum();
+                targets as f64 / pairs.len() as f64
+            }
+        }
     }
 
     /// Training examples in a shuffled order.
@@ -173,8 +193,9 @@ impl Split {
         }
     }
 
-    /// Hashes tokens that are in memory.
-    fn hash(&self, hasher: &mut Sha256) {
+    /// Of tokens that are in memory.
+    fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
         let mut hash = |ids: &[u32]| {
             hasher.update((ids.len() as u64).to_le_bytes());
             hasher.update(bytemuck::cast_slice(ids));
@@ -190,6 +211,7 @@ impl Split {
                 hash(&pair.target);
             }),
         }
+        files::hexadecimal(hasher)
     }
 
     fn check_length(&self, split: &'static str, context_length: usize) -> Result<(), DataError> {
@@ -197,9 +219,12 @@ impl Split {
             // Documents are padded, but one of them must have something to predict.
             SplitTokens::Text(tokens) if self.packing == Packing::Documents => {
                 match DocumentOrder::new(tokens.clone(), context_length, 0).is_empty() {
-                    true => Err(DataError::TooShort { split, found: 1, context_length: 1 }),
+                    true => Err(DataError::NothingToPredict { split }),
                     false => Ok(()),
                 }
+            }
+            SplitTokens::Text(tokens) if tokens.len() < 2 => {
+                Err(DataError::NothingToPredict { split })
             }
             // The last token of a window is only a target, so a window needs one more.
             SplitTokens::Text(tokens) if tokens.len() <= context_length => {
@@ -247,8 +272,8 @@ pub struct Corpus {
     pub validation: Split,
     /// Entropy of the source in nats a token, where the source is known.
     pub source_entropy: Option<f64>,
-    /// Tells these tokens from all others.
-    pub fingerprint: String,
+    /// Tells the tokens for training from all others, and those for validation.
+    pub fingerprints: [String; 2],
 }
 
 impl Corpus {
@@ -290,8 +315,9 @@ impl Corpus {
         train.check_length("training", model.context_length)?;
         validation.check_length("validation", model.context_length)?;
         let task = Task::new(model.architecture, tokenizer.vocab_size(), seed);
-        let fingerprint = prepared.fingerprint();
-        Ok(Self { tokenizer, task, train, validation, source_entropy: None, fingerprint })
+        let meta = prepared.meta();
+        let fingerprints = [&meta.train, &meta.validation].map(SplitMeta::fingerprint);
+        Ok(Self { tokenizer, task, train, validation, source_entropy: None, fingerprints })
     }
 
     /// Encodes both sides of a text for a model.
@@ -319,11 +345,8 @@ impl Corpus {
             (Task::NextToken, Some(bytes)) => text.entropy_per_byte.map(|entropy| entropy * bytes),
             _ => None,
         };
-        let mut hasher = Sha256::new();
-        train.hash(&mut hasher);
-        validation.hash(&mut hasher);
-        let fingerprint = files::hexadecimal(hasher);
-        Ok(Self { tokenizer, task, train, validation, source_entropy, fingerprint })
+        let fingerprints = [&train, &validation].map(Split::fingerprint);
+        Ok(Self { tokenizer, task, train, validation, source_entropy, fingerprints })
     }
 }
 

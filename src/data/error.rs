@@ -28,6 +28,8 @@ pub enum DataError {
         "the {split} text has {found} tokens, but a window of model.context_length = {context_length} needs {}; give a longer text or lower the context length", .context_length + 1
     )]
     TooShort { split: &'static str, found: usize, context_length: usize },
+    #[error("the {split} text has no token that another comes before; give a longer text")]
+    NothingToPredict { split: &'static str },
     #[error("{}, line {line}: {reason}", .path.display())]
     Pair { path: PathBuf, line: u64, reason: String },
     #[error("{} has too few pairs to split off some for validation; give more, or --eval-data FILE", .path.display())]

@@ -83,6 +83,16 @@ impl Task {
             Architecture::EncoderDecoder => 2,
         }
     }
+
+    /// Targets that are asked for in a window of a text, on average.
+    pub fn targets_of_window(architecture: Architecture, length: usize) -> f64 {
+        match architecture {
+            Architecture::Decoder => length as f64,
+            Architecture::Encoder => MASKED_SHARE * length as f64,
+            // The second half, and the token that follows it.
+            Architecture::EncoderDecoder => (length / 2 + 1) as f64,
+        }
+    }
 }
 
 /// Where an example is found, and a number that tells it from all others.

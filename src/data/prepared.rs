@@ -77,6 +77,18 @@ pub struct SplitMeta {
     pub shards: Vec<ShardMeta>,
 }
 
+impl SplitMeta {
+    /// Tells its tokens from all others: by their checksums, which are checked when they are opened.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
+        for shard in &self.shards {
+            hasher.update(&shard.sha256);
+            hasher.update(&shard.index_sha256);
+        }
+        files::hexadecimal(hasher)
+    }
+}
+
 /// Two files: token ids, and where documents begin among them, as little-endian `u64`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -175,20 +187,6 @@ impl Prepared {
     /// As for [`Prepared::tokens`].
     pub fn validation(&self) -> Result<TokenStream, DataError> {
         self.stream(&self.meta.validation)
-    }
-
-    /// Tells the tokens of both splits from all others: their checksums, which are checked when they
-    /// are opened.
-    pub fn fingerprint(&self) -> String {
-        let mut hasher = Sha256::new();
-        for split in [&self.meta.train, &self.meta.validation] {
-            for shard in &split.shards {
-                hasher.update(&shard.sha256);
-                hasher.update(&shard.index_sha256);
-            }
-            hasher.update(b"|");
-        }
-        files::hexadecimal(hasher)
     }
 
     fn stream(&self, split: &SplitMeta) -> Result<TokenStream, DataError> {

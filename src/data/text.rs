@@ -3,7 +3,10 @@ use std::path::Path;
 
 use super::DataError;
 
-/// Reads a whole UTF-8 text.
+/// What some programs put before a text.
+const MARK: char = '\u{feff}';
+
+/// Reads a whole UTF-8 text, without the byte-order mark that some programs put before it.
 ///
 /// # Errors
 /// A file that is missing, a folder, unreadable, empty or not UTF-8.
@@ -16,11 +19,15 @@ pub fn read_text(path: &Path) -> Result<String, DataError> {
         ErrorKind::NotFound => DataError::NotFound { path: path_buf() },
         _ => DataError::Unreadable { path: path_buf(), reason: error.to_string() },
     })?;
-    if bytes.is_empty() {
-        return Err(DataError::Empty { path: path_buf() });
-    }
-    String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
+    let mut text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
         path: path_buf(),
         offset: error.utf8_error().valid_up_to(),
-    })
+    })?;
+    if text.starts_with(MARK) {
+        text.remove(0);
+    }
+    match text.is_empty() {
+        true => Err(DataError::Empty { path: path_buf() }),
+        false => Ok(text),
+    }
 }

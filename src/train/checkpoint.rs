@@ -25,8 +25,12 @@ pub struct Best {
 #[serde(deny_unknown_fields)]
 pub struct RunState {
     pub progress: Progress,
-    /// Tells the data, in the order in which it is read, from other data.
+    /// Tells the data that is learned from, in the order in which it is read, from other data.
     pub data: String,
+    /// The same of what evaluations read: losses on other data are not to be compared. Earlier
+    /// versions did not note it, and had it in `data`, too.
+    #[serde(default)]
+    pub validation: String,
     pub best: Option<Best>,
     /// The loss that evaluations have to beat for early stopping.
     pub to_beat: Option<f64>,

@@ -47,6 +47,32 @@ impl fmt::Display for Objection {
     }
 }
 
+/// Why a run ends at a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refusal {
+    pub objection: Objection,
+    /// Steps that were left out before it, one after the other.
+    pub skipped: u32,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { objection, skipped } = self;
+        write!(f, "{objection}")?;
+        if *skipped > 0 {
+            write!(f, ", and the {skipped} steps before it were skipped already")?;
+        }
+        f.write_str("; resume from the last checkpoint with a lower train.schedule.learning_rate")?;
+        match objection {
+            Objection::NonFinite { .. } if *skipped == 0 => {
+                f.write_str(", or with --set train.non_finite=skip")
+            }
+            Objection::NonFinite { .. } => Ok(()),
+            Objection::Spike { .. } => f.write_str(", or with --set train.skip_spikes=null"),
+        }
+    }
+}
+
 /// What is done about a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
@@ -54,7 +80,7 @@ pub enum Verdict {
     /// The weights stay as they are.
     Skip(Objection),
     /// The run ends.
-    Stop(Objection),
+    Stop(Refusal),
 }
 
 /// Judges steps. What it remembers belongs to a run's state: a resumed run judges alike.
@@ -97,7 +123,7 @@ impl Guard {
         };
         self.in_succession += 1;
         if !skips || self.in_succession > MOST_SKIPPED {
-            return Verdict::Stop(objection);
+            return Verdict::Stop(Refusal { objection, skipped: self.in_succession - 1 });
         }
         self.skipped += 1;
         Verdict::Skip(objection)

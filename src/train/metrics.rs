@@ -57,7 +57,7 @@ pub(super) fn register<B: TrainBackend>(
         .metric_train_numeric(StepMetric::step_time())
         .metric_train_numeric(StepMetric::data_wait());
     let known = || peak_tflops(&<B::InnerBackend as GptBackend>::device_model()?);
-    let flops = flops_per_token(&config.model, config.model.vocab_size.unwrap_or_default());
+    let flops = flops_per_token(config, config.model.vocab_size.unwrap_or_default());
     if let (Some(flops), Some(peak)) = (flops, config.train.peak_tflops.or_else(known)) {
         let peak = peak * 1e12 * devices as f64;
         supervised = supervised.metric_train_numeric(StepMetric::utilisation(flops, peak));

@@ -35,7 +35,7 @@ pub use clip::{clip_factor, gradient_norm};
 pub use evaluate::{Evaluation, evaluate, evaluate_split};
 pub use freeze::trained;
 pub use golden::{GOLDEN_TOLERANCE, Golden, GoldenNumbers, goldens};
-pub use guard::{Guard, Objection, Verdict, Watched};
+pub use guard::{Guard, Objection, Refusal, Verdict, Watched};
 use loggers::Recorded;
 pub use loggers::{
     CsvLogger, JsonLinesLogger, Logged, Loggers, MlflowLogger, MlflowRun, MlflowTracking, Row,

@@ -47,18 +47,18 @@ impl Progress {
     }
 }
 
-/// The optimizer steps of a whole run, where that is known beforehand. A run of tokens is taken to
-/// have full windows.
+/// The optimizer steps of a whole run, where that is known beforehand; of examples that have so many
+/// targets on average, of which a pass over the data takes so many.
 pub fn total_steps(
     config: &TrainConfig,
-    context_length: usize,
+    targets_per_example: f64,
     examples_per_pass: usize,
 ) -> Option<usize> {
     let plan = BatchPlan::of_run(config);
     let steps = match config.length() {
         Span::Steps(steps) => steps,
         Span::Epochs(epochs) => plan.steps_for((examples_per_pass as f64 * epochs).ceil() as u64),
-        Span::Tokens(tokens) => plan.steps_for(tokens.div_ceil(context_length as u64)),
+        Span::Tokens(tokens) => plan.steps_for((tokens as f64 / targets_per_example).ceil() as u64),
         Span::Minutes(_) => return None,
     };
     Some(steps as usize)

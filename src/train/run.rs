@@ -6,7 +6,7 @@ use super::renderer::{DueLines, Silent};
 use super::step::Components;
 use super::strategy::{Shared, StepStrategy};
 use super::{
-    Average, Ended, LanguageModel, Loggers, ModelOptimizer, Objection, PlainRenderer, RunKeeper,
+    Average, Ended, LanguageModel, Loggers, ModelOptimizer, PlainRenderer, Refusal, RunKeeper,
     RunState, SaveError, Schedule, total_steps,
 };
 use crate::backend::TrainBackend;
@@ -22,10 +22,8 @@ pub enum TrainError {
     NoData { step: usize, source: Option<DataError> },
     #[error("the evaluation after step {step} has no data")]
     NoValidationData { step: usize, source: DataError },
-    #[error(
-        "at step {step}, with the batch of examples {first} to {last} of the data: {objection}; resume from the last checkpoint with a lower train.schedule.learning_rate, or with --set train.non_finite=skip"
-    )]
-    Refused { step: usize, first: u64, last: u64, objection: Objection },
+    #[error("at step {step}, with the batch of examples {first} to {last} of the data: {refusal}")]
+    Refused { step: usize, first: u64, last: u64, refusal: Refusal },
     #[error(
         "at step {step} a device has failed, {device}: {reason}; resume from the last checkpoint"
     )]
@@ -105,7 +103,10 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
 
     let devices = 1 + training.further_devices.len();
     let taken = state.progress.step;
-    let steps = total_steps(&config.train, context_length, train_loader.examples_per_pass());
+    let written = loggers.written();
+    written.note(taken); // by the run before it was resumed
+    let targets = corpus.train.targets_per_example(config.model.architecture, context_length);
+    let steps = total_steps(&config.train, targets, train_loader.examples_per_pass());
     let schedule = Schedule::new(&config.train.schedule, steps, taken);
     let lines = DueLines::default();
     let renderer = PlainRenderer::new(steps, taken, lines.clone(), corpus.source_entropy);
@@ -126,7 +127,7 @@ pub fn train<B: TrainBackend>(training: Training<B>) -> Result<Outcome<B>, Train
         optimizer: optimizer.clone(),
         shared: shared.clone(),
         lines,
-        written: loggers.written(),
+        written,
     };
     // The folder is where burn would put its own logs and checkpoints; ours go to the keeper.
     let supervised = SupervisedTraining::<Components<B>>::new(

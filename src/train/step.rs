@@ -8,7 +8,7 @@ use super::data_wait::DataWait;
 use super::replicas::{Order, Replicas};
 use super::{
     Average, DeviceFailure, Guard, LanguageModel, ModelOptimizer, Objection, OptimizerError,
-    Progress, Schedule, StepOutput, Verdict, clip_factor,
+    Progress, Refusal, Schedule, StepOutput, Verdict, clip_factor,
 };
 use crate::backend::{TrainBackend, seed_draws};
 use crate::config::{RunConfig, TrainConfig};
@@ -39,7 +39,7 @@ pub enum NoStep {
     /// The data ended, or it could not be read.
     NoData,
     /// Numbers that no training can go on with.
-    Refused(Objection),
+    Refused(Refusal),
     /// One of several devices; no more steps can be taken.
     Failed(DeviceFailure),
 }
@@ -205,7 +205,7 @@ impl<B: TrainBackend> Stepper<B> {
                 None
             }
             Verdict::Skip(objection) => Some(objection),
-            Verdict::Stop(objection) => return Err(NoStep::Refused(objection)),
+            Verdict::Stop(refusal) => return Err(NoStep::Refused(refusal)),
         };
         phases.backward += waited.as_secs_f64();
         phases.optimizer = (optimizer_started.elapsed() - waited).as_secs_f64();

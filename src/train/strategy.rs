@@ -11,8 +11,8 @@ use super::renderer::DueLines;
 use super::step::Components;
 use super::{
     Average, Best, Checkpoint, DeviceFailure, Evaluation, LanguageModel, Loss, ModelOptimizer,
-    NoStep, RunKeeper, RunState, SaveError, Step, StepOutput, Stepper, TrainError, Written,
-    evaluate_split,
+    NoStep, Progress, RunKeeper, RunState, SaveError, Step, StepOutput, Stepper, TrainError,
+    Written, evaluate_split,
 };
 use crate::backend::TrainBackend;
 use crate::config::{Span, TrainConfig};
@@ -96,6 +96,8 @@ impl<B: TrainBackend> SupervisedLearningStrategy<Components<B>> for StepStrategy
             interrupter: components.interrupter,
             keeper: keeper.as_mut(),
             saved: (state.progress.step > 0).then_some(state.progress.step),
+            evaluated: None,
+            sampled: None,
             seconds_before: state.progress.seconds,
             started: Instant::now(),
             state,
@@ -117,8 +119,11 @@ struct Fit<'a, B: TrainBackend> {
     state: &'a mut RunState,
     /// Examples in a pass over the data.
     pass: usize,
-    /// The step of the newest checkpoint.
+    /// The steps of the newest checkpoint, evaluation and sample; of the latter two, none that was
+    /// made before a run was resumed.
     saved: Option<usize>,
+    evaluated: Option<usize>,
+    sampled: Option<usize>,
     seconds_before: f64,
     started: Instant,
 }
@@ -126,22 +131,33 @@ struct Fit<'a, B: TrainBackend> {
 impl<B: TrainBackend> Fit<'_, B> {
     fn run(&mut self, loader: &dyn DataLoader<B, TokenBatch>) -> Result<Ended, TrainError> {
         let config = &self.strategy.config;
-        let length = config.length();
         // A checkpoint is older than the evaluation of its step, which is made now.
-        let at_end = self.state.progress.has_reached(length, self.pass);
         let averaged = self.stepper.average().map(Average::updates);
-        let evaluates = self.state.evaluation_due || at_end;
+        let evaluates = self.state.evaluation_due || self.is_at_end();
         if evaluates && averaged.is_some() != self.state.averaged.is_some() {
             // The average was switched on or off: what is evaluated is not what was saved.
             self.state.averaged = averaged;
             self.saved = None;
             self.save(false)?;
         }
-        if let Some(ended) = self.pause(at_end)? {
-            return Ok(ended);
-        }
+        // What the run had come to when a step was over: evaluations and samples take time after
+        // that, in which checkpoints become due.
+        let mut checked = self.state.progress;
         let mut batches = loader.iter();
-        while !self.state.progress.has_reached(length, self.pass) {
+        loop {
+            let at_end = self.is_at_end();
+            if at_end {
+                self.save(false)?;
+            }
+            if let Some(ended) = self.pause(at_end)? {
+                return Ok(ended);
+            }
+            if at_end {
+                return Ok(Ended::Finished);
+            }
+            if self.is_at_end() {
+                continue; // by the time that the evaluation or the sample took
+            }
             if self.interrupter.should_stop() {
                 self.save(false)?;
                 return Ok(Ended::Interrupted);
@@ -149,9 +165,9 @@ impl<B: TrainBackend> Fit<'_, B> {
             let before = self.state.progress;
             let step = self.step(&mut batches)?;
             let now = self.state.progress;
+            // Evaluations that take longer than is between them must not come after every step.
             let due = |interval: Span| now.has_passed(&before, interval, self.pass);
-            let at_end = now.has_reached(length, self.pass);
-            if due(config.log_every) || at_end || step.skipped.is_some() {
+            if due(config.log_every) || self.is_at_end() || step.skipped.is_some() {
                 self.strategy.lines.add(now.step, step.skipped);
             }
             self.state.evaluation_due = due(config.evaluate_every);
@@ -159,22 +175,24 @@ impl<B: TrainBackend> Fit<'_, B> {
                 Some(interval) => due(interval),
                 None => self.state.evaluation_due,
             };
-            let checkpoint_due = due(config.checkpoint_every);
-            let intervals = now.spans(config.checkpoint_every, self.pass);
-            let for_good = checkpoint_due
-                && config.keep_every.is_some_and(|every| intervals.is_multiple_of(every));
+            let checkpoint_due = now.has_passed(&checked, config.checkpoint_every, self.pass);
+            let for_good = config.keep_every.is_some_and(|every| {
+                let kept = |at: Progress| at.spans(config.checkpoint_every, self.pass) / every;
+                kept(now) > kept(checked)
+            });
+            checked = now;
             let output = step.output.map_loss(Loss::Read);
             let item = self.item(output, Some(self.stepper.learning_rate()));
             self.events.process_train(LearnerEvent::ProcessedItem(item));
             // Before an evaluation, so that nothing comes between training and its checkpoint.
-            if checkpoint_due || self.state.evaluation_due || at_end {
+            if checkpoint_due || self.state.evaluation_due {
                 self.save(for_good)?;
             }
-            if let Some(ended) = self.pause(at_end)? {
-                return Ok(ended);
-            }
         }
-        Ok(Ended::Finished)
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.state.progress.has_reached(self.strategy.config.length(), self.pass)
     }
 
     fn step(&mut self, batches: &mut dyn Iterator<Item = TokenBatch>) -> Result<Step, TrainError> {
@@ -187,7 +205,7 @@ impl<B: TrainBackend> Fit<'_, B> {
         self.note_time();
         taken.map_err(|reason| match reason {
             NoStep::NoData => TrainError::NoData { step, source: None },
-            NoStep::Refused(objection) => TrainError::Refused { step, first, last, objection },
+            NoStep::Refused(refusal) => TrainError::Refused { step, first, last, refusal },
             NoStep::Failed(DeviceFailure { device, reason }) => {
                 TrainError::Device { step, device, reason }
             }
@@ -220,8 +238,9 @@ impl<B: TrainBackend> Fit<'_, B> {
     /// both.
     fn pause(&mut self, at_end: bool) -> Result<Option<Ended>, TrainError> {
         let step = self.state.progress.step;
-        let evaluation_due = self.state.evaluation_due || (at_end && step > 0);
-        let sample_due = self.state.sample_due || (at_end && step > 0);
+        let at_end = at_end && step > 0;
+        let evaluation_due = self.state.evaluation_due || (at_end && self.evaluated != Some(step));
+        let sample_due = self.state.sample_due || (at_end && self.sampled != Some(step));
         if !evaluation_due && !sample_due {
             return Ok(None);
         }
@@ -236,6 +255,7 @@ impl<B: TrainBackend> Fit<'_, B> {
             let saved = self.keeper.sample(step, &model);
             saved.map_err(|source| TrainError::Save { step, source })?;
             self.state.sample_due = false;
+            self.sampled = Some(step);
         }
         self.note_time();
         Ok(ended)
@@ -261,6 +281,7 @@ impl<B: TrainBackend> Fit<'_, B> {
             return Ok(Some(Ended::Interrupted));
         }
         self.state.evaluation_due = false;
+        self.evaluated = Some(step);
         let mut output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
         output.stories = stories;
         output.expert_tokens.clone_from(&evaluation.expert_tokens);

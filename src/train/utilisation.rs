@@ -1,8 +1,8 @@
 //! How much of what a device could compute the model makes use of (Chowdhery et al. 2022,
 //! "PaLM", appendix B).
 
-use crate::config::Architecture;
-use crate::config::ModelConfig;
+use super::trained;
+use crate::config::{Architecture, RunConfig};
 use crate::model::parameter_shapes;
 
 /// Devices by the names that their driver gives them, and what they can do at most: dense
@@ -28,17 +28,23 @@ pub fn peak_tflops(device_model: &str) -> Option<f64> {
 
 /// Operations that training takes for each token of a full window, forward and backward:
 /// `6 N + 12 H Q T` a layer, with N weights that a token is multiplied by, H heads of width Q and
-/// T positions in sight (nanoGPT's `estimate_mfu`, after PaLM).
+/// T positions in sight (nanoGPT's `estimate_mfu`, after PaLM). It is `4 N` of weights that are not
+/// trained, as beside adapters: they have no gradients of their own.
 ///
 /// N leaves out embeddings that are only looked up, and experts that the token does not go
 /// through; T is no more than a layer's window. None for models with an encoder, which reads
 /// tokens that none of its targets stand for.
-pub fn flops_per_token(config: &ModelConfig, vocab_size: usize) -> Option<f64> {
+pub fn flops_per_token(run: &RunConfig, vocab_size: usize) -> Option<f64> {
+    let config = &run.model;
     if config.architecture != Architecture::Decoder {
         return None;
     }
-    let weights = parameter_shapes(config, vocab_size).into_iter().map(|(name, shape)| {
-        let size = shape.iter().product::<usize>() as f64;
+    let shapes = parameter_shapes(config, vocab_size);
+    let names: Vec<String> = shapes.iter().map(|(name, _)| name.clone()).collect();
+    // What is wrong with the names in it is for training to say.
+    let trained = trained(run, &names).unwrap_or_else(|_| vec![true; names.len()]);
+    let operations = shapes.into_iter().zip(trained).map(|((name, shape), is_trained)| {
+        let size = shape.iter().product::<usize>() as f64 * if is_trained { 6.0 } else { 4.0 };
         match (name.as_str(), config.feed_forward.experts) {
             ("embedding.position", _) => 0.0,
             ("embedding.token", _) if !config.tied_head => 0.0,
@@ -54,5 +60,5 @@ pub fn flops_per_token(config: &ModelConfig, vocab_size: usize) -> Option<f64> {
         let seen = config.window(layer).map_or(length, |window| window.min(length));
         12.0 * heads * seen as f64
     });
-    Some(6.0 * weights.sum::<f64>() + attention.sum::<f64>())
+    Some(operations.sum::<f64>() + attention.sum::<f64>())
 }

@@ -224,7 +224,12 @@ fn bad_files_are_named_with_their_fault() {
     let missing = folder.path().join("missing");
     assert!(matches!(read_text(&missing), Err(DataError::NotFound { .. })));
     assert!(matches!(read_text(folder.path()), Err(DataError::IsFolder { .. })));
-    assert!(matches!(read_text(&write("empty", b"")), Err(DataError::Empty { .. })));
+    for nothing in [&b""[..], b"\xEF\xBB\xBF"] {
+        assert!(matches!(read_text(&write("empty", nothing)), Err(DataError::Empty { .. })));
+    }
+    // The mark that says that a file is UTF-8 is no part of its text; one further on is.
+    let marked = read_text(&write("marked", "\u{feff}text\u{feff}".as_bytes())).unwrap();
+    assert_eq!(marked, "text\u{feff}");
     let latin1 = read_text(&write("latin1", b"na\xEFve"));
     assert!(matches!(latin1, Err(DataError::NotUtf8 { offset: 2, .. })));
     let short = text(write("short", b"too short"));

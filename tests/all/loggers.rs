@@ -1,7 +1,7 @@
 //! What loggers write, read back by other means, and how well a device is used.
 
 use emberlm::backend::nvidia_model;
-use emberlm::config::{self, ModelConfig, Source};
+use emberlm::config::{self, RunConfig, Source};
 use emberlm::train::{flops_per_token, peak_tflops};
 use serde_json::Value;
 use std::fs;
@@ -88,8 +88,8 @@ fn tables_and_event_files_say_what_the_lines_say() {
     // By their definitions, from one another. Characters are bytes in this corpus.
     let configuration: Value =
         serde_json::from_str(&fs::read_to_string(run.join("config.json")).unwrap()).unwrap();
-    let model: ModelConfig = serde_json::from_value(configuration["model"].clone()).unwrap();
-    let flops = flops_per_token(&model, model.vocab_size.unwrap()).unwrap();
+    let configuration: RunConfig = serde_json::from_value(configuration).unwrap();
+    let flops = flops_per_token(&configuration, configuration.model.vocab_size.unwrap()).unwrap();
     for line in &lines {
         let value = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
         // Quotients of the same two f64, in another order of operations.
@@ -206,7 +206,7 @@ fn a_resumed_run_has_each_row_once_in_event_files_too() {
 fn operations_a_token_are_nanogpts() {
     let config = |assignments: &[&str]| {
         let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
-        config::load(&Source::Builtin("gpt2"), &assignments).unwrap().model
+        config::load(&Source::Builtin("gpt2"), &assignments).unwrap()
     };
     let flops = |assignments: &[&str]| flops_per_token(&config(assignments), 50257);
     // nanoGPT's estimate_mfu: 6 * (124439808 - 1024 * 768) + 12 * 12 * 12 * 64 * 1024.
@@ -224,7 +224,11 @@ fn operations_a_token_are_nanogpts() {
     let network = 2.0 * 768.0 * 3072.0 + 3072.0 + 768.0;
     let more = 6.0 * 12.0 * (network + 768.0 * 8.0);
     assert_eq!(flops(&["model.vocab_size=50257", experts]), Some(855_166_464.0 + more));
-    let encoder = config::load(&Source::Builtin("bert-small"), &[]).unwrap().model;
+    // Frozen, a weight of a projection has no gradient of its own: a third of its operations less.
+    let frozen = r#"train.freeze=["decoder.blocks.*.attention.output.weight"]"#;
+    let less = 2.0 * 12.0 * 768.0 * 768.0;
+    assert_eq!(flops(&["model.vocab_size=50257", frozen]), Some(855_166_464.0 - less));
+    let encoder = config::load(&Source::Builtin("bert-small"), &[]).unwrap();
     assert_eq!(flops_per_token(&encoder, 100), None);
     assert_eq!(peak_tflops("NVIDIA H200"), Some(989.4));
     assert_eq!(peak_tflops("NVIDIA GeForce RTX 4090 Laptop GPU"), None);

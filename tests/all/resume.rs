@@ -330,6 +330,74 @@ fn an_unreadable_checkpoint_falls_back_to_the_one_before() {
 }
 
 #[test]
+fn a_resume_that_is_refused_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(&train(folder.path(), &["--set", "train.steps=30"]));
+    let run = path_of(folder.path(), "stories");
+    let left = || {
+        let checkpoints = fs::read_dir(run.join("checkpoints")).unwrap();
+        let mut names: Vec<_> = checkpoints.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        (fs::read_to_string(run.join("best.json")).unwrap(), names)
+    };
+    // The newest checkpoint is the best one, which its own state cannot know yet.
+    assert_eq!(json(&run.join("best.json"))["step"], 30);
+    let state = json(&run.join("checkpoints/step-00000030/state.json"));
+    assert_eq!(state["best"]["step"], 27);
+    // And there is one that is damaged.
+    fs::create_dir(run.join("checkpoints/step-00000031")).unwrap();
+    let before = left();
+    let refused = [
+        (r#"train.freeze=["nothing.*"]"#, "train.freeze"),
+        ("model.d_model=32", "the configuration says"),
+        ("model.context_length=16", "`model.context_length` cannot be changed"),
+    ];
+    for (set, expected) in refused {
+        let output = resume(folder.path(), "stories", &["--set", set]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{set}: {message}");
+        assert!(message.contains(expected), "{set}: {message}");
+        assert_eq!(left(), before, "{set}");
+    }
+    let text = succeed(&resume(folder.path(), "stories", &[]));
+    assert!(text.contains("a checkpoint cannot be read and is set aside"), "{text}");
+    assert!(run.join("checkpoints/damaged-step-00000031").exists());
+    assert_eq!(left().0, before.0, "the last evaluation is made anew");
+}
+
+#[test]
+fn evaluations_of_other_data_are_not_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    text("own.txt", &"one two three four. ".repeat(60));
+    text("easy.txt", &"one two three four. ".repeat(10));
+    text("hard.txt", &"rhufo went nithrwe teo. ".repeat(10));
+    let data = ["--data", "own.txt", "--eval-data", "easy.txt", "--run", "own"];
+    let steps = ["--set", "train.steps=30", "--set", "sample.max_tokens=20"];
+    succeed(&emberlm(folder.path(), &[&["train"], &TINY[..], &data, &steps].concat()));
+    let run = path_of(folder.path(), "own");
+    let old = json(&run.join("best.json"));
+    let more = ["--eval-data", "hard.txt", "--set", "train.steps=36"];
+    let said = succeed(&resume(folder.path(), "own", &more));
+    assert!(said.contains("evaluations are of other data: their best, "), "{said}");
+    let new = json(&run.join("best.json"));
+    assert!(new["step"].as_u64() >= Some(30), "{new}");
+    assert!(new["loss"].as_f64() > old["loss"].as_f64(), "{new} is of harder text than {old}");
+    // What is learned from is the same and goes on where it was, two windows a step.
+    let state = json(&run.join("checkpoints/step-00000036/state.json"));
+    assert_eq!(state["progress"]["cursor"], 72);
+
+    // Killed before its next checkpoint, a run that was given other data still has it.
+    text("other.txt", &"two four. three one. ".repeat(60));
+    let other = ["--data", "other.txt", "--eval-data", "easy.txt", "--set", "train.steps=39"];
+    succeed(&resume(folder.path(), "own", &other));
+    fs::remove_dir_all(run.join("checkpoints/step-00000039")).unwrap();
+    succeed(&resume(folder.path(), "own", &[]));
+    let state = json(&run.join("checkpoints/step-00000039/state.json"));
+    assert_eq!(state["progress"]["cursor"], 6);
+}
+
+#[test]
 fn a_run_is_trained_by_one_program_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     succeed(&train(folder.path(), &[]));

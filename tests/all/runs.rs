@@ -1,6 +1,7 @@
 //! Whole runs: training, what it leaves on disk, and what can be done with it.
 
 use emberlm::artifact::Run;
+use emberlm::config::DataConfig;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -579,4 +580,21 @@ fn the_last_step_is_found_behind_lines_of_any_length() {
     }
     fs::write(&path, "{").unwrap();
     assert_eq!(run.history().last_step(), None);
+}
+
+#[test]
+fn pairs_are_read_as_pairs_wherever_the_model_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("pairs.tsv", &"ab\tba\nabc\tcba\nb\tb\nac\tca\n".repeat(5));
+    write("further.json", r#"{"init_from": "translator", "train": {"steps": 2}}"#);
+    let is_of_pairs = |run: &str, args: &[&str]| {
+        let data = ["--data", "pairs.tsv", "--run", run, "--set", "sample.max_tokens=5"];
+        succeed(&emberlm(folder.path(), &[&["train"], args, &data].concat()));
+        let run = Run::open(&folder.path().join("artifacts"), run).unwrap();
+        assert!(matches!(run.config().data, DataConfig::Pairs { .. }), "{:?}", run.config().data);
+    };
+    let named = ["--set", "model.architecture=encoder-decoder"];
+    is_of_pairs("translator", &[&TINY[..], &named].concat());
+    is_of_pairs("further", &["--plain", "--config", "further.json"]);
 }

@@ -204,6 +204,22 @@ fn every_plot_fits() {
 }
 
 #[test]
+fn runs_of_tokens_are_as_long_as_their_targets_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = ["train.batch_size=4", "train.accumulation=1", "model.context_length=100"];
+    let steps = |config: &str, tokens: &str| {
+        let length = format!("train.tokens={tokens}");
+        let set = [&size[..], &["train.steps=null", &length]].concat();
+        let text = schedule(folder.path(), config, &set, &[]);
+        let line = text.lines().find_map(|line| line.strip_prefix("steps")).unwrap().trim();
+        line.parse::<usize>().unwrap()
+    };
+    assert_eq!(steps("stories", "40000"), 100);
+    // Fifteen of a hundred are asked for.
+    assert_eq!(steps("bert-small", "6000"), 100);
+}
+
+#[test]
 fn what_cannot_be_plotted_is_refused_in_a_line() {
     let folder = tempfile::tempdir().unwrap();
     let constant = ["--set", "train.schedule.kind=constant", "--set", "train.minutes=5"];

@@ -1,6 +1,6 @@
 //! Schedules against their closed forms, at their edges, and how a configuration names them.
 
-use emberlm::config::{self, OptimizerConfig, ScheduleConfig, Source};
+use emberlm::config::{self, OptimizerConfig, ScheduleConfig, Source, Span};
 use emberlm::train::Schedule;
 use serde_json::{Value, json};
 use std::f64::consts::PI;
@@ -57,6 +57,23 @@ fn each_has_its_closed_form() {
     let even = schedule(with("cosine-restarts", json!({"cycle_steps": 5})), None);
     for step in [4, 9, 14, 5004] {
         assert_eq!(even.learning_rate(step), 1.0, "a cycle begins at the peak");
+    }
+}
+
+#[test]
+fn spans_are_read_as_they_are_written() {
+    for (text, expected) in [
+        ("250 steps", Some(Span::Steps(250))),
+        ("10M tokens", Some(Span::Tokens(10_000_000))),
+        // Neither product is whole in floating point.
+        ("1.001M tokens", Some(Span::Tokens(1_001_000))),
+        ("2.01k steps", Some(Span::Steps(2010))),
+        ("0.5 epochs", Some(Span::Epochs(0.5))),
+        ("2.0001k steps", None),
+        ("0.5 steps", None),
+        ("-1 epochs", None),
+    ] {
+        assert_eq!(text.parse().ok(), expected, "{text}");
     }
 }
 

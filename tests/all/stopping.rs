@@ -1,6 +1,8 @@
 //! Runs that end before they are done: for want of a better evaluation, or by a signal in the last.
 
 use emberlm::artifact::Run;
+use emberlm::config::{self, NonFinite, Source};
+use emberlm::train::{Guard, Objection, Refusal, Verdict, Watched};
 
 #[cfg(unix)]
 use crate::command_line::signal;
@@ -40,6 +42,65 @@ fn a_run_without_improvement_stops_early() {
     let output = emberlm(folder.path(), &more);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(open("hopeless").history().summary().unwrap().steps, 30);
+}
+
+/// The time is up while a run evaluates or writes, which takes most of it here.
+#[test]
+fn a_run_of_minutes_has_its_end_whenever_its_time_is_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let long_evaluations = [
+        "train.evaluate_every=1",
+        "train.sample_every=1000000",
+        "data.validation_stories=400",
+        "train.evaluation_windows=1000",
+    ];
+    let long_samples = [
+        "train.evaluate_every=1000000",
+        "train.sample_every=1",
+        "sample.max_tokens=2000",
+        "train.evaluation_windows=1",
+    ];
+    for (name, sets) in [("evaluations", long_evaluations), ("samples", long_samples)] {
+        let sets = sets.map(|set| ["--set", set]).concat();
+        let minutes = ["train.steps=null", "train.minutes=0.01", "train.schedule.kind=constant"];
+        let minutes = minutes.map(|set| ["--set", set]).concat();
+        succeed(&train(folder.path(), &[&["--run", name], &sets[..], &minutes].concat()));
+        let run = Run::open(&folder.path().join("artifacts"), name).unwrap();
+        let summary = run.history().summary().unwrap();
+        assert!(summary.final_val_loss.is_some(), "{name}");
+        assert!(run.history().sample_path(summary.steps).exists(), "{name}");
+        assert_eq!(run.checkpoints().steps().unwrap().last(), Some(&summary.steps), "{name}");
+        // The end of a run evaluates once.
+        let points = run.history().losses().unwrap();
+        let evaluated = points.iter().filter(|point| point.split == "valid");
+        assert!(evaluated.map(|point| point.step).is_sorted_by(|a, b| a < b), "{name}");
+    }
+}
+
+#[test]
+fn a_refused_step_says_what_may_help() {
+    let mut train = config::load(&Source::Builtin("stories"), &[]).unwrap().train;
+    let refused = |verdict: Verdict| match verdict {
+        Verdict::Stop(refusal) => refusal.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let message = refused(Guard::default().judge(&train, f64::NAN, 1.0));
+    assert!(message.ends_with("or with --set train.non_finite=skip"), "{message}");
+    assert!(!message.contains("skipped already"), "{message}");
+
+    // It has been done, and does not help.
+    train.non_finite = NonFinite::Skip;
+    let mut guard = Guard::default();
+    for _ in 0..50 {
+        assert!(matches!(guard.judge(&train, f64::NAN, 1.0), Verdict::Skip(_)));
+    }
+    let message = refused(guard.judge(&train, f64::NAN, 1.0));
+    assert!(message.contains("and the 50 steps before it were skipped already"), "{message}");
+    assert!(message.ends_with("a lower train.schedule.learning_rate"), "{message}");
+
+    let objection = Objection::Spike { watched: Watched::Loss, value: 9.0, z_score: 7.0 };
+    let message = Refusal { objection, skipped: 50 }.to_string();
+    assert!(message.ends_with("or with --set train.skip_spikes=null"), "{message}");
 }
 
 #[test]

@@ -83,6 +83,28 @@ fn translations_are_framed_and_texts_are_cut_in_two() {
     assert_eq!(split.bytes_per_target(Task::NextToken), None);
 }
 
+#[test]
+fn examples_have_as_many_targets_as_is_expected() {
+    let text = || Split::text((0..2001).map(|place| place % 50).collect::<Vec<u32>>(), 2001);
+    let pair = |length: u32| Pair { source: vec![1], target: (0..length).collect() };
+    let pairs = Split::pairs((0..7).map(|number| pair(number * number)).collect::<Vec<_>>(), 1);
+    for (architecture, split, tolerance) in [
+        (Architecture::Decoder, text(), 0.0),
+        // 2,000 draws of 15%: five deviations of 16.
+        (Architecture::Encoder, text(), 80.0 / 2000.0),
+        (Architecture::EncoderDecoder, text(), 0.0),
+        (Architecture::EncoderDecoder, pairs, 0.0),
+    ] {
+        let task = Task::new(architecture, 50, 3);
+        let places = split.all(20);
+        let targets: usize =
+            places.iter().map(|place| Example::read(&split, task, *place).targets()).sum();
+        let found = targets as f64 / places.len() as f64;
+        let expected = split.targets_per_example(architecture, 20);
+        assert!((found - expected).abs() <= tolerance * 20.0, "{architecture:?}: {found}");
+    }
+}
+
 fn pairs(path: PathBuf) -> DataConfig {
     serde_json::from_value(json!({ "kind": "pairs", "path": path, "validation_fraction": 0.4 }))
         .unwrap()

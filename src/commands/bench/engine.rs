@@ -23,7 +23,10 @@ use crate::train::{
 pub(super) fn run(args: BenchEngineArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.target.backend.as_deref())?;
     let (mut config, corpus, _folder) = shapes::load(&args.shape)?;
-    config.train.steps = Some(u64::from(args.steps));
+    let train = &mut config.train;
+    train.steps = Some(u64::from(args.steps));
+    // Any of these would be the length instead.
+    (train.epochs, train.tokens, train.minutes) = (None, None, None);
     // One evaluation, at the end, of which the time is not taken.
     config.train.evaluate_every = Span::Steps(u64::from(args.steps));
     config.train.evaluation_windows = 1;

@@ -107,7 +107,7 @@ impl Job for Bench<'_> {
         if let Some(peak_mib) = peak_mib {
             result["peak_mib"] = peak_mib;
         }
-        if let Some(flops) = flops_per_token(&config.model, vocab_size) {
+        if let Some(flops) = flops_per_token(config, vocab_size) {
             let flops = flops * tokens as f64;
             let gflops = flops / step / 1e6;
             let peak = peak_gflops::<B::InnerBackend>(config.train.precision, &device)?;

@@ -128,7 +128,7 @@ fn axis(over: CurveAxis) -> Axis {
 fn known(run: &Run) -> anyhow::Result<Compared> {
     let model = &run.config().model;
     let vocab_size = model.vocab_size.unwrap_or_default();
-    let flops_per_token = flops_per_token(model, vocab_size);
+    let flops_per_token = flops_per_token(run.config(), vocab_size);
     let history = run.history();
     Ok(Compared {
         name: run.name().into(),

@@ -9,6 +9,7 @@ use super::params::vocab_size;
 use crate::backend::{self, BackendKind};
 use crate::cli::PlanArgs;
 use crate::config::{self, RunConfig, Source};
+use crate::data::Task;
 use crate::model;
 use crate::train::{TrainingMemory, flops_per_token, largest_batch, total_steps, training_memory};
 
@@ -118,7 +119,10 @@ fn plan(
     // Epochs are as long as the data, which is not looked at.
     let steps = match train.length() {
         config::Span::Epochs(_) => None,
-        _ => total_steps(train, model.context_length, 0),
+        _ => {
+            let targets = Task::targets_of_window(model.architecture, model.context_length);
+            total_steps(train, targets, 0)
+        }
     };
     let checkpoint = memory.weights + memory.moments + memory.average;
     Ok(Plan {
@@ -127,7 +131,7 @@ fn plan(
         vocab_size,
         parameters,
         components,
-        flops_per_token: flops_per_token(model, vocab_size),
+        flops_per_token: flops_per_token(config, vocab_size),
         needed: memory.needed(backend),
         memory,
         available,
@@ -135,7 +139,7 @@ fn plan(
         largest_batch_size: largest.transpose()?,
         tokens_per_step,
         steps,
-        tokens: steps.map(|steps| steps as u64 * tokens_per_step as u64),
+        tokens: steps.map(|steps| (steps as u64).saturating_mul(tokens_per_step as u64)),
         chinchilla_tokens: CHINCHILLA * parameters as u64,
         checkpoint,
         // Beside the newest ones there is the best.

@@ -100,10 +100,13 @@ impl<'a> Examiner<'a> {
         let tokens = (train.examples_per_step() * model.context_length) as f64;
         // Of encoders it is not counted; compared with each other they take as their parameters.
         let parameters = model::parameter_count(model, vocab_size) as f64;
-        let of_token = flops_per_token(model, vocab_size).unwrap_or(6.0 * parameters);
+        let of_token = flops_per_token(&config, vocab_size).unwrap_or(6.0 * parameters);
         let steps = match train.length() {
             config::Span::Epochs(_) => None, // as long as the data
-            _ => total_steps(train, model.context_length, 0).map(|steps| steps as u64),
+            _ => {
+                let targets = Task::targets_of_window(model.architecture, model.context_length);
+                total_steps(train, targets, 0).map(|steps| steps as u64)
+            }
         };
         Ok(Candidate { needed, work: of_token * tokens, steps, assignments })
     }

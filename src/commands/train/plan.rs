@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use burn::tensor::backend::Backend;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,12 +13,14 @@ use super::say;
 use crate::artifact::{Change, Checkpoints, Resumable, Run, Segment};
 use crate::backend::BackendKind;
 use crate::cli::TrainArgs;
-use crate::config::{self, ConfigError, DataConfig, RunConfig, Source};
+use crate::config::{
+    self, Architecture, ConfigError, DataConfig, PositionConfig, RunConfig, Source,
+};
 use crate::data::{Corpus, Task};
 use crate::files::{self, LockedFile};
 use crate::model::{Initializer, Model};
 use crate::report::{Difference, differences};
-use crate::train::RunState;
+use crate::train::{Best, RunState};
 
 /// A run before its next step.
 pub(super) struct Plan {
@@ -36,19 +38,27 @@ struct Existing {
     lock: LockedFile,
     /// The step of the checkpoint to go on from; none where there is no checkpoint yet.
     step: Option<usize>,
+    /// Those of checkpoints after it, which cannot be read.
+    damaged: Vec<usize>,
     /// What is otherwise than before.
     changes: BTreeMap<String, Change>,
     backend: BackendKind,
 }
 
-/// What the data is trained in: other data, or the same in another order, has another one.
-fn identity(config: &RunConfig, corpus: &Corpus) -> String {
-    let mut hasher = Sha256::new();
-    hasher.update(&corpus.fingerprint);
-    hasher.update(config.seed.to_le_bytes());
-    hasher.update((config.model.context_length as u64).to_le_bytes());
-    hasher.update(format!("{:?}", corpus.train.packing));
-    files::hexadecimal(hasher)
+/// Tells what is learned from, in its order, and what evaluations read, from all else that could be.
+fn identities(config: &RunConfig, corpus: &Corpus) -> [String; 2] {
+    let identity = |fingerprint: &str| {
+        let mut hasher = Sha256::new();
+        hasher.update(fingerprint);
+        hasher.update(config.seed.to_le_bytes());
+        hasher.update((config.model.context_length as u64).to_le_bytes());
+        hasher.update(format!("{:?}", corpus.train.packing));
+        hasher
+    };
+    let [train, validation] = &corpus.fingerprints;
+    let mut validation = identity(validation);
+    validation.update((config.train.evaluation_windows as u64).to_le_bytes());
+    [identity(train), validation].map(files::hexadecimal)
 }
 
 impl Plan {
@@ -56,15 +66,18 @@ impl Plan {
     pub(super) fn new_run(args: &TrainArgs) -> anyhow::Result<Self> {
         let source = Source::find(&args.config, None)?;
         let mut value = config::load_value(&source)?;
-        apply(args, &mut value)?;
-        let initial = match value["init_from"].as_str() {
-            Some(name) => {
-                let run = open_initial(args, name)?;
-                config::inherit(&mut value, run.config())?;
-                Some(run)
-            }
+        // Which model it is decides how data is read.
+        let mut settings = value.clone();
+        config::override_values(&mut settings, &args.set)?;
+        let initial = match settings["init_from"].as_str() {
+            Some(name) => Some(open_initial(args, name)?),
             None => None,
         };
+        let initial_config = initial.as_ref().map(Run::config);
+        apply(args, &mut value, config::architecture(&settings, initial_config))?;
+        if let Some(config) = initial_config {
+            config::inherit(&mut value, config)?;
+        }
         let mut config = config::resolve(value)?;
         if let Some(name) = &args.run {
             config.name.clone_from(name);
@@ -87,7 +100,8 @@ impl Plan {
         }
         config.model.vocab_size = Some(vocab_size);
         config.validate()?;
-        let state = RunState { data: identity(&config, &corpus), ..Default::default() };
+        let [data, validation] = identities(&config, &corpus);
+        let state = RunState { data, validation, ..Default::default() };
         Ok(Self { config, corpus, state, initial, existing: None })
     }
 
@@ -102,7 +116,7 @@ impl Plan {
         let lock = run.lock()?;
         let before = serde_json::to_value(run.config())?;
         let mut value = before.clone();
-        apply(args, &mut value)?;
+        apply(args, &mut value, run.config().model.architecture)?;
         for key in ["name", "tokenizer", "init_from"] {
             if value[key] != before[key] {
                 bail!(
@@ -114,24 +128,17 @@ impl Plan {
         // Prepared data would name its own, which must be the same.
         config.tokenizer = run.config().tokenizer.clone();
         let corpus = Corpus::load(&config, Some(Arc::from(run.tokenizer()?)))?;
-        let resumable = run.checkpoints().resume()?;
-        let mut state = describe(&run, resumable.as_ref(), args);
-        let identity = identity(&config, &corpus);
-        if state.progress.step == 0 {
-            state.data = identity;
-        } else if state.data != identity {
-            let old = run.config();
-            let same_context = config.model.context_length == old.model.context_length;
-            if config.data == old.data && config.seed == old.seed && same_context {
-                bail!(
-                    "the data of the run {} is not what it was at step {}; bring it back, or give what it goes on with by --data or --set data..",
-                    run.path().display(),
-                    state.progress.step
-                );
-            }
-            state.data = identity;
-            state.progress.cursor = 0;
+        let resumable = run.checkpoints().newest()?;
+        let model = &run.config().model;
+        if resumable.is_some()
+            && model.position == (PositionConfig::Learned {})
+            && config.model.context_length != model.context_length
+        {
+            bail!(
+                "`model.context_length` cannot be changed in a run with learned positions that goes on; begin a new run with init_from"
+            );
         }
+        let mut state = describe(&run, resumable.as_ref(), args);
         let after = serde_json::to_value(&config)?;
         let changes: BTreeMap<String, Change> = differences(&[before, after])
             .into_iter()
@@ -140,6 +147,7 @@ impl Plan {
                 Some((key, Change { from, to }))
             })
             .collect();
+        check_data(&run, &mut state, identities(&config, &corpus), &changes, args)?;
         for (path, change) in &changes {
             say(args, format_args!("changed: {path} = {} (was {})", change.to, change.from));
         }
@@ -147,8 +155,12 @@ impl Plan {
             (None, Some(name)) => Some(open_initial(args, name)?),
             _ => None,
         };
-        let step = resumable.map(|resumable| resumable.step);
-        let existing = Existing { run, lock, step, changes, backend };
+        let (step, damaged) = match resumable {
+            Some(Resumable { step, damaged, .. }) => (Some(step), damaged),
+            None => (None, Vec::new()),
+        };
+        let damaged = damaged.into_iter().map(|(step, _)| step).collect();
+        let existing = Existing { run, lock, step, damaged, changes, backend };
         Ok(Self { config, corpus, state, initial, existing: Some(existing) })
     }
 
@@ -182,8 +194,9 @@ impl Plan {
     /// The run's folder and its lock. From here on it is what the plan says: a run that there was not
     /// is made now, and one that there was has a new segment if its settings have changed.
     pub(super) fn open(self, args: &TrainArgs) -> anyhow::Result<(Run, LockedFile, Corpus)> {
-        if let Some(Existing { mut run, lock, changes, backend, .. }) = self.existing {
+        if let Some(Existing { mut run, lock, damaged, changes, backend, .. }) = self.existing {
             let step = self.state.progress.step;
+            run.checkpoints().go_on(&damaged, self.state.best)?;
             if !changes.is_empty() {
                 let segment = Segment {
                     step,
@@ -208,6 +221,56 @@ fn open_initial(args: &TrainArgs, name: &str) -> anyhow::Result<Run> {
         .context("init_from names the run to begin with, as emberlm import makes one")
 }
 
+/// Goes on with the data that there is: from its beginning where it is other data than what was read
+/// before, and without a best evaluation where those were of other data.
+///
+/// # Errors
+/// Other data that nobody asked for.
+fn check_data(
+    run: &Run,
+    state: &mut RunState,
+    [data, validation]: [String; 2],
+    changes: &BTreeMap<String, Change>,
+    args: &TrainArgs,
+) -> anyhow::Result<()> {
+    // What was changed since the checkpoint, perhaps by a program that was killed before the next.
+    let segments = run.segments()?;
+    let since = segments.iter().filter(|segment| segment.step >= state.progress.step);
+    let changed: BTreeSet<&String> =
+        since.flat_map(|segment| segment.changes.keys()).chain(changes.keys()).collect();
+    let is_asked_for = changed.iter().any(|key| {
+        key.starts_with("data.") || ["seed", "model.context_length"].contains(&key.as_str())
+    });
+    let is_other_sample = changed.iter().any(|key| *key == "train.evaluation_windows");
+    let is_known = !state.validation.is_empty();
+    let is_other = |now: &str, before: &str| if is_known { now != before } else { is_asked_for };
+    let data_changed = is_other(&data, &state.data);
+    let validation_changed = is_other(&validation, &state.validation);
+    if !is_asked_for && (data_changed || (validation_changed && !is_other_sample)) {
+        bail!(
+            "the data of the run {} is not what it was at step {}; bring it back, or give what it goes on with by --data or --set data..",
+            run.path().display(),
+            state.progress.step
+        );
+    }
+    if data_changed {
+        state.progress.cursor = 0;
+    }
+    if validation_changed {
+        if let Some(Best { step, loss }) = state.best.take() {
+            let was = format_args!("{loss:.4} nats a token at step {step}");
+            say(
+                args,
+                format_args!("evaluations are of other data: their best, {was}, counts no more"),
+            );
+        }
+        state.to_beat = None;
+        state.evaluations_without_improvement = 0;
+    }
+    (state.data, state.validation) = (data, validation);
+    Ok(())
+}
+
 /// Says where a run goes on, and what was lost on the way.
 fn describe(run: &Run, resumable: Option<&Resumable>, args: &TrainArgs) -> RunState {
     let name = run.name();
@@ -215,7 +278,7 @@ fn describe(run: &Run, resumable: Option<&Resumable>, args: &TrainArgs) -> RunSt
         say(args, format_args!("{name} has no checkpoint yet: it begins anew"));
         return RunState::default();
     };
-    for error in damaged {
+    for (_, error) in damaged {
         say(args, format_args!("a checkpoint cannot be read and is set aside: {error}"));
     }
     say(args, format_args!("{name} goes on after step {step}"));
@@ -223,14 +286,15 @@ fn describe(run: &Run, resumable: Option<&Resumable>, args: &TrainArgs) -> RunSt
 }
 
 /// Lays what the command line says on a configuration.
-fn apply(args: &TrainArgs, value: &mut Value) -> anyhow::Result<()> {
-    apply_data(value, args.data.as_ref(), args.eval_data.as_ref())?;
+fn apply(args: &TrainArgs, value: &mut Value, architecture: Architecture) -> anyhow::Result<()> {
+    apply_data(value, architecture, args.data.as_ref(), args.eval_data.as_ref())?;
     Ok(config::override_values(value, &args.set)?)
 }
 
-/// Gives a configuration other data.
+/// Gives a configuration of such a model other data.
 pub(in crate::commands) fn apply_data(
     value: &mut Value,
+    architecture: Architecture,
     data: Option<&PathBuf>,
     eval_data: Option<&PathBuf>,
 ) -> anyhow::Result<()> {
@@ -243,9 +307,6 @@ pub(in crate::commands) fn apply_data(
         }
     }
     if !text.is_empty() {
-        let architecture = value.pointer("/model/architecture").cloned().unwrap_or_default();
-        // A mistake in it is for `resolve` to report.
-        let architecture = serde_json::from_value(architecture).unwrap_or_default();
         let kind = match (data, value["data"]["kind"].as_str()) {
             (None, Some(configured)) => configured,
             (None, None) => "text",

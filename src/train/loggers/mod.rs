@@ -176,7 +176,7 @@ impl Written {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, step: usize) {
+    pub(in crate::train) fn note(&self, step: usize) {
         self.state().step = step;
         self.0.1.notify_all();
     }

@@ -9,7 +9,7 @@ use super::trace::{Slopes, Value};
 use super::{MemoryError, Operations, PartMemory, PeakMemory, TrainingMemory};
 use crate::config::Architecture;
 use crate::config::{DataConfig, Packing, RunConfig};
-use crate::data::BatchPlan;
+use crate::data::{BatchPlan, Task};
 use crate::model::parameter_shapes;
 use crate::train::optimizer::moments_of;
 use crate::train::trained;
@@ -20,8 +20,6 @@ const PROGRAM: u64 = 19 << 20;
 const PACKED: u64 = 20;
 /// Steps until each is as the one before.
 const STEPS: usize = 3;
-/// The share of tokens that an encoder is asked for.
-const ASKED_SHARE: f64 = 0.15;
 
 /// A parameter.
 #[derive(Debug, Clone, Copy)]
@@ -176,10 +174,12 @@ impl<'a> Steps<'a> {
 
     fn loss(&self) -> Loss {
         let RunConfig { model, train, .. } = self.config;
-        let rows = (train.batch_size * model.context_length) as u64;
+        let rows = train.batch_size * model.context_length;
         let targets = match model.architecture {
-            Architecture::Encoder => (rows as f64 * ASKED_SHARE).ceil() as u64,
-            Architecture::Decoder | Architecture::EncoderDecoder => rows,
+            Architecture::Encoder => {
+                Task::targets_of_window(model.architecture, rows).ceil() as u64
+            }
+            Architecture::Decoder | Architecture::EncoderDecoder => rows as u64,
         };
         Loss {
             targets,
