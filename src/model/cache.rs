@@ -70,6 +70,12 @@ impl<B: Backend> Cache<B> {
         self.seen.len()
     }
 
+    /// Bytes of keys and values, with the room that there is for more.
+    pub fn bytes(&self) -> usize {
+        let pairs = self.layers.iter().flat_map(|layer| layer.room.iter().chain(&layer.source));
+        pairs.flatten().map(|tensor| tensor.shape().num_elements() * tensor.dtype().size()).sum()
+    }
+
     /// Whether rows have seen different numbers of positions.
     pub(super) fn is_ragged(&self) -> bool {
         self.seen.iter().any(|seen| *seen != self.seen[0])
@@ -154,9 +160,9 @@ impl<B: GptBackend> Cache<B> {
 
     /// Adds the rows of another cache of the same model after those of this one.
     pub fn append(&mut self, other: Self) {
-        let rows = self.rows();
+        let (rows, positions) = (self.rows(), other.len());
         for (layer, other_layer) in self.layers.iter_mut().zip(other.layers) {
-            layer.append(rows, other_layer, other.seen.len());
+            layer.append(rows, other_layer, [other.seen.len(), positions]);
         }
         self.seen.extend(other.seen);
         self.sources.extend(other.sources);
@@ -291,7 +297,7 @@ impl<B: GptBackend> LayerCache<B> {
         let rows = places.iter().map(|[row, _]| row + 1).max().unwrap_or(0);
         let room = match self.room.take() {
             Some(room) => room.map(|room| self.enlarge(room, rows, positions)),
-            None => new.each_ref().map(|new| self.room_like(new, rows, positions)),
+            None => new.each_ref().map(|new| room_like(new, rows, self.room_for(positions))),
         };
         let [keys, values] = room;
         let [new_keys, new_values] = new.clone();
@@ -303,32 +309,36 @@ impl<B: GptBackend> LayerCache<B> {
     /// With room for so many rows and positions.
     fn enlarge(&self, room: Tensor<B, 4>, rows: usize, positions: usize) -> Tensor<B, 4> {
         let [c, _, r, _] = room.dims();
-        if rows <= c && positions.min(self.span) <= r {
+        let is_long_enough = positions.min(self.span) <= r;
+        if rows <= c && is_long_enough {
             return room;
         }
         let rows = if rows <= c { c } else { rows.next_power_of_two() };
-        let larger = self.room_like(&room, rows, positions.max(r));
+        // More rows are no reason to make them longer.
+        let r = if is_long_enough { r } else { self.room_for(positions) };
+        let larger = room_like(&room, rows, r);
         let places: Vec<[usize; 2]> = (0..c).map(|row| [row, 0]).collect();
         B::put(larger, room, &places)
     }
 
     /// Twice as much as is needed, so that a sequence is copied a few times only.
-    fn room_like(&self, of: &Tensor<B, 4>, rows: usize, positions: usize) -> Tensor<B, 4> {
-        let [_, heads, _, width] = of.dims();
-        let room = (2 * positions).max(LEAST_ROOM).min(self.span);
-        Tensor::zeros([rows, heads, room, width], (&of.device(), of.dtype()))
+    fn room_for(&self, positions: usize) -> usize {
+        (2 * positions).max(LEAST_ROOM).min(self.span)
     }
 
-    /// The rows of another layer after so many of this one.
-    fn append(&mut self, rows: usize, other: Self, count: usize) {
+    /// The rows of another layer, of which there are `count` that have seen `positions` at most,
+    /// after so many of this one.
+    fn append(&mut self, rows: usize, other: Self, [count, positions]: [usize; 2]) {
         let places: Vec<[usize; 2]> = (rows..rows + count).map(|row| [row, 0]).collect();
         if rows == 0 {
             (self.room, self.source) = (other.room, other.source);
             return;
         }
         if let Some(new) = other.room {
-            let new = new.map(|new| of_rows(new, count));
-            self.put(&new, &places, new[0].dims()[2]);
+            // Without its room for more; a window that is full has none.
+            let kept = positions.min(self.span);
+            let new = new.map(|new| of_rows(new, count).narrow(2, 0, kept));
+            self.put(&new, &places, positions);
         }
         if let (Some(source), Some(new)) = (self.source.take(), other.source) {
             let mut pairs = source.into_iter().zip(new);
@@ -348,6 +358,12 @@ impl<B: GptBackend> LayerCache<B> {
             *tensor = B::put(room, row, &[[to, 0]]);
         });
     }
+}
+
+/// Zeros for so many rows and positions.
+fn room_like<B: Backend>(of: &Tensor<B, 4>, rows: usize, positions: usize) -> Tensor<B, 4> {
+    let [_, heads, _, width] = of.dims();
+    Tensor::zeros([rows, heads, positions, width], (&of.device(), of.dtype()))
 }
 
 /// The first rows.

@@ -84,6 +84,49 @@ fn a_cache_grows_with_its_text_and_its_clones_go_their_own_ways() {
     });
 }
 
+/// Prompts of one length join one after the other.
+#[test]
+fn many_rows_have_no_more_room_each_than_one() {
+    const LENGTH: usize = 70;
+    on_each_backend!(|device: B| {
+        for (attention, room) in
+            [(json!({}), 2 * LENGTH), (json!({ "window": 50 }), 50), (json!({ "window": 90 }), 90)]
+        {
+            let model = json!({ "d_model": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
+                "context_length": 4000, "vocab_size": VOCAB_SIZE, "attention": attention,
+                "position": { "kind": "rotary" } });
+            let config = config::resolve(json!({ "name": "decoding", "model": model })).unwrap();
+            let model: Gpt<Inner<B>> =
+                Gpt::new("a", &config.model, VOCAB_SIZE, Initializer::seeded(3), &device);
+            // Keys and values, of two layers, two heads, and four numbers of four bytes.
+            let of_position = 2 * 2 * 2 * 4 * 4;
+            let (mut cache, mut texts) = (model.new_cache(), Vec::new());
+            for count in 1..=9 {
+                let [text, _] = rows(count as u64, LENGTH);
+                let mut own = model.new_cache();
+                model.decode(batch(&[&text], &device), &mut own).unwrap();
+                cache.append(own);
+                texts.push(text);
+                let least = count * LENGTH.min(room) * of_position;
+                let most = count.next_power_of_two() * room * of_position;
+                let bytes = cache.bytes();
+                assert!((least..=most).contains(&bytes), "{attention}, {count} rows: {bytes}");
+            }
+            let logits = model.decode(batch(&[&[5][..]; 9], &device), &mut cache).unwrap();
+            let logits = floats(logits.into_data());
+            for (row, mut text) in texts.into_iter().enumerate() {
+                text.push(5);
+                let all = model.forward(batch(&[&text], &device)); // [1, S, V]
+                let last = floats(all.narrow(1, LENGTH, 1).into_data());
+                let last: Vec<f64> = last.into_iter().map(f64::from).collect();
+                let found = &logits[row * VOCAB_SIZE..][..VOCAB_SIZE];
+                // Sums of another blocking; logits here are below one.
+                assert_close(found, &last, 1e-5, &format!("{attention}, row {row}"));
+            }
+        }
+    });
+}
+
 #[test]
 fn what_is_kept_of_positions_is_what_would_be_made_anew() {
     on_each_backend!(|device: B| {
