@@ -16,7 +16,7 @@ pub(super) struct ApiError {
 /// Seconds after which a server that is full may be asked again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// Whether OpenAI's clients ask again, as they do after any error of a server's.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {

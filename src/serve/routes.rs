@@ -1,6 +1,6 @@
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware;
 use axum::response::Response;
@@ -8,11 +8,11 @@ use axum::routing::{get, post};
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::answer::Answer;
 use super::body::{self, Fields};
-use super::error::ApiError;
+use super::error::{ApiError, SHOULD_RETRY};
 use super::metrics::Timer;
 use super::prompt::{Asked, Form};
 use super::site::Site;
@@ -47,7 +47,10 @@ pub(super) fn router(site: Arc<Site>, origins: Vec<HeaderValue>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE]);
+        // Each client has some of its own, as OpenAI's says what it is.
+        .allow_headers(AllowHeaders::mirror_request())
+        // What else a page may see of an answer: when it may ask again, and whether.
+        .expose_headers([RETRY_AFTER, SHOULD_RETRY]);
     router.layer(cors)
 }
 

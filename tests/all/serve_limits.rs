@@ -310,6 +310,16 @@ fn a_key_is_asked_for_and_other_sites_only_let_in_by_name() {
     };
     assert_eq!(allowed(&served, "https://example.org").as_deref(), Some("https://example.org"));
     assert_eq!(allowed(&served, "https://example.com"), None);
+    // OpenAI's client in a browser asks for all headers that it sends, and reads when to ask again.
+    let asked = "authorization, content-type, x-stainless-lang, x-stainless-retry-count";
+    let request = agent.options(format!("{}/v1/completions", served.url));
+    let request = request.header("origin", "https://example.org");
+    let request = request.header("access-control-request-method", "POST");
+    let answer = request.header("access-control-request-headers", asked).call().unwrap();
+    assert_eq!(answer.headers()["access-control-allow-headers"], asked);
+    let request = agent.get(format!("{}/v1/models", served.url));
+    let refused = request.header("origin", "https://example.org").call().unwrap();
+    assert_eq!(refused.headers()["access-control-expose-headers"], "retry-after,x-should-retry");
     assert_eq!(allowed(&Served::new(&options()), "https://example.org"), None);
     let any = Options { cors_origins: vec!["*".into()], ..options() };
     assert_eq!(allowed(&Served::new(&any), "https://example.com").as_deref(), Some("*"));
