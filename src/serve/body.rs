@@ -233,6 +233,11 @@ impl Fields {
             let message = format!("at most {ALTERNATIVES} of the likeliest tokens are listed");
             return Err(ApiError::bad(message).of("logprobs"));
         }
+        let has_logprobs = matches!(self.logprobs, Some(Logprobs::Wanted(true)));
+        if self.top_logprobs.is_some_and(|count| count > 0) && !has_logprobs {
+            let message = "`top_logprobs` needs `logprobs` to be true; give both";
+            return Err(ApiError::bad(message).of("top_logprobs"));
+        }
         Ok(())
     }
 

@@ -148,6 +148,11 @@ impl Served {
         let slides = fields.overflow == Some(Policy::Slide);
         let request = match self.task {
             Task::Translation { begin, .. } => {
+                if slides {
+                    let message =
+                        "this model translates, and a translation cannot slide; leave out overflow";
+                    return Err(ApiError::bad(message).of("overflow"));
+                }
                 if length > context_length {
                     let wrong = SequenceError::Source { length, most: context_length };
                     return Err(ApiError::long_prompt(wrong.to_string()).of(param));

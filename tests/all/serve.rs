@@ -289,7 +289,7 @@ fn prompts_come_as_texts_or_tokens() {
     assert_eq!(full["usage"]["completion_tokens"], 3);
     // What changes nothing is taken.
     let quiet = ask(json!({ "prompt": "Anna", "user": "me", "suffix": null, "best_of": 1,
-        "stop": null, "tools": [], "response_format": { "type": "text" } }));
+        "stop": null, "tools": [], "top_logprobs": 0, "response_format": { "type": "text" } }));
     assert_eq!(texts(&quiet), texts(&both)[..1]);
 }
 
@@ -440,19 +440,35 @@ fn translations_are_those_that_generate_writes() {
                 });
             }
         });
-        for (path, body, message) in [
-            ("/v1/completions", json!({ "prompt": "" }), "the prompt is empty"),
-            ("/v1/completions", json!({ "prompt": "a".repeat(33) }), "the source has 33 tokens"),
+        let completions = "/v1/completions";
+        for (path, body, param, message) in [
+            (completions, json!({ "prompt": "" }), "prompt", "the prompt is empty"),
+            (
+                completions,
+                json!({ "prompt": "a".repeat(33) }),
+                "prompt",
+                "the source has 33 tokens",
+            ),
+            (
+                completions,
+                json!({ "prompt": "a", "overflow": "slide" }),
+                "overflow",
+                "a translation cannot slide",
+            ),
             (
                 "/v1/chat/completions",
                 json!({ "messages": [{ "role": "user", "content": "a" }] }),
+                "",
                 "this model translates; use /v1/completions",
             ),
         ] {
             let (status, error) = document(served.post(path, &body.to_string()));
-            let found = error["error"]["message"].as_str().unwrap();
+            let error = &error["error"];
+            let found = error["message"].as_str().unwrap();
             assert!(status == 400 && found.contains(message), "{error}");
+            assert_eq!(error["param"].as_str().unwrap_or_default(), param, "{error}");
         }
+        served.ask(completions, &json!({ "prompt": "a", "overflow": "stop", "max_tokens": 2 }));
         translator.stopper().stop();
         assert!(translator.wait());
     }

@@ -66,6 +66,8 @@ async function show(name) {
   const { model, summary } = about;
   if (!$("prompt").value) $("prompt").value = about.prompt || "";
   $("max_tokens").max = about.max_tokens;
+  // A translation ends with its context.
+  $("slide").disabled = model.architecture === "encoder-decoder";
   $("facts").textContent = `${count(about.parameters)} parameters, context ${count(about.context_length)}`;
   const facts = [
     ["Run", about.id], ["Architecture", model.architecture], ["Parameters", count(about.parameters)],
@@ -95,7 +97,8 @@ function request() {
     max_tokens: number("max_tokens"), temperature: number("temperature"), top_p: number("top_p"),
     min_p: number("min_p") || undefined, top_k: number("top_k"), seed: number("seed"),
     repetition_penalty: number("repetition_penalty"),
-    stop: $("stop_text").value || undefined, overflow: $("slide").checked ? "slide" : "stop",
+    stop: $("stop_text").value || undefined,
+    overflow: $("slide").checked && !$("slide").disabled ? "slide" : "stop",
   };
 }
 
