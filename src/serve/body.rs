@@ -225,13 +225,15 @@ impl Fields {
             let message = format!("at most {STOPS} stop strings of {STOP_BYTES} bytes are taken");
             return Err(ApiError::bad(message).of("stop"));
         }
-        let asked = match self.logprobs {
-            Some(Logprobs::Count(count)) => count,
-            _ => self.top_logprobs.unwrap_or_default(),
+        let of_completion = match self.logprobs {
+            Some(Logprobs::Count(count)) => Some(count),
+            Some(Logprobs::Wanted(_)) | None => None,
         };
-        if asked > ALTERNATIVES {
-            let message = format!("at most {ALTERNATIVES} of the likeliest tokens are listed");
-            return Err(ApiError::bad(message).of("logprobs"));
+        for (count, field) in [(of_completion, "logprobs"), (self.top_logprobs, "top_logprobs")] {
+            if count.is_some_and(|count| count > ALTERNATIVES) {
+                let message = format!("at most {ALTERNATIVES} of the likeliest tokens are listed");
+                return Err(ApiError::bad(message).of(field));
+            }
         }
         let has_logprobs = matches!(self.logprobs, Some(Logprobs::Wanted(true)));
         if self.top_logprobs.is_some_and(|count| count > 0) && !has_logprobs {
@@ -263,8 +265,10 @@ impl Fields {
         }
     }
 
-    pub(super) fn most_tokens(&self) -> Option<usize> {
-        self.max_completion_tokens.or(self.max_tokens)
+    /// Tokens that a text may have, and the field that says so.
+    pub(super) fn most_tokens(&self) -> Option<(usize, &'static str)> {
+        let newer = self.max_completion_tokens.map(|most| (most, "max_completion_tokens"));
+        newer.or(self.max_tokens.map(|most| (most, "max_tokens")))
     }
 
     pub(super) fn streams(&self) -> bool {

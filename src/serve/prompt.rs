@@ -41,9 +41,14 @@ impl Asked {
                 served.completed(fields.prompt.as_ref())?
             }
             Form::Chat => {
-                if fields.prompt.is_some() || fields.echo.is_some() {
-                    let message = "prompt and echo are for /v1/completions; give messages here";
-                    return Err(ApiError::bad(message).of("prompt"));
+                for (is_there, field) in
+                    [(fields.prompt.is_some(), "prompt"), (fields.echo.is_some(), "echo")]
+                {
+                    if is_there {
+                        let message =
+                            format!("{field} is for /v1/completions; give only messages here");
+                        return Err(ApiError::bad(message).of(field));
+                    }
                 }
                 if let Task::Translation { .. } = served.task {
                     return Err(ApiError::bad("this model translates; use /v1/completions"));
@@ -57,7 +62,9 @@ impl Asked {
         let most_texts = served.most_texts;
         if prompts.len().saturating_mul(fields.texts()) > most_texts {
             let message = format!("at most {most_texts} texts may be asked for at a time");
-            return Err(ApiError::bad(message).of("n"));
+            // More prompts than that are too many, whatever `n` is.
+            let field = if prompts.len() > most_texts { "prompt" } else { "n" };
+            return Err(ApiError::bad(message).of(field));
         }
         let seed = fields.seed.map_or_else(rand::random, |seed| seed as u64);
         for (tokens, text) in prompts {
@@ -132,13 +139,13 @@ impl Served {
             Form::Completion => COMPLETION_TOKENS.min(self.most_tokens),
             Form::Chat => self.most_tokens,
         };
-        let max_tokens = fields.most_tokens().unwrap_or(usual);
+        let (max_tokens, field) = fields.most_tokens().unwrap_or((usual, "max_tokens"));
         if max_tokens > self.most_tokens {
             let message = format!(
                 "{max_tokens} tokens are more than the {} that this server gives",
                 self.most_tokens
             );
-            return Err(ApiError::bad(message).of("max_tokens"));
+            return Err(ApiError::bad(message).of(field));
         }
         let (length, context_length) = (tokens.len(), self.context_length);
         let param = match form {
