@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::chat::Template;
 use super::connections;
@@ -19,6 +19,9 @@ use crate::backend::{BackendError, Target};
 use crate::data::Task;
 use crate::tokenizer::Tokenizer;
 
+/// Longer than anybody waits, and short enough that every clock can tell when it ends.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// How runs are served.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -31,15 +34,16 @@ pub struct Options {
     pub api_key: Option<Key>,
     /// Origins whose pages may ask, as `https://example.org`; `*` for any.
     pub cors_origins: Vec<String>,
-    /// Texts of a run that are written together.
+    /// Texts of a run that are written together, at least 1.
     pub max_batch: usize,
-    /// Texts of a run that wait.
+    /// Texts of a run that wait, from 1 to [`Semaphore::MAX_PERMITS`].
     pub queue: usize,
     /// Tokens of a text.
     pub max_tokens: usize,
     /// Bytes of a body.
     pub max_body: usize,
-    /// In which a request is answered whole, waiting included.
+    /// In which a request is answered whole, waiting included; more than zero, and at most
+    /// `u32::MAX` seconds.
     pub timeout: Duration,
     /// In which what has begun is finished when the server stops.
     pub grace: Duration,
@@ -54,6 +58,8 @@ pub enum ServeError {
     Thread { source: std::io::Error },
     #[error("`{origin}` is no origin; give one as https://example.org, or * for any")]
     Origin { origin: String },
+    #[error("`{option}` = {found} is out of range; give {accepted}")]
+    OutOfRange { option: &'static str, found: String, accepted: String },
     #[error("two of the runs are called `{run}`; serve one of them")]
     Twice { run: String },
     #[error("the run {run} fills gaps and continues nothing; use emberlm fill-mask")]
@@ -105,6 +111,7 @@ impl Server {
         runs: Vec<(Run, Arc<dyn Tokenizer>)>,
         options: &Options,
     ) -> Result<Self, ServeError> {
+        check(options)?;
         let origins = origins(&options.cors_origins)?;
         // First, since it is quick and the models are not.
         let refused = |source| ServeError::Listen { address: options.address, source };
@@ -167,6 +174,34 @@ impl Server {
 fn runtime() -> std::io::Result<Runtime> {
     // What is computed, the engines compute.
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// # Errors
+/// Numbers with which nothing would ever be written or answered, or that nothing can count to.
+fn check(options: &Options) -> Result<(), ServeError> {
+    let Options { max_batch, queue, timeout, .. } = *options;
+    let most_waiting = Semaphore::MAX_PERMITS;
+    let has_time = !timeout.is_zero() && timeout <= LONGEST_TIMEOUT;
+    for (option, found, is_accepted, accepted) in [
+        ("max_batch", max_batch.to_string(), max_batch > 0, "at least 1".into()),
+        (
+            "queue",
+            queue.to_string(),
+            (1..=most_waiting).contains(&queue),
+            format!("1 to {most_waiting}"),
+        ),
+        (
+            "timeout",
+            format!("{timeout:?}"),
+            has_time,
+            format!("more than 0s and at most {LONGEST_TIMEOUT:?}"),
+        ),
+    ] {
+        if !is_accepted {
+            return Err(ServeError::OutOfRange { option, found, accepted });
+        }
+    }
+    Ok(())
 }
 
 fn origins(names: &[String]) -> Result<Vec<HeaderValue>, ServeError> {

@@ -449,6 +449,17 @@ fn servers_that_cannot_be_are_refused() {
     assert!(refused(vec![run(), run()], &options()).contains("two of the runs are called"));
     let path = Options { cors_origins: vec!["https://a.org/b".into()], ..options() };
     assert!(refused(vec![run()], &path).contains("is no origin"));
+    let seconds = |seconds: f64| Duration::from_secs_f64(seconds);
+    for (wrong, message) in [
+        (Options { max_batch: 0, ..options() }, "`max_batch` = 0 is out of range; give at least 1"),
+        (Options { queue: 0, ..options() }, "`queue` = 0 is out of range; give 1 to "),
+        (Options { queue: usize::MAX, ..options() }, "is out of range; give 1 to "),
+        (Options { timeout: seconds(0.0), ..options() }, "`timeout` = 0ns is out of range"),
+        (Options { timeout: Duration::MAX, ..options() }, "and at most 4294967295s"),
+    ] {
+        let found = refused(vec![run()], &wrong);
+        assert!(found.contains(message), "{found}");
+    }
     let served = Served::new(&options());
     let address = served.url.strip_prefix("http://").unwrap().parse().unwrap();
     let taken = refused(vec![run()], &Options { address, ..options() });
