@@ -111,7 +111,8 @@ const PIECE: usize = 128;
 /// their logits may differ in the last digits.
 ///
 /// A step reads a piece of a prompt, or of several short ones, so that a long prompt delays the
-/// others by no more than that; who is not read yet gets no token in that step.
+/// others by no more than that; who is not read yet gets no token in that step. A source is read
+/// whole, since each of its tokens sees all others, and counts like a prompt.
 #[derive(Debug)]
 pub struct Slots<'a, B: GptBackend, M: NextToken<B>> {
     model: &'a M,
@@ -263,8 +264,14 @@ impl<'a, B: GptBackend, M: NextToken<B>> Slots<'a, B, M> {
         while count < PIECE
             && let Some(Unread { mut member, cache }) = self.unread.pop_front()
         {
-            let source = &member.sequence.source;
-            let mut cache = cache.unwrap_or_else(|| self.model.new_cache(source));
+            let mut cache = match cache {
+                Some(cache) => cache,
+                None => {
+                    let source = &member.sequence.source;
+                    count += source.len();
+                    self.model.new_cache(source)
+                }
+            };
             let (piece, is_last) = member.piece();
             count += piece.len();
             let logits = read(self.model, batch(&[&piece], &self.device), &mut cache);

@@ -432,6 +432,41 @@ fn long_prompts_are_read_in_pieces_as_they_are_read_whole() {
     });
 }
 
+/// A long source is read alone, and of short ones as many as make up a piece.
+#[test]
+fn sources_are_read_a_few_in_a_step() {
+    on_each_backend!(|device: B| {
+        let config = resolve(json!({ "architecture": "encoder-decoder", "d_model": 8,
+            "n_layers": 1, "n_heads": 2, "context_length": 130, "vocab_size": 5 }));
+        let built = Model::<Inner<B>>::new("a", &config, 5, Initializer::seeded(3), &device);
+        let Model::Seq2Seq(model) = built else { panic!() };
+        let enter = |slots: &mut Slots<_, _>, number: usize, length: usize| {
+            let source: Vec<u32> = (0..length).map(|at| ((at + number) % 5) as u32).collect();
+            let sampler = Sampler::new(GREEDY, 0).unwrap();
+            slots.enter(Sequence::translation(&source, 0, sampler)).unwrap()
+        };
+        let lengths = [130, 130, 60, 60, 60, 60];
+        let mut slots = Slots::new(&model, 5);
+        let tickets: Vec<Ticket> =
+            lengths.iter().enumerate().map(|(number, it)| enter(&mut slots, number, *it)).collect();
+        let mut told: Vec<Vec<Next>> = vec![Vec::new(); lengths.len()];
+        // A piece has 128 tokens, and each target begins with one.
+        for read in [1, 2, 5, 6, 6] {
+            let nexts = slots.step();
+            let found: Vec<Ticket> = nexts.iter().map(|(ticket, _)| *ticket).collect();
+            assert_eq!(found, tickets[..read]);
+            told.iter_mut().zip(nexts).for_each(|(told, (_, next))| told.push(next));
+        }
+        for (number, told) in told.into_iter().enumerate() {
+            let mut alone = Slots::new(&model, 5);
+            enter(&mut alone, number, lengths[number]);
+            for next in told {
+                assert_eq!(alone.step()[0].1, next, "{number}");
+            }
+        }
+    });
+}
+
 /// What a full context leads to, by reading all that is left of the text without a cache at every
 /// step.
 #[test]
