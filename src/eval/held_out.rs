@@ -97,18 +97,32 @@ impl HeldOut {
     /// How it is measured, in words.
     pub fn protocol(&self) -> String {
         let length = self.context_length;
+        let packing = match &self.split.tokens {
+            SplitTokens::Text(stream) => Some((self.split.packing, stream.has_ends())),
+            SplitTokens::Pairs(_) => None,
+        };
+        // After another one that has ended, even the first token of a document has one before it.
+        let first = match packing {
+            Some((Packing::Documents, false)) => "the first of each document",
+            _ => "the first",
+        };
         let mut protocol = match (self.task, self.stride) {
             (Task::NextToken, None) => format!(
-                "each token but the first once, from those before it in windows of {length} that follow each other"
+                "each token but {first} once, from those before it in windows of {length} that follow each other"
             ),
             (Task::NextToken, Some(stride)) => format!(
-                "each token but the first once, from those before it in windows of {length}, {stride} apart"
+                "each token but {first} once, from those before it in windows of {length}, {stride} apart"
             ),
             (Task::MaskedTokens { .. }, _) => {
                 format!("15% of the tokens, from all others in windows of {length}")
             }
             (Task::Translation { .. }, _) => "each token of a target, from its source".into(),
         };
+        match packing {
+            Some((Packing::Documents, _)) => protocol += "; each window is of one document",
+            Some((Packing::MaskedStream, _)) => protocol += "; attention does not leave a document",
+            Some((Packing::Stream, _)) | None => {}
+        }
         if self.is_part {
             protocol += &format!("; the first {} of them", self.len());
         }

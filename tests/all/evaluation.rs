@@ -250,6 +250,56 @@ fn the_bytes_are_those_of_the_tokens_that_are_predicted() {
 }
 
 #[test]
+fn a_protocol_says_how_documents_are_kept_apart() {
+    let ended = TokenStream::of_documents(vec![1, 2, 0, 3, 4, 0], vec![0, 3]);
+    let bare = TokenStream::of_documents(vec![1, 2, 3, 4], vec![0, 2]).without_ends();
+    let masked = Task::MaskedTokens { mask: 5, seed: 1 };
+    let first = "each token but the first once, from those before it in windows of 2";
+    for (stream, packing, task, stride, begin, end) in [
+        (&ended, Packing::Stream, Task::NextToken, None, first, "that follow each other"),
+        (
+            &ended,
+            Packing::Documents,
+            Task::NextToken,
+            None,
+            first,
+            "; each window is of one document",
+        ),
+        (
+            &bare,
+            Packing::Documents,
+            Task::NextToken,
+            Some(1),
+            "each token but the first of each document once, ",
+            "windows of 2, 1 apart; each window is of one document",
+        ),
+        (
+            &bare,
+            Packing::MaskedStream,
+            Task::NextToken,
+            Some(1),
+            first,
+            "windows of 2, 1 apart; attention does not leave a document",
+        ),
+        (
+            &ended,
+            Packing::Documents,
+            masked,
+            None,
+            "15% of the tokens, ",
+            "in windows of 2; each window is of one document",
+        ),
+    ] {
+        let split = Split { tokens: SplitTokens::Text(stream.clone()), packing, bytes: 4 };
+        let mut held_out = HeldOut::new(split, task, 2, stride).unwrap();
+        let protocol = held_out.protocol();
+        assert!(protocol.starts_with(begin) && protocol.ends_with(end), "{protocol}");
+        held_out.limit(1);
+        assert_eq!(held_out.protocol(), format!("{protocol}; the first 1 of them"));
+    }
+}
+
+#[test]
 fn whoever_watches_can_stop_everything() {
     on_each_backend!(|device: B| {
         let model = random_model::<Inner<B>>(VOCAB_SIZE, &device);
