@@ -87,6 +87,8 @@ fn folder(model: &str) -> Result<PathBuf, InteropError> {
     let path = Path::new(model);
     if path.is_dir() {
         Ok(path.into())
+    } else if path.is_file() {
+        Err(InteropError::NotFolder { path: path.into() })
     } else if interop::is_hub_name(model) && !path.exists() {
         interop::download(model)
     } else {

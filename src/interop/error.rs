@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use crate::artifact::ArtifactError;
 use crate::artifact::TensorError;
 use crate::config::ConfigError;
-use crate::files::{FileError, NamesFile};
+use crate::files::{self, FileError, NamesFile};
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be taken over, or handed on.
@@ -17,6 +17,10 @@ pub enum InteropError {
         "there is no folder {name}, and no model can have that name on the Hugging Face Hub, where it would be organisation/model"
     )]
     NoFolder { name: String },
+    #[error(
+        "{} is a file; give the folder that it is in: emberlm import {}", .path.display(), files::folder_of(.path).display()
+    )]
+    NotFolder { path: PathBuf },
     #[error(
         "cannot get {name} from the Hugging Face Hub: {reason}; download its folder elsewhere and give that: emberlm import FOLDER"
     )]

@@ -301,6 +301,11 @@ fn what_is_no_model_is_refused() {
     refused(folder.path(), &["import", "empty"], "has neither config.json");
     refused(folder.path(), &["import", "nothing"], "there is no folder nothing");
     refused(folder.path(), &["import", "a/b/c"], "there is no folder a/b/c");
+    fs::write(folder.path().join("empty/model.safetensors"), "").unwrap();
+    let weights = "empty/model.safetensors";
+    let expected =
+        format!("{weights} is a file; give the folder that it is in: emberlm import empty");
+    refused(folder.path(), &["import", weights], &expected);
 }
 
 #[test]
