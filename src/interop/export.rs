@@ -263,7 +263,10 @@ fn resolved(config: &ModelConfig) -> Result<Value, InteropError> {
     if let Some(norm) = &mut whole.attention.qk_norm {
         norm.bias = Some(config.norm_bias(norm));
     }
-    let windows: Vec<_> = (0..config.n_layers).map(|layer| config.window(layer)).collect();
+    // One as wide as the context hides nothing.
+    let hides = |window: &usize| *window < config.context_length;
+    let windows: Vec<_> =
+        (0..config.n_layers).map(|layer| config.window(layer).filter(hides)).collect();
     if windows.iter().all(Option::is_none) {
         (whole.attention.window, whole.attention.full_every) = (None, None);
     } else if windows.iter().all(Option::is_some) {

@@ -673,8 +673,13 @@ fn what_no_class_has_is_refused_by_name() {
     // Without biases it is a GPT-2 whose biases are zero.
     let bare = ModelConfig { bias: false, ..plain.clone() };
     assert_eq!(Export::new(&bare).unwrap().class(), "GPT2LMHeadModel");
+    // A window that hides nothing is none.
+    let mut wide = plain.clone();
+    wide.attention.window = Some(8);
+    assert_eq!(Export::new(&wide).unwrap().class(), "GPT2LMHeadModel");
     type Edit = fn(&mut ModelConfig);
-    let cases: [(Edit, &str); 5] = [
+    let cases: [(Edit, &str); 6] = [
+        (|model| model.attention.window = Some(7), "model.attention.window = 7"),
         (|model| model.position = PositionConfig::Alibi {}, "model.position.kind = \"alibi\""),
         (|model| model.logit_soft_cap = Some(30.0), "model.logit_soft_cap = 30.0"),
         (|model| model.residual = Residual::Parallel, "model.residual = \"parallel\""),
