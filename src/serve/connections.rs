@@ -22,8 +22,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// After which another connection is waited for, where there was no memory or no file for one.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers all who come until `stop` becomes true, and then at most for `grace` those who are
-/// there.
+/// Answers all who come until `stop` becomes true or its senders are gone, and then at most for
+/// `grace` those who are there.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -37,7 +37,7 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(MOST));
     {
-        // A server that is gone stops nothing, and is waited for by nobody.
+        // It ends as well where nobody is left who could say so.
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
         loop {
             let next = pin!(async {

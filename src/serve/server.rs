@@ -72,7 +72,8 @@ pub enum ServeError {
     Backend(#[from] BackendError),
 }
 
-/// Runs that are being served.
+/// Runs that are being served. Dropped with all its stoppers it stops as by [`Stopper::stop`],
+/// without being waited for.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -81,7 +82,7 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Lets a server stop, from wherever.
+/// Lets a server stop, from wherever. While there is one, a server that was dropped goes on.
 #[derive(Debug, Clone)]
 pub struct Stopper(watch::Sender<bool>);
 

@@ -487,6 +487,22 @@ fn a_server_that_stops_finishes_what_has_begun() {
 }
 
 #[test]
+fn a_server_that_nobody_can_stop_any_more_stops() {
+    let mut served = Served::new(&options());
+    let server = served.server.take().unwrap();
+    let (address, stopper) = (server.address(), server.stopper());
+    drop(server);
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(document(served.get("/health")).0, 200, "a stopper is left");
+    drop(stopper);
+    let started = Instant::now();
+    while TcpStream::connect(address).is_ok() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it goes on");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn a_server_that_stops_does_not_wait_for_ever() {
     let mut served = Served::new(&Options { grace: Duration::from_millis(200), ..options() });
     let clients = [true, false].map(|it| connect(&served, "/v1/completions", &endless(it)));
