@@ -5,8 +5,9 @@
     venv/bin/python tests/python/check_playground.py http://127.0.0.1:8000 secret --shots shots
 
 In light and dark, on a screen and at the width of a phone: enters the key, generates by keyboard,
-walks over the tokens, stops a text, and goes on with it. Nothing may be wider than the screen,
-nothing may be asked of anybody else, and the console must stay empty. Screenshots go to a folder.
+walks over the tokens, stops a text, goes on with it, and selects another model before the first is
+known. Nothing may be wider than the screen, nothing may be asked of anybody else, and the console
+must stay empty. Screenshots go to a folder.
 """
 
 import argparse
@@ -22,6 +23,20 @@ parser.add_argument("--prompt", default="Once upon a time, Anna")
 parser.add_argument("--shots", type=pathlib.Path)
 args = parser.parse_args()
 url = args.url.rstrip("/")
+
+# What is told of a model that was left meanwhile comes last; the name that is shown then.
+SELECT_TWICE = """async () => {
+  const usual = window.fetch, left = { ...about, id: "left" };
+  let answer;
+  window.fetch = (path, options) => path === "/api/models/left"
+    ? new Promise(resolve => { answer = resolve; }) : usual(path, options);
+  const slow = show("left");
+  await show($("model").value);
+  answer(new Response(JSON.stringify(left)));
+  await slow;
+  window.fetch = usual;
+  return about.id;
+}"""
 
 SCREENS = {"screen": (1200, 900), "phone": (375, 812)}
 
@@ -73,6 +88,8 @@ def check(page, name):
     assert page.inner_text("#pace").endswith("stopped")
     assert page.is_disabled("#stop") and page.inner_text("#error") == ""
     page.fill("#max_tokens", "5")
+
+    assert page.evaluate(SELECT_TWICE) == page.input_value("#model")
 
 
 with sync_playwright() as playwright:

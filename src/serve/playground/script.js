@@ -1,7 +1,7 @@
 "use strict";
 const $ = id => document.getElementById(id);
 let key = sessionStorage.getItem("emberlm-key") || "";
-let about = null, running = null, curves = null, pieces = [], chosen = -1, asked = "";
+let about = null, shows = 0, running = null, curves = null, pieces = [], chosen = -1, asked = "";
 
 const make = (name, cls, text) => {
   const element = document.createElement(name);
@@ -61,8 +61,11 @@ $("door").addEventListener("submit", event => {
 });
 
 async function show(name) {
-  const path = "/api/models/" + encodeURIComponent(name);
-  about = await get(path);
+  const path = "/api/models/" + encodeURIComponent(name), own = ++shows;
+  const found = await get(path);
+  // Another model may have been selected meanwhile.
+  if (own !== shows) return;
+  about = found;
   const { model, summary } = about;
   if (!$("prompt").value) $("prompt").value = about.prompt || "";
   $("max_tokens").max = about.max_tokens;
@@ -80,7 +83,9 @@ async function show(name) {
     ["Source entropy", summary?.source_entropy?.toFixed(4)],
   ].filter(fact => fact[1] !== undefined && fact[1] !== null);
   $("about").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]));
-  curves = await get(path + "/losses");
+  const losses = await get(path + "/losses");
+  if (own !== shows) return;
+  curves = losses;
   draw();
 }
 $("model").addEventListener("change", () => show($("model").value).catch(fail));
