@@ -122,7 +122,7 @@ fn split_layer(parameter: &str) -> (String, String) {
     layer.unwrap_or_else(|| (String::new(), parameter.to_string()))
 }
 
-/// Our parameter out of their tensors, which `read` gives by name.
+/// Our parameter in f32 out of their tensors, which `read` gives by name, of any kind of number.
 ///
 /// # Errors
 /// Whatever `read` refuses. Shapes must have been checked before.
@@ -132,14 +132,14 @@ pub fn assemble<E>(
     mut read: impl FnMut(&str) -> Result<TensorData, E>,
 ) -> Result<TensorData, E> {
     if let [Source { name, layout: Layout::Same, .. }] = sources {
-        return read(name);
+        return Ok(read(name)?.convert::<f32>());
     }
     let columns = shape.last().copied().unwrap_or(1);
     let mut ours = vec![0f32; shape.iter().product()];
     let mut start = 0;
     for source in sources {
         let data = read(&source.name)?;
-        let theirs: Vec<f32> = data.into_vec().unwrap_or_default();
+        let theirs: Vec<f32> = data.convert::<f32>().into_vec().unwrap_or_default();
         let width = source.width();
         let in_ours = |row: usize, column: usize| row * columns + start + column;
         match source.layout {

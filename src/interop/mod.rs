@@ -105,8 +105,9 @@ impl Family {
         layout::sources(self.names, config, parameter, shape)
     }
 
-    /// One of our parameters out of their tensors, which `read` gives by name and which have the
-    /// shapes that [`Family::sources`] says; none where the family has no such thing.
+    /// One of our parameters in f32 out of their tensors, which `read` gives by name, of any kind
+    /// of number, and which have the shapes that [`Family::sources`] says; none where the family
+    /// has no such thing.
     pub fn assemble<E>(
         &self,
         config: &ModelConfig,

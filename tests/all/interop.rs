@@ -1,10 +1,11 @@
 //! Models of other projects: imported, computed with, and handed back.
 
-use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
+use burn::tensor::{DType, ElementConversion, Int, Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -14,8 +15,8 @@ use emberlm::artifact::{Run, read_tensors, write_tensors};
 use emberlm::backend::{GptBackend, Job, TrainBackend};
 use emberlm::config::{Architecture, ModelConfig, PositionConfig, Residual};
 use emberlm::generate::{Sampler, Sampling};
-use emberlm::interop::Export;
-use emberlm::model::{Gpt, Model};
+use emberlm::interop::{Export, Family};
+use emberlm::model::{Gpt, Model, parameter_shapes};
 use emberlm::tokenizer::{self, HuggingFaceTokenizer, MergesTokenizer, SavedTokenizer, Tokenizer};
 use emberlm::train::LanguageModel;
 
@@ -663,6 +664,28 @@ fn what_is_exported_is_what_was_imported() {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("exists already; choose another folder"), "{message}");
+}
+
+/// The same numbers in two bytes each.
+#[test]
+fn parameters_are_made_of_numbers_of_any_kind() {
+    for name in ["gpt2-tiny", "llama-tiny", "gemma-tiny", "gpt-neox-tiny"] {
+        let family = Family::find(&read_json(&golden(name).join("config.json"))).unwrap();
+        let config = family.model_config(&read_json(&golden(name).join("config.json"))).unwrap();
+        let theirs = read_tensors(&golden(name).join("model.safetensors")).unwrap();
+        for (parameter, shape) in parameter_shapes(&config, config.vocab_size.unwrap()) {
+            let assembled = |is_half: bool| {
+                let read = |name: &str| {
+                    let half = theirs[name].clone().convert::<bf16>();
+                    Ok::<_, Infallible>(if is_half { half } else { half.convert::<f32>() })
+                };
+                family.assemble(&config, &parameter, &shape, read).unwrap().unwrap()
+            };
+            let (found, expected) = (assembled(true), assembled(false));
+            assert_eq!((found.dtype, &found.shape), (DType::F32, &expected.shape));
+            assert!(found == expected, "{name}: {parameter}");
+        }
+    }
 }
 
 #[test]
