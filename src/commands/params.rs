@@ -26,7 +26,7 @@ pub(super) fn run(args: ParamsArgs) -> anyhow::Result<()> {
     // One row for all layers of a stack: what differs between them is their number only.
     let mut rows: Vec<Row> = Vec::new();
     for (name, shape) in shapes {
-        let component = model::component(&name);
+        let component = config::component(&name);
         let count = shape.iter().product();
         match rows.iter_mut().find(|row| row.component == component) {
             Some(row) => {

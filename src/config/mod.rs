@@ -36,7 +36,7 @@ pub use optimizer::{
     AdamwConfig, LionConfig, MuonAdamwConfig, MuonConfig, OptimizerConfig, ParameterGroup,
     SgdConfig,
 };
-pub use pattern::{NamePattern, select_names};
+pub use pattern::{NamePattern, component, select_names};
 pub use precision::Precision;
 pub use schedule::{DecayShape, ScheduleConfig};
 pub use schema::{

@@ -52,7 +52,7 @@ pub fn select_names(
             }
         }
         if matches == 0 {
-            let mut known: Vec<String> = names.iter().map(|name| without_numbers(name)).collect();
+            let mut known: Vec<String> = names.iter().map(|name| component(name)).collect();
             let mut seen = std::collections::HashSet::new();
             known.retain(|name| seen.insert(name.clone()));
             let pattern = pattern.0.as_str().into();
@@ -62,8 +62,9 @@ pub fn select_names(
     Ok(selected)
 }
 
-/// `decoder.blocks.3.attention.qkv.weight` -> `decoder.blocks.*.attention.qkv.weight`
-fn without_numbers(name: &str) -> String {
+/// What a parameter is, whatever its layer: `decoder.blocks.3.attention.qkv.weight` is
+/// `decoder.blocks.*.attention.qkv.weight`.
+pub fn component(name: &str) -> String {
     let part = |part| if str::parse::<usize>(part).is_ok() { "*" } else { part };
     name.split('.').map(part).collect::<Vec<_>>().join(".")
 }

@@ -41,9 +41,7 @@ pub use init::Initializer;
 pub use linear::Linear;
 pub use lora::{Lora, check_adapters, is_adapter};
 pub use norm::Norm;
-pub use parameters::{
-    ModelError, Parameter, component, load_parameters, parameters, tensor, tensors,
-};
+pub use parameters::{ModelError, Parameter, load_parameters, parameters, tensor, tensors};
 pub use pass::{Memory, Pass, Rows};
 pub use position::{Places, frequencies};
 pub use record::{Heads, Observer, Output, Part, Record};

@@ -38,16 +38,6 @@ pub fn parameters<B: Backend, M: Module<B>>(module: &M) -> Vec<Parameter> {
     found
 }
 
-/// What a parameter is, whatever its layer: `decoder.blocks.3.attention.qkv.weight` is
-/// `decoder.blocks.*.attention.qkv.weight`.
-pub fn component(name: &str) -> String {
-    let part = |part: &'_ str| match part.parse::<usize>() {
-        Ok(_) => "*".to_string(),
-        Err(_) => part.to_string(),
-    };
-    name.split('.').map(part).collect::<Vec<_>>().join(".")
-}
-
 /// Names and values, in the order of [`parameters`].
 pub fn tensors<B: Backend, M: Module<B>>(module: &M) -> Vec<(String, TensorData)> {
     let mut found = Vec::new();

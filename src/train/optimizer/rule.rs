@@ -9,8 +9,8 @@ use super::muon::Muon;
 use super::sgd::Sgd;
 use crate::config::OptimizerConfig;
 use crate::config::ParameterGroup;
+use crate::config::component;
 use crate::model::Parameter;
-use crate::model::component;
 
 /// What is wrong with an optimizer for a model.
 #[derive(Debug, thiserror::Error)]
