@@ -131,6 +131,9 @@ pub const GPU_LOGITS: usize = 1 << 26;
 pub const GPU_LOGITS_ALIGNMENT: usize = 128;
 /// Scores of attention that the kernels for GPUs have in memory at a time: 256 MiB of them.
 pub const GPU_SCORES: usize = 1 << 26;
+/// Queries whose scores these are, but for the last ones, are a multiple of this, however many
+/// scores that are: rows of so many f32 begin at multiples of 512 bytes, as products like it.
+pub const GPU_QUERIES: usize = 128;
 
 /// A backend's matrix products in f32, with their gradients. The operations of
 /// [`GptBackend`](super::GptBackend) say what they compute.

@@ -37,8 +37,8 @@ pub use dropout::Dropout;
 pub use group::{LeftAlone, Member};
 pub use host::on_host;
 pub use kernels::{
-    AdamwStep, AdamwUpdate, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_SCORES, Kernels,
-    Products, Scaling, Sight, Turn,
+    AdamwStep, AdamwUpdate, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_QUERIES, GPU_SCORES,
+    Kernels, Products, Scaling, Sight, Turn,
 };
 pub use key_ranges::KeyRanges;
 pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};

@@ -21,10 +21,7 @@ use super::tensors::{
 };
 use crate::backend::alibi::alibi_sequence;
 use crate::backend::ops::{from_float, to_float};
-use crate::backend::{GPU_SCORES, Sight};
-
-/// Queries of a block at least, so that its products keep a GPU busy.
-const FEWEST_QUERIES: usize = 64;
+use crate::backend::{GPU_QUERIES, GPU_SCORES, Sight};
 
 /// Whether a query sees a key, by their places among all keys. A window of none is 2³² wide.
 #[cube]
@@ -238,7 +235,7 @@ struct Plan<'a, R: CubeRuntime> {
     sight: &'a Sight,
     /// Pairs of numbers, where the sight has ranges.
     ranges: CubeTensor<R>,
-    /// Of a block, but where those of its fewest queries are more.
+    /// Of a block, but where those of [`GPU_QUERIES`] are more.
     most_scores: usize,
     element: DType,
 }
@@ -263,7 +260,8 @@ impl<'a, R: CubeRuntime> Plan<'a, R> {
     /// Queries, and all keys that any of them sees.
     fn blocks(&self) -> Vec<[Range<usize>; 2]> {
         let of_a_query = self.batch * self.heads * self.keys;
-        let length = (self.most_scores / of_a_query.max(1)).max(FEWEST_QUERIES);
+        let fitting = self.most_scores / of_a_query.max(1);
+        let length = (fitting / GPU_QUERIES * GPU_QUERIES).max(GPU_QUERIES);
         let seen = |query: usize| self.sight.keys(query, self.queries, self.keys);
         let block = |first: usize| {
             let last = (first + length).min(self.queries);
@@ -341,6 +339,12 @@ fn part<R: CubeRuntime, BT: BoolElement>(
     }
 }
 
+/// Heads as a factor of products. Where they are a part of a tensor, or tokens one after the other,
+/// each product would copy them, or take them by strides that not all of burn's kernels respect.
+fn factor<R: CubeRuntime, BT: BoolElement>(heads: CubeTensor<R>, element: DType) -> Heads<R, BT> {
+    from_float(into_contiguous(cast(heads, element)))
+}
+
 /// The product of two batches of matrices, in f32.
 fn multiply<R: CubeRuntime, BT: BoolElement>(
     left: Heads<R, BT>,
@@ -363,9 +367,7 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
     sight: &Sight,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let plan = Plan::new::<BT>(&inputs[0], &inputs[1], sight);
-    let cast_heads =
-        |input: CubeTensor<R>| -> Heads<R, BT> { from_float(cast(input, plan.element)) };
-    let [query, key, value] = inputs.map(cast_heads);
+    let [query, key, value] = inputs.map(|input| factor(input, plan.element));
     let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
     for block in plan.blocks() {
         let [queries, keys] = &block;
@@ -420,17 +422,18 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
 ) -> [CubeTensor<R>; 3] {
     let plan = Plan::new::<BT>(&inputs[0], &inputs[1], sight);
     let heads = |input: CubeTensor<R>| -> Heads<R, BT> { from_float(input) };
-    let cast_heads = |input: CubeTensor<R>| heads(cast(input, plan.element));
-    let sums = (heads(output) * heads(gradient.clone())).sum_dim(3); // [B, H, T, 1]
+    let gradient = heads(gradient);
+    let sums = (heads(output) * gradient.clone()).sum_dim(3); // [B, H, T, 1]
+    let gradient = factor(to_float(gradient), plan.element);
     let log_sums: Tensor<Cube<R, BT>, 3> = from_float(log_sums);
     // As one tensor: of storage buffers WebGPU promises eight.
     let log_sums_and_sums = Tensor::cat(vec![log_sums.unsqueeze_dim(3), sums], 3); // [B, H, T, 2]
-    let gradient = cast_heads(gradient);
-    let [query, key, value] = inputs.map(cast_heads);
+    let [query, key, value] = inputs.map(|input| factor(input, plan.element));
     let mut of_queries = Vec::new();
-    let [mut of_key, mut of_value] = [&key, &value]
-        .map(|input| Tensor::<Cube<R, BT>, 4>::zeros(input.dims(), (&input.device(), DType::F32)));
-    for block in plan.blocks() {
+    let (mut of_key, mut of_value) = (None, None);
+    // From the last block on, which sees all keys where there is no window: what the others bring is
+    // added to that.
+    for block in plan.blocks().into_iter().rev() {
         let [queries, keys] = &block;
         let (of_block, seen) = (plan.grouped(part(&query, queries)), part(&key, keys));
         let slope = plan.grouped(part(&gradient, queries));
@@ -439,10 +442,14 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
         let kept = plan.grouped(part(&log_sums_and_sums, queries));
         let [probabilities, of_scores] =
             scores_backward(&plan, [scores, of_probabilities], kept, &block);
-        add(&mut of_value, keys, multiply(probabilities.swap_dims(2, 3), slope));
+        let share = multiply(probabilities.swap_dims(2, 3), slope);
+        of_value = Some(sum(of_value, plan.keys, keys, share));
         of_queries.push(plan.apart(multiply(of_scores.clone(), seen)));
-        add(&mut of_key, keys, multiply(of_scores.swap_dims(2, 3), of_block));
+        let share = multiply(of_scores.swap_dims(2, 3), of_block);
+        of_key = Some(sum(of_key, plan.keys, keys, share));
     }
+    of_queries.reverse();
+    let [of_key, of_value] = [of_key, of_value].map(|sum| sum.expect("there is a query"));
     [Tensor::cat(of_queries, 2), of_key, of_value].map(to_float)
 }
 
@@ -483,16 +490,21 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
     [plan.dropped(probabilities, block), of_scores].map(from_float)
 }
 
-/// Adds to a range of positions.
-fn add<R: CubeRuntime, BT: BoolElement>(
-    sum: &mut Heads<R, BT>,
+/// A sum over so many positions, with a share of some of them.
+fn sum<R: CubeRuntime, BT: BoolElement>(
+    sum: Option<Heads<R, BT>>,
+    positions: usize,
     range: &Range<usize>,
     share: Heads<R, BT>,
-) {
-    let [b, h, _, width] = sum.dims();
+) -> Heads<R, BT> {
+    let [b, h, _, width] = share.dims();
+    let sum = match sum {
+        None if *range == (0..positions) => return share,
+        None => Tensor::zeros([b, h, positions, width], (&share.device(), DType::F32)),
+        Some(sum) => sum,
+    };
     let range = [0..b, 0..h, range.clone(), 0..width];
     let share = sum.clone().slice(range.clone()) + share;
     // Without a second handle of it, so that it is written in place.
-    let whole = std::mem::replace(sum, share.clone());
-    *sum = whole.slice_assign(range, share);
+    sum.slice_assign(range, share)
 }

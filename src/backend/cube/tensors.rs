@@ -27,9 +27,17 @@ pub fn empty_of<R: CubeRuntime>(
     empty_device_contiguous_dtype(client, device, shape.into(), element)
 }
 
-/// So many zeros on the device of another tensor.
+/// So many zeros on the device of another tensor. On CUDA burn makes rows that begin at multiples of
+/// up to 512 bytes, but for those of a tensor that is a single one.
 pub fn zeroed<R: CubeRuntime>(beside: &CubeTensor<R>, shape: impl Into<Shape>) -> CubeTensor<R> {
-    zeros(beside.device.clone(), shape.into(), DType::F32)
+    let shape = shape.into();
+    of_shape(zeros(beside.device.clone(), [shape.num_elements()].into(), DType::F32), shape)
+}
+
+/// The same contiguous numbers in another shape.
+fn of_shape<R: CubeRuntime>(tensor: CubeTensor<R>, shape: Shape) -> CubeTensor<R> {
+    let CubeTensor { client, handle, device, dtype, .. } = tensor;
+    CubeTensor::new_contiguous(client, device, shape, handle, dtype)
 }
 
 /// So many f32, or as many as one tensor may be large on the device of another one: of some, Mesa's
@@ -57,7 +65,13 @@ pub fn dims<R: CubeRuntime, const D: usize>(tensor: &CubeTensor<R>) -> [usize; D
 /// A tensor that a kernel may write to, which is a copy where others hold it, too.
 pub fn writable<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     let tensor = burn_cubecl::kernel::into_contiguous(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
+    if tensor.can_mut() {
+        return tensor;
+    }
+    // As a single row, since a copy would have its rows apart, as in `zeroed`.
+    let shape = tensor.meta.shape().clone();
+    let row = [shape.num_elements()].into();
+    of_shape(of_shape(tensor, row).copy(), shape)
 }
 
 /// All the memory that a tensor lies in, for a kernel that is told its strides as numbers. Those of

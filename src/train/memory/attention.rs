@@ -90,7 +90,8 @@ impl Recorder {
 
     /// Of the scores that are in memory at a time.
     fn block_bytes(&self, sizes: Sizes) -> u64 {
-        sizes.score_bytes().min(WIDTH * self.operations.scores)
+        let of_fewest = self.operations.queries * sizes.score_bytes() / sizes.queries;
+        sizes.score_bytes().min(of_fewest.max(WIDTH * self.operations.scores))
     }
 
     /// `[B, H, T, K]`, `[B, G, S, K]` twice -> `[B, T, H K]`

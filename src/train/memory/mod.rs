@@ -11,7 +11,9 @@ mod trace;
 use serde::Serialize;
 
 use super::OptimizerError;
-use crate::backend::{BackendKind, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_SCORES};
+use crate::backend::{
+    BackendKind, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_QUERIES, GPU_SCORES,
+};
 use crate::config::{ConfigError, RunConfig};
 use steps::Steps;
 
@@ -33,6 +35,8 @@ pub struct Operations {
     pub aligned_logits: Option<u64>,
     /// Scores of attention that kernels have in memory at a time, if that is of any weight.
     pub scores: u64,
+    /// Queries whose scores are in memory at a time, however many scores that are.
+    pub queries: u64,
 }
 
 impl From<BackendKind> for Operations {
@@ -45,6 +49,7 @@ impl From<BackendKind> for Operations {
             logits: 0,
             aligned_logits: None,
             scores: 0,
+            queries: 0,
         };
         match kind {
             BackendKind::Cuda | BackendKind::Wgpu => Self {
@@ -53,6 +58,7 @@ impl From<BackendKind> for Operations {
                 logits: GPU_LOGITS as u64,
                 aligned_logits: Some(GPU_LOGITS_ALIGNMENT as u64),
                 scores: GPU_SCORES as u64,
+                queries: GPU_QUERIES as u64,
                 ..compositions
             },
             BackendKind::Flex => Self {
