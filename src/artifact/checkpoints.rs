@@ -179,10 +179,7 @@ impl Checkpoints {
         for step in self.steps()?.into_iter().rev() {
             match read_state(&self.path(step)) {
                 Err(error) => damaged.push((step, error)),
-                Ok(mut state) => {
-                    state.best = state.best.filter(|best| self.path(best.step).exists());
-                    return Ok(Some(Resumable { step, state, damaged }));
-                }
+                Ok(state) => return Ok(Some(Resumable { step, state, damaged })),
             }
         }
         match damaged.into_iter().next() {
@@ -202,7 +199,7 @@ impl Checkpoints {
         files::remove_parts(&self.folder())?;
         damaged.iter().try_for_each(|step| self.set_aside(*step))?;
         let path = self.run.join(BEST);
-        match best {
+        match best.filter(|best| self.path(best.step).exists()) {
             Some(best) => files::write_json(&path, &best)?,
             None if path.exists() => fs::remove_file(&path).map_err(write_error(&path))?,
             None => {}

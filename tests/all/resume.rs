@@ -371,7 +371,7 @@ fn evaluations_of_other_data_are_not_compared() {
     let text = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     text("own.txt", &"one two three four. ".repeat(60));
     text("easy.txt", &"one two three four. ".repeat(10));
-    text("hard.txt", &"rhufo went nithrwe teo. ".repeat(10));
+    text("hard.txt", &"rhufo were nothrwe teo. ".repeat(10));
     let data = ["--data", "own.txt", "--eval-data", "easy.txt", "--run", "own"];
     let steps = ["--set", "train.steps=30", "--set", "sample.max_tokens=20"];
     succeed(&emberlm(folder.path(), &[&["train"], &TINY[..], &data, &steps].concat()));

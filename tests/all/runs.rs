@@ -587,7 +587,10 @@ fn pairs_are_read_as_pairs_wherever_the_model_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("pairs.tsv", &"ab\tba\nabc\tcba\nb\tb\nac\tca\n".repeat(5));
-    write("further.json", r#"{"init_from": "translator", "train": {"steps": 2}}"#);
+    write(
+        "further.json",
+        r#"{"name": "further", "init_from": "translator", "train": {"steps": 2}}"#,
+    );
     let is_of_pairs = |run: &str, args: &[&str]| {
         let data = ["--data", "pairs.tsv", "--run", run, "--set", "sample.max_tokens=5"];
         succeed(&emberlm(folder.path(), &[&["train"], args, &data].concat()));
