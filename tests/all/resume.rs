@@ -2,12 +2,12 @@
 
 use emberlm::artifact::Run;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(unix)]
 use crate::command_line::signal;
@@ -151,17 +151,49 @@ impl Pauses {
     }
 }
 
+/// The step of a run's newest checkpoint; none where it has not come so far.
+fn newest_step(folder: &Path, name: &str) -> Option<usize> {
+    let checkpoints = fs::read_dir(path_of(folder, name).join("checkpoints"));
+    let names = checkpoints.into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    names.filter_map(|name| name.to_str()?.strip_prefix("step-")?.parse().ok()).max()
+}
+
+/// What has become of a run that was interrupted.
+struct Interrupted {
+    times: usize,
+    /// The steps that it went on after.
+    steps: BTreeSet<usize>,
+}
+
 /// Starts a run, ends it by signals in turn whenever it has gone on for a while, and lets it finish
-/// after so many of them. Returns how many it took.
-fn interrupt(folder: &Path, name: &str, first: &[&str], signals: &[&str], times: usize) -> usize {
+/// after so many of them.
+fn interrupt(
+    folder: &Path,
+    name: &str,
+    first: &[&str],
+    signals: &[&str],
+    times: usize,
+) -> Interrupted {
     let mut pauses = Pauses(times as u64);
     let again = ["train", "--plain", "--resume", name];
     let mut taken = 0;
-    let mut begun = false;
+    let mut steps = BTreeSet::new();
     while taken < times {
+        let begun = path_of(folder, name).exists();
+        let before = newest_step(folder, name);
+        steps.extend(before);
         let mut child = start(folder, if begun { &again } else { first });
-        // Long enough to start, and then anywhere.
-        std::thread::sleep(pauses.next(40, 160));
+        // Anywhere after the next checkpoint; but every fifth time anywhere at all, where it may
+        // still be starting.
+        let began = Instant::now();
+        while taken % 5 != 4
+            && newest_step(folder, name) <= before
+            && child.try_wait().unwrap().is_none()
+        {
+            assert!(began.elapsed() < Duration::from_secs(60), "no checkpoint after {before:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(pauses.next(0, 80));
         let ended = child.try_wait().unwrap();
         if let Some(status) = ended {
             assert!(
@@ -169,15 +201,15 @@ fn interrupt(folder: &Path, name: &str, first: &[&str], signals: &[&str], times:
                 "{}",
                 std::io::read_to_string(child.stderr.unwrap()).unwrap()
             );
-            return taken;
+            return Interrupted { times: taken, steps };
         }
         signal(child.id(), signals[taken % signals.len()]);
         child.wait().unwrap();
-        begun = path_of(folder, name).exists();
         taken += 1;
     }
+    steps.extend(newest_step(folder, name));
     succeed(&resume(folder, name, &[]));
-    taken
+    Interrupted { times: taken, steps }
 }
 
 #[test]
@@ -262,14 +294,16 @@ fn a_run_that_is_to_outlive_its_terminal_does() {
 #[cfg(unix)]
 fn a_run_of_2000_steps_interrupted_ten_times_has_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
-    let own = ["--set", "train.steps=2000", "--set", "train.checkpoint_every=100"];
+    let own = ["--set", "train.steps=2000", "--set", "train.checkpoint_every=30"];
     let args = |run: &'static str| {
         [&["train"], &TINY[..], &SHORT, &UNEVEN, &own, &["--run", run]].concat()
     };
     succeed(&emberlm(folder.path(), &args("whole")));
-    let taken = interrupt(folder.path(), "cut", &args("cut"), &["-INT", "-KILL", "-TERM"], 10);
-    println!("interrupted {taken} times");
-    assert!(taken >= 3, "the run ended after {taken} interruptions");
+    let Interrupted { times, steps } =
+        interrupt(folder.path(), "cut", &args("cut"), &["-INT", "-KILL", "-TERM"], 10);
+    println!("interrupted {times} times, gone on after {steps:?}");
+    assert!(times >= 3, "the run ended after {times} interruptions");
+    assert!(steps.len() >= 3, "gone on after {steps:?} only");
     left_by(folder.path(), "cut").must_be(&left_by(folder.path(), "whole"), "interrupted");
 }
 
@@ -286,14 +320,18 @@ fn two_hundred_kills_lose_nothing() {
     succeed(&emberlm(folder.path(), &strings.iter().map(String::as_str).collect::<Vec<_>>()));
     let expected = left_by(folder.path(), "whole");
     let mut kills = 0;
+    let mut steps = BTreeSet::new();
     for number in 0.. {
         let name = format!("killed-{number}");
         let strings = args(&name);
         let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
-        kills += interrupt(folder.path(), &name, &strings, &["-KILL"], 200 - kills);
+        let killed = interrupt(folder.path(), &name, &strings, &["-KILL"], 200 - kills);
+        kills += killed.times;
+        steps.extend(killed.steps);
         left_by(folder.path(), &name).must_be(&expected, &format!("{name}, {kills} kills"));
         if kills >= 200 {
-            println!("{kills} kills in {} runs", number + 1);
+            println!("{kills} kills in {} runs, gone on after {steps:?}", number + 1);
+            assert!(steps.len() >= 20, "gone on after {steps:?} only");
             break;
         }
     }
