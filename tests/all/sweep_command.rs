@@ -213,12 +213,14 @@ fn of_halved_trials_the_best_go_on_from_their_checkpoints() {
     assert_eq!(summary(path, winner)["steps"], 20);
 }
 
-/// A sweep that takes a while.
-fn long(trials: usize) -> TempDir {
+/// A sweep whose trials have so many steps: those that are ended from outside must have many left
+/// when their first checkpoint is seen.
+fn long(trials: usize, steps: u64) -> TempDir {
     let search = json!({ "train.schedule.learning_rate": { "kind": "log-uniform", "low": 1e-3, "high": 0.1 } });
     let method = json!({ "kind": "random", "trials": trials });
-    let more =
-        json!({ "train.steps": 400, "train.checkpoint_every": 20, "train.evaluate_every": 200 });
+    let more = json!({
+        "train.steps": steps, "train.checkpoint_every": 20, "train.evaluate_every": steps / 2,
+    });
     folder(&search, &method, &more)
 }
 
@@ -253,7 +255,7 @@ fn ranks(folder: &Path) -> Vec<Vec<(String, String)>> {
 
 #[test]
 fn a_killed_sweep_goes_on_where_it_was() {
-    let (whole, killed) = (long(3), long(3));
+    let [whole, killed] = [long(3, 1000), long(3, 1000)];
     succeed(&emberlm(whole.path(), &["sweep", "mine.json", "--quiet"]));
     let path = killed.path();
     let mut child = start(path, &[]);
@@ -289,7 +291,8 @@ fn a_killed_sweep_goes_on_where_it_was() {
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_a_sweep_with_the_checkpoints_of_its_trials() {
-    let (whole, stopped) = (long(2), long(2));
+    // The first may be far ahead when the other has a checkpoint.
+    let [whole, stopped] = [long(2, 2000), long(2, 2000)];
     succeed(&emberlm(whole.path(), &["sweep", "mine.json", "--quiet"]));
     let path = stopped.path();
     let child = start(path, &["--parallel", "2"]);
@@ -306,7 +309,7 @@ fn a_signal_ends_a_sweep_with_the_checkpoints_of_its_trials() {
     for run in ["mine-001", "mine-002"] {
         let steps = summary(path, run)["steps"].as_u64().unwrap();
         let checkpoint = format!("artifacts/{run}/checkpoints/step-{steps:08}");
-        assert!((1..400).contains(&steps) && path.join(checkpoint).exists());
+        assert!((1..2000).contains(&steps) && path.join(checkpoint).exists());
     }
     events(path, &["--parallel", "2"]);
     assert_eq!(ranks(path), ranks(whole.path()));
@@ -316,20 +319,20 @@ fn a_signal_ends_a_sweep_with_the_checkpoints_of_its_trials() {
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_a_sweep_in_order_where_nobody_reads_what_it_says() {
-    let folder = long(1);
+    let folder = long(1, 1_000_000);
     let mut child = start(folder.path(), &[]);
     has_checkpoint(folder.path(), "mine-001");
     drop((child.stdout.take(), child.stderr.take()));
     signal(child.id(), "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(summary(folder.path(), "mine-001")["steps"].as_u64().unwrap() < 400);
+    assert!(summary(folder.path(), "mine-001")["steps"].as_u64().unwrap() < 1_000_000);
 }
 
 /// Somebody has ended one of the trials, and not the sweep: nobody knows yet what it is worth.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_trial_that_is_stopped_from_outside_is_gone_on_with() {
-    let (whole, stopped) = (long(2), long(2));
+    let [whole, stopped] = [long(2, 1000), long(2, 1000)];
     succeed(&emberlm(whole.path(), &["sweep", "mine.json", "--quiet"]));
     let path = stopped.path();
     let child = start(path, &[]);
@@ -412,8 +415,8 @@ fn a_trial_that_fails_is_told_and_ranked_last() {
 /// As on a disk that is full: what the others have learned is worth waiting for.
 #[test]
 fn a_sweep_that_fails_waits_for_the_trials_at_work() {
-    let search = json!({ "train.steps": [200, 100_000] });
-    let more = json!({ "train.checkpoint_every": 20, "train.evaluate_every": 100 });
+    let search = json!({ "train.steps": [2000, 100_000] });
+    let more = json!({ "train.checkpoint_every": 20, "train.evaluate_every": 1000 });
     let folder = folder(&search, &json!({ "kind": "grid" }), &more);
     let path = folder.path();
     let child = start(path, &["--parallel", "2"]);
@@ -427,7 +430,7 @@ fn a_sweep_that_fails_waits_for_the_trials_at_work() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("sweep.json"), "{message}");
-    assert_eq!(summary(path, "mine-001")["steps"], 200);
+    assert_eq!(summary(path, "mine-001")["steps"], 2000);
     let steps = summary(path, "mine-002")["steps"].as_u64().unwrap();
     let checkpoint = format!("artifacts/mine-002/checkpoints/step-{steps:08}");
     assert!(steps < 100_000 && path.join(checkpoint).exists());
