@@ -7,7 +7,7 @@ use emberlm::data::{
     SourceOptions, Sources, Split, SplitTokens, Task, TokenStream, TokenType, ValidationSplit,
     Window, prepare,
 };
-use emberlm::files::LockedFile;
+use emberlm::files::{LockedFile, folder_size};
 use emberlm::tokenizer::{ByteTokenizer, CharacterTokenizer, TiktokenTokenizer, Tokenizer};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::command_line::{command, emberlm, refused, stdout};
 use crate::support::shared;
@@ -284,26 +285,34 @@ fn a_killed_preparation_leaves_nothing_wrong() {
     let args = ["prepare", "documents.jsonl", "--tokenizer", "gpt2", "--out"];
     let done = emberlm(folder.path(), &[&args[..], &["whole"]].concat());
     assert!(done.status.success(), "{done:?}");
-    for milliseconds in [20, 80, 200, 350] {
+    let (out, part) = (folder.path().join("killed"), folder.path().join(".killed.part"));
+    let mut in_the_middle = 0;
+    for milliseconds in [0, 20, 60, 120] {
         let mut child = command(folder.path(), &[&args[..], &["killed"]].concat())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        // Until it has written more than was there, but for what it may have removed first.
+        let mut least = folder_size(&part);
+        while folder_size(&part) <= least && child.try_wait().unwrap().is_none() {
+            least = least.min(folder_size(&part));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
-        let out = folder.path().join("killed");
         // Either nothing is there, or all of it.
-        if out.exists() {
+        if part.exists() {
+            assert!(!out.exists());
+            in_the_middle += 1;
+            // As it stays where a file is being written at that moment.
+            fs::write(part.join(".part-half"), "half").unwrap();
+        } else {
             Prepared::open(&out).unwrap().tokens().unwrap();
         }
     }
-    // As it stays where a file is being written at that moment.
-    let part = folder.path().join(".killed.part");
-    if part.exists() {
-        fs::write(part.join(".part-half"), "half").unwrap();
-    }
+    assert!(in_the_middle > 0, "each time it was finished before it was killed");
     let done = emberlm(folder.path(), &[&args[..], &["killed"]].concat());
     assert!(done.status.success(), "{done:?}");
     let [whole, killed] = ["whole", "killed"].map(|name| contents(&folder.path().join(name)));
