@@ -24,6 +24,16 @@ fn computes_in_bf16<B: Backend>(device: &B::Device) -> bool {
     B::supports_dtype(device, DType::BF16)
 }
 
+/// That there was a backend to test, given which of them compute in bf16.
+#[track_caller]
+fn was_computed(backends: Vec<(String, bool)>) {
+    let (computed, others): (Vec<_>, Vec<_>) = backends.into_iter().partition(|(_, is)| *is);
+    for (backend, _) in others {
+        println!("skipped: {backend} does not compute in bf16");
+    }
+    assert!(!computed.is_empty() || !cfg!(feature = "flex"), "no backend computes in bf16");
+}
+
 /// A sum of products, and the sum of their absolute values.
 fn sum(products: impl Iterator<Item = (f32, f32)>) -> (f64, f64) {
     products.fold((0.0, 0.0), |(sum, size), (a, b)| {
@@ -48,9 +58,9 @@ fn assert_rounded(found: &[f32], expected: &[(f64, f64)], what: &str) {
 
 #[test]
 fn a_dense_layer_and_its_gradients_are_rounded_to_bf16() {
-    on_each_backend!(|device: B| {
+    let computed = on_each_backend!(|device: B| -> bool {
         if !computes_in_bf16::<B>(&device) {
-            return;
+            return false;
         }
         let (n, i, o) = (33, 17, 19);
         let (x, w, b, g) = (numbers(n * i, 1), numbers(i * o, 2), numbers(o, 3), numbers(n * o, 4));
@@ -94,14 +104,16 @@ fn a_dense_layer_and_its_gradients_are_rounded_to_bf16() {
             (0..o).map(|column| (0..n).map(|row| f64::from(g[row * o + column])).sum()).collect();
         let of_bias = floats(bias.grad(&gradients).unwrap().into_data());
         assert_close(&of_bias, &expected, 1e-5, "gradient of the bias");
+        true
     });
+    was_computed(computed);
 }
 
 #[test]
 fn attention_is_close_to_that_in_f32() {
-    on_each_backend!(|device: B| {
+    let computed = on_each_backend!(|device: B| -> bool {
         if !computes_in_bf16::<B>(&device) {
-            return;
+            return false;
         }
         let shape = [2, 4, 9, 8];
         let tensor = |seed| {
@@ -117,7 +129,9 @@ fn attention_is_close_to_that_in_f32() {
         let error = relative_error(&attend(Precision::Bf16), &attend(Precision::F32));
         // Values, weights and their product are rounded once each, scores of about one thrice.
         assert!((1e-5..6.0 * ROUNDING).contains(&error), "{error:e}");
+        true
     });
+    was_computed(computed);
 }
 
 fn config(precision: Precision) -> RunConfig {
@@ -164,9 +178,9 @@ fn learn<B: TrainBackend>(precision: Precision, device: &B::Device) -> (Vec<f64>
 
 #[test]
 fn losses_follow_those_in_f32() {
-    on_each_backend!(|device: B| {
+    let computed = on_each_backend!(|device: B| -> bool {
         if !computes_in_bf16::<B>(&device) {
-            return;
+            return false;
         }
         let (exact, weights) = learn::<B>(Precision::F32, &device);
         let (rounded, others) = learn::<B>(Precision::Bf16, &device);
@@ -180,7 +194,9 @@ fn losses_follow_those_in_f32() {
         // Where a gradient's sign is in doubt, Adam takes whole steps either way.
         let error = relative_error(&others, &weights);
         assert!((1e-5..0.2).contains(&error), "{error:e}");
+        true
     });
+    was_computed(computed);
 }
 
 #[cfg(feature = "ndarray")]

@@ -66,19 +66,26 @@ fn on_gpus<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
     ]
 }
 
-/// A closure over backends cannot be generic; this names the job that a test runs.
+/// A closure over backends cannot be generic; this names the job that a test runs. With a type, it
+/// returns what each backend has made of it.
 #[macro_export]
 macro_rules! on_each_backend {
     (|$device:ident: $backend:ident| $body:block) => {{
+        $crate::on_each_backend!(|$device: $backend| -> () $body);
+    }};
+    (|$device:ident: $backend:ident| -> $output:ty $body:block) => {{
         #[derive(Clone)]
         struct Body;
         impl emberlm::backend::Job for Body {
-            type Output = ();
-            fn run<$backend: emberlm::backend::TrainBackend>(self, $device: $backend::Device) {
+            type Output = $output;
+            fn run<$backend: emberlm::backend::TrainBackend>(
+                self,
+                $device: $backend::Device,
+            ) -> $output {
                 $body
             }
         }
-        $crate::support::on_all_backends(Body);
+        $crate::support::on_all_backends(Body)
     }};
 }
 
