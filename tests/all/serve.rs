@@ -54,9 +54,16 @@ impl Served {
         let run = Run::open(&RUN.path().join("artifacts"), "stories").unwrap();
         let server = Server::start(vec![run], options).unwrap();
         let url = format!("http://{}", server.address());
+        let mut served = Self::at(url);
+        served.server = Some(server);
+        served
+    }
+
+    /// One that somebody else stops.
+    pub fn at(url: String) -> Self {
         let config = Agent::config_builder().http_status_as_error(false);
         let config = config.timeout_global(Some(Duration::from_secs(120)));
-        Self { server: Some(server), url, agent: config.build().into() }
+        Self { server: None, url, agent: config.build().into() }
     }
 
     pub fn get(&self, path: &str) -> Response<ureq::Body> {

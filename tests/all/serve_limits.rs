@@ -9,7 +9,7 @@ use emberlm::tokenizer::{ByteTokenizer, SavedTokenizer, Tokenizer, TokenizerErro
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -574,21 +574,23 @@ fn clients_that_misbehave_do_not_disturb_others() {
     assert_eq!(answer["choices"].as_array().unwrap().len(), 1);
 }
 
+/// Starts the program, and returns it with where it says that it is.
+#[cfg(unix)]
+fn serving(command: &mut Command) -> (Child, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim_end().strip_prefix("serving stories at ").unwrap().to_string();
+    assert!(url.starts_with("http://127.0.0.1:"), "{line}");
+    (child, url)
+}
+
 /// The program: its one line, its limits, and its end by a signal.
 #[cfg(unix)]
 #[test]
 fn the_command_prints_where_it_is_and_ends_by_a_signal() {
     let args = ["serve", "stories", "--port", "0", "--max-body", "2KiB"];
-    let mut child = command(RUN.path(), &args)
-        .env("EMBERLM_API_KEY", "secret")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let url = line.trim_end().strip_prefix("serving stories at ").unwrap().to_string();
-    assert!(url.starts_with("http://127.0.0.1:"), "{line}");
+    let (child, url) = serving(command(RUN.path(), &args).env("EMBERLM_API_KEY", "secret"));
     let ask = |body: &str| {
         let request = agent().post(format!("{url}/v1/completions"));
         let request = request.header("authorization", "Bearer secret");
@@ -601,6 +603,49 @@ fn the_command_prints_where_it_is_and_ends_by_a_signal() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// What each of its options does is tested above; here, that it is handed on.
+#[cfg(unix)]
+#[test]
+fn the_command_heeds_its_limits() {
+    let serve = ["serve", "stories", "--port", "0", "--max-tokens", "1000000"];
+    let limits = ["--max-batch", "1", "--queue", "1", "--grace", "1"];
+    let origin = ["--cors-origin", "https://example.org"];
+    let args = [&serve[..], &limits, &origin].concat();
+    let (child, url) = serving(&mut command(RUN.path(), &args));
+    let served = Served::at(url);
+    let request = agent().options(format!("{}/v1/completions", served.url));
+    let request = request.header("origin", "https://example.org");
+    let answer = request.header("access-control-request-method", "POST").call().unwrap();
+    assert_eq!(answer.headers()["access-control-allow-origin"], "https://example.org");
+    // One text is written, another waits, and a third is refused.
+    let first = connect(&served, "/v1/completions", &endless(false));
+    active(&served, 1.0);
+    let second = connect(&served, "/v1/completions", &endless(false));
+    let started = Instant::now();
+    while served.metric(r#"emberlm_queued_texts{model="stories"}"#) < 1.0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "the second does not wait");
+    }
+    active(&served, 1.0);
+    let (status, error) = document(served.post("/v1/completions", &endless(false)));
+    assert_eq!((status, &error["error"]["type"]), (429, &json!("rate_limit_error")), "{error}");
+    // Not the 30 s that it waits where nothing is said.
+    let started = Instant::now();
+    signal(child.id(), "-TERM");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let seconds = started.elapsed().as_secs();
+    assert!((1..20).contains(&seconds), "it has ended after {seconds} s");
+    drop((first, second));
+
+    // By itself: what ends a text would disturb the others.
+    let args = [&serve[..], &["--timeout", "1"]].concat();
+    let (child, url) = serving(&mut command(RUN.path(), &args));
+    let (status, error) = document(Served::at(url).post("/v1/completions", &endless(false)));
+    assert_eq!((status, &error["error"]["code"]), (504, &json!("timeout")), "{error}");
+    signal(child.id(), "-TERM");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
 }
 
 #[cfg(unix)]
