@@ -402,7 +402,15 @@ fn what_cannot_be_compared_is_one_line() {
     #[cfg(target_os = "linux")]
     refused(&["narrow", "--quick", "--png", "/proc/e.png"], "cannot write /proc/e.png");
     refused(&["narrow", "--temperature", "-1"], "temperature");
-    refused(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
+    // Of what is asked, and cannot be, before anything is measured.
+    let unmeasured = |args: &[&str], expected: &str| {
+        refused(&[args, &["--text", "no.txt"]].concat(), expected);
+    };
+    unmeasured(&["narrow", "--prompt", "日本"], "the prompt \"日本\" cannot be encoded");
+    unmeasured(&["narrow", "--prompt", ""], "the prompt is empty");
+    let long = "a".repeat(33);
+    let source = "the run translator: the source has 33 tokens, the run reads at most 32";
+    unmeasured(&["narrow", "translator", "--prompt", &long], source);
 }
 
 /// Bytes at random, as a model writes them that has learned nothing.
@@ -435,6 +443,22 @@ fn a_run_that_cannot_read_the_first_ones_prompt_writes_nothing() {
     assert_eq!(found["texts"][0]["texts"][1], Value::Null);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("own cannot read the prompt of the first run"), "{message}");
+
+    // Nor can a translator whose context it does not fit in; another's older half goes.
+    let prompt = format!("sample.prompt={}", "a".repeat(33));
+    let long = ["--set", "model.context_length=64", "--set", &prompt, "--run", "long"];
+    succeed(&train(root, &long));
+    let translator = ["--set", "model.architecture=encoder-decoder", "--run", "translator"];
+    succeed(&train(root, &translator));
+    let args = ["compare", "long", "stories", "translator", "--json"];
+    let output = emberlm(root, &[&args[..], &["--limit", "3", "--max-tokens", "5"]].concat());
+    let found: Value = serde_json::from_str(&succeed(&output)).unwrap();
+    let texts = found["texts"][0]["texts"].as_array().unwrap();
+    let wrote: Vec<bool> = texts.iter().map(Value::is_string).collect();
+    assert_eq!(wrote, [true, true, false], "{found}");
+    assert!(found["runs"][2]["measured"].is_object(), "{found}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("translator cannot read the prompt of the first run"), "{message}");
 }
 
 /// What has been measured for hours is told, whatever becomes of the files.

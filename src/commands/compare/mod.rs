@@ -77,12 +77,17 @@ fn comparison(
                 texts: Vec::new(),
             }));
         }
-        for (run, compared) in runs.iter().zip(&mut compared) {
-            let asked: Vec<(&str, u64)> =
-                texts.iter().map(|text| (text.prompt.as_str(), text.seed)).collect();
-            let model = Model { args, run, asked: &asked };
+        let asked: Vec<(&str, u64)> =
+            texts.iter().map(|text| (text.prompt.as_str(), text.seed)).collect();
+        let of_run = |run: &Run| format!("the run {}", run.name());
+        // What one of them cannot read is to be known before another is measured for hours.
+        let models = runs
+            .iter()
+            .map(|run| Model::new(args, run, &asked).with_context(|| of_run(run)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        for ((run, model), compared) in runs.iter().zip(models).zip(&mut compared) {
             let found = backend::dispatch(backend.on(args.common.target.device), model)?
-                .with_context(|| format!("the run {}", run.name()))?;
+                .with_context(|| of_run(run))?;
             whole &= found.whole;
             compared.step = Some(found.step);
             compared.measured = Some(found.measured);

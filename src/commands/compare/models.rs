@@ -1,3 +1,4 @@
+use anyhow::bail;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,10 +16,35 @@ use crate::train::LanguageModel;
 
 /// The model of a run, and what it is asked for.
 pub(super) struct Model<'a> {
-    pub(super) args: &'a CompareArgs,
-    pub(super) run: &'a Run,
-    /// Prompts and seeds.
-    pub(super) asked: &'a [(&'a str, u64)],
+    args: &'a CompareArgs,
+    run: &'a Run,
+    tokenizer: Arc<dyn Tokenizer>,
+    task: Task,
+    /// None of a prompt that is not read.
+    requests: Vec<Option<Request>>,
+}
+
+/// What a model was asked to write.
+struct Texts<'m, B: GptBackend, M: NextToken<B>> {
+    batch: Batch<'m, B, M>,
+    /// Which text each is.
+    tickets: HashMap<Ticket, usize>,
+    /// As the requests.
+    texts: Vec<Option<String>>,
+}
+
+impl<B: GptBackend, M: NextToken<B>> Texts<'_, B, M> {
+    fn write(mut self) -> Vec<Option<String>> {
+        while !self.batch.is_empty() {
+            for (ticket, progress) in self.batch.step() {
+                let number = self.tickets.get(&ticket);
+                if let Some(text) = number.and_then(|number| self.texts[*number].as_mut()) {
+                    *text += &progress.text;
+                }
+            }
+        }
+        self.texts
+    }
 }
 
 /// What a model was found to be worth, and wrote.
@@ -35,31 +61,55 @@ impl Job for Model<'_> {
     type Output = anyhow::Result<Found>;
 
     fn run<B: TrainBackend>(self, device: B::Device) -> anyhow::Result<Found> {
-        let config = self.run.config();
-        let tokenizer: Arc<dyn Tokenizer> = self.run.tokenizer()?.into();
-        let task = self.run.task(tokenizer.as_ref());
         let step = self.run.best_step()?;
         let model = self.run.load_checkpoint::<B::InnerBackend>(step, &device)?;
-        let model = LanguageModel::new(model, &config.model);
-        let (measured, whole) = self.measure(&model, task, &tokenizer)?;
-        let texts = match &model.model {
-            AnyModel::Gpt(model) => self.texts(model, task, tokenizer.as_ref())?,
-            AnyModel::Seq2Seq(model) => self.texts(model, task, tokenizer.as_ref())?,
-            AnyModel::Encoder(_) => vec![None; self.asked.len()],
+        let model = LanguageModel::new(model, &self.run.config().model);
+        // What the model refuses is to be known before a long measurement, not after it.
+        let ((measured, whole), texts) = match &model.model {
+            AnyModel::Gpt(gpt) => {
+                let texts = self.texts(gpt)?;
+                (self.measure(&model)?, texts.write())
+            }
+            AnyModel::Seq2Seq(seq2seq) => {
+                let texts = self.texts(seq2seq)?;
+                (self.measure(&model)?, texts.write())
+            }
+            AnyModel::Encoder(_) => (self.measure(&model)?, vec![None; self.requests.len()]),
         };
         Ok(Found { step, measured, whole, texts })
     }
 }
 
-impl Model<'_> {
+impl<'a> Model<'a> {
+    /// `asked` are prompts and seeds.
+    ///
+    /// # Errors
+    /// A prompt of the command line that the run cannot read.
+    pub(super) fn new(
+        args: &'a CompareArgs,
+        run: &'a Run,
+        asked: &[(&str, u64)],
+    ) -> anyhow::Result<Self> {
+        let tokenizer: Arc<dyn Tokenizer> = run.tokenizer()?.into();
+        let task = run.task(tokenizer.as_ref());
+        if let Task::MaskedTokens { .. } = task {
+            // It continues nothing.
+            return Ok(Self { args, run, tokenizer, task, requests: vec![None; asked.len()] });
+        }
+        let of = |asked: &(&str, u64)| request(args, run, *asked, task.begin(), tokenizer.as_ref());
+        let requests = asked.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
+        if requests.iter().any(Option::is_none) {
+            note(format_args!(
+                "{} cannot read the prompt of the first run and writes nothing; give another with --prompt TEXT",
+                run.name()
+            ));
+        }
+        Ok(Self { args, run, tokenizer, task, requests })
+    }
+
     /// The text that all are measured on, or the run's own validation split, and whether all of it.
-    fn measure<B: GptBackend>(
-        &self,
-        model: &LanguageModel<B>,
-        task: Task,
-        tokenizer: &Arc<dyn Tokenizer>,
-    ) -> anyhow::Result<(Outcome, bool)> {
-        let config = self.run.config();
+    fn measure<B: GptBackend>(&self, model: &LanguageModel<B>) -> anyhow::Result<(Outcome, bool)> {
+        let (config, tokenizer) = (self.run.config(), &self.tokenizer);
         let (split, data) = match &self.args.text {
             Some(path) => {
                 let split = Split::read(path, &config.data, tokenizer.as_ref(), &config.model)?;
@@ -71,7 +121,7 @@ impl Model<'_> {
             }
         };
         let context_length = config.model.context_length;
-        let mut held_out = HeldOut::new(split, task, context_length, None)?;
+        let mut held_out = HeldOut::new(split, self.task, context_length, None)?;
         let windows = held_out.len();
         held_out.limit(self.args.limit as usize);
         let whole = held_out.len() == windows;
@@ -105,68 +155,56 @@ impl Model<'_> {
         Ok((outcome, whole))
     }
 
-    /// As `emberlm generate` would write each.
-    fn texts<B: GptBackend>(
-        &self,
-        model: &impl NextToken<B>,
-        task: Task,
-        tokenizer: &dyn Tokenizer,
-    ) -> anyhow::Result<Vec<Option<String>>> {
-        let begin = task.begin();
-        let mut batch = Batch::new(model, tokenizer, task.end(tokenizer));
-        let mut tickets: HashMap<Ticket, usize> = HashMap::new();
-        let mut texts = vec![Some(String::new()); self.asked.len()];
-        for (number, (prompt, seed)) in self.asked.iter().enumerate() {
-            match self.request(prompt, *seed, begin, tokenizer)? {
-                Some(request) => {
-                    tickets.insert(batch.enter(request)?, number);
-                }
-                None => texts[number] = None,
+    /// Asks for each as `emberlm generate` would.
+    fn texts<'m, B: GptBackend, M: NextToken<B>>(
+        &'m self,
+        model: &'m M,
+    ) -> anyhow::Result<Texts<'m, B, M>> {
+        let tokenizer = self.tokenizer.as_ref();
+        let mut batch = Batch::new(model, tokenizer, self.task.end(tokenizer));
+        let mut tickets = HashMap::new();
+        let texts = self.requests.iter().map(|request| request.as_ref().map(|_| String::new()));
+        for (number, request) in self.requests.iter().enumerate() {
+            if let Some(request) = request {
+                tickets.insert(batch.enter(request.clone())?, number);
             }
         }
-        if texts.iter().any(Option::is_none) {
-            note(format_args!(
-                "{} cannot read the prompt of the first run and writes nothing; give another with --prompt TEXT",
-                self.run.name()
-            ));
-        }
-        while !batch.is_empty() {
-            for (ticket, progress) in batch.step() {
-                if let Some(text) = tickets.get(&ticket).and_then(|number| texts[*number].as_mut())
-                {
-                    *text += &progress.text;
-                }
-            }
-        }
-        Ok(texts)
+        Ok(Texts { batch, tickets, texts: texts.collect() })
     }
+}
 
-    /// None of a prompt that nobody has asked for, and that the run cannot read.
-    fn request(
-        &self,
-        prompt: &str,
-        seed: u64,
-        begin: Option<u32>,
-        tokenizer: &dyn Tokenizer,
-    ) -> anyhow::Result<Option<Request>> {
-        let (sampling, most) = (sampling(&self.args.sampling), self.args.max_tokens);
-        let tokens = match (tokenizer.encode(prompt), self.args.prompt.is_empty()) {
-            (Ok(_), true) => opening(tokenizer, prompt),
-            (Ok(tokens), false) => tokens,
-            // It is the first run's, and another may not have its characters.
-            (Err(_), true) => return Ok(None),
-            (Err(error), false) => {
-                let context = format!("the prompt {prompt:?} cannot be encoded");
-                return Err(anyhow::Error::new(error).context(context));
-            }
-        };
-        let request = match begin {
-            Some(begin) => Request::translation(tokens, begin, sampling, seed, most),
-            None => Request {
-                overflow: Overflow::slide(tokenizer),
-                ..Request::new(begun(tokenizer, tokens), sampling, seed, most)
-            },
-        };
-        Ok(Some(Request { penalties: penalties(&self.args.sampling), ..request }))
-    }
+/// None of a prompt that nobody has asked for, and that the run cannot read.
+fn request(
+    args: &CompareArgs,
+    run: &Run,
+    (prompt, seed): (&str, u64),
+    begin: Option<u32>,
+    tokenizer: &dyn Tokenizer,
+) -> anyhow::Result<Option<Request>> {
+    let (sampling, most) = (sampling(&args.sampling), args.max_tokens);
+    let is_asked_for = !args.prompt.is_empty();
+    let tokens = match (tokenizer.encode(prompt), is_asked_for) {
+        (Ok(_), false) => opening(tokenizer, prompt),
+        (Ok(tokens), true) => tokens,
+        // It is the first run's, and another may not have its characters.
+        (Err(_), false) => return Ok(None),
+        (Err(error), true) => {
+            let context = format!("the prompt {prompt:?} cannot be encoded");
+            return Err(anyhow::Error::new(error).context(context));
+        }
+    };
+    let (length, context_length) = (tokens.len(), run.config().model.context_length);
+    let request = match begin {
+        // A source is read as a whole, or not at all.
+        Some(_) if length > context_length && !is_asked_for => return Ok(None),
+        Some(_) if length > context_length => bail!(
+            "the source has {length} tokens, the run reads at most {context_length}; shorten it"
+        ),
+        Some(begin) => Request::translation(tokens, begin, sampling, seed, most),
+        None => Request {
+            overflow: Overflow::slide(tokenizer),
+            ..Request::new(begun(tokenizer, tokens), sampling, seed, most)
+        },
+    };
+    Ok(Some(Request { penalties: penalties(&args.sampling), ..request }))
 }
