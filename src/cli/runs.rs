@@ -78,7 +78,9 @@ pub struct CompareArgs {
     #[arg(long, value_name = "AXIS", default_value = "steps")]
     pub over: CurveAxis,
     /// Load no model: settings, curves and results only
-    #[arg(long, conflicts_with_all = ["text", "top_k", "limit", "prompt", "samples", "max_tokens"])]
+    #[arg(long, conflicts_with_all = ["text", "top_k", "limit", "prompt", "samples", "max_tokens",
+        "temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty",
+        "presence_penalty", "seed"])]
     pub quick: bool,
     /// Measure all runs on this UTF-8 text [default: each on its own validation split]
     #[arg(long, value_name = "FILE")]

@@ -107,7 +107,7 @@ pub struct GenerateArgs {
     /// Look for the likeliest text instead, following the N best; needs no seed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
         conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty",
-            "frequency_penalty", "presence_penalty", "seed", "samples", "stop", "logprobs",
+            "frequency_penalty", "presence_penalty", "seed", "samples", "batch", "stop", "logprobs",
             "overflow"])]
     pub beams: Option<u32>,
     /// With --beams: divide a text's log-probability by its length to the power of X

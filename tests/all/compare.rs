@@ -413,6 +413,29 @@ fn what_cannot_be_compared_is_one_line() {
     unmeasured(&["narrow", "translator", "--prompt", &long], source);
 }
 
+/// It would be ignored: nothing is written.
+#[test]
+fn quick_takes_no_option_of_what_is_written() {
+    for (option, value) in [
+        ("--temperature", "0.5"),
+        ("--top-k", "3"),
+        ("--top-p", "0.5"),
+        ("--min-p", "0.5"),
+        ("--repetition-penalty", "1.5"),
+        ("--frequency-penalty", "0.5"),
+        ("--presence-penalty", "0.5"),
+        ("--seed", "2"),
+        ("--prompt", "a"),
+        ("--samples", "2"),
+        ("--max-tokens", "5"),
+    ] {
+        let output = emberlm(RUNS.path(), &["compare", "narrow", "--quick", option, value]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("cannot be used with") && message.contains(option), "{message}");
+    }
+}
+
 /// Bytes at random, as a model writes them that has learned nothing.
 #[test]
 fn no_control_character_of_a_model_gets_to_the_terminal() {

@@ -162,6 +162,7 @@ fn options_that_cannot_be_are_refused() {
     refused(&["--stop-token", "4096"], "there is no token 4096");
     refused(&["--logprobs", "2"], "--json");
     refused(&["--beams", "2", "--top-k", "3"], "cannot be used with");
+    refused(&["--beams", "2", "--batch", "3"], "cannot be used with");
     refused(&["--beams", "2", "--length-penalty", "nan"], "length-penalty = NaN is out of range");
     refused(&["--beams", "2", "--length-penalty", "inf"], "length-penalty = inf is out of range");
     refused(&["--interactive", "--prompt", "a"], "cannot be used with");
