@@ -1,6 +1,6 @@
 //! `emberlm generate` and `emberlm predict` from outside.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -99,6 +99,18 @@ fn json_says_how_likely_tokens_were_and_why_a_text_ended() {
     assert_eq!((&line["finish_reason"], &line["stop"]), (&"stop".into(), &stop.clone().into()));
     assert_eq!(generate(&args[..2]), format!("Anna {whole}\n"));
     assert_eq!(generate(&[&args[..2], &args[3..]].concat()), format!("Anna {before}\n"));
+}
+
+#[test]
+fn a_text_without_a_token_has_log_probabilities_where_they_were_asked_for() {
+    let nothing = |args: &[&str]| {
+        let all = ["generate", "stories", "--max-tokens", "0", "--json"];
+        lines(&succeed(&run(&[&all[..], args].concat()))).remove(0)
+    };
+    let unasked = nothing(&[]);
+    assert_eq!((&unasked["text"], &unasked["tokens"]), (&"".into(), &json!([])));
+    assert!(unasked.get("log_probabilities").is_none(), "{unasked}");
+    assert_eq!(nothing(&["--logprobs", "2"])["log_probabilities"], json!([]));
 }
 
 #[test]

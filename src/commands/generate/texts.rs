@@ -216,7 +216,12 @@ impl<'a, B: GptBackend, M: NextToken<B>, W: Write> Texts<'a, B, M, W> {
             seed: text.score.is_none().then_some(text.seed),
             score: text.score,
             tokens: text.choices.iter().map(|choice| choice.token).collect(),
-            log_probabilities: text.choices.iter().map(of_choice).collect(),
+            // A text without a token has an empty list, where that was asked for.
+            log_probabilities: self
+                .generate
+                .args
+                .logprobs
+                .and_then(|_| text.choices.iter().map(of_choice).collect()),
         }
     }
 }
@@ -236,6 +241,7 @@ struct Document<'a> {
     score: Option<f64>,
     /// With the token that has ended the text.
     tokens: Vec<u32>,
+    /// Where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     log_probabilities: Option<Vec<ChosenToken>>,
 }
