@@ -114,6 +114,22 @@ fn a_text_without_a_token_has_log_probabilities_where_they_were_asked_for() {
 }
 
 #[test]
+fn the_least_probability_and_a_file_with_the_prompt_are_options() {
+    // At least as likely as the most likely one is that one alone.
+    let greedy = generate(&["--prompt", "Anna ", "--temperature", "0"]);
+    assert_eq!(generate(&["--prompt", "Anna ", "--min-p", "1"]), greedy);
+    assert_ne!(generate(&["--prompt", "Anna "]), greedy);
+    refused(&["generate", "stories", "--min-p", "1.5"], "min-p = 1.5 is out of range");
+    // All of its lines are one prompt.
+    let file = RUN.path().join("prompt.txt");
+    fs::write(&file, "Anna\nran").unwrap();
+    let found = generate(&["--prompt-file", file.to_str().unwrap()]);
+    assert_eq!(found, generate(&["--prompt", "Anna\nran"]));
+    let missing = ["generate", "stories", "--prompt-file", "missing.txt"];
+    refused(&missing, "missing.txt");
+}
+
+#[test]
 fn predict_prints_the_text_and_what_may_follow() {
     let text = succeed(&run(&["predict", "stories", "--text", "Anna", "--top", "4"]));
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
