@@ -1,7 +1,11 @@
 //! Files of questions, as their authors and the Hugging Face Hub have them. The questions are ours.
 
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use std::fs;
+use std::sync::Arc;
 
 use emberlm::eval::{Benchmark, Question};
 
@@ -133,6 +137,45 @@ fn piqa_has_its_labels_inside_or_beside_it() {
     assert!(labels("0\n1\n1\n").unwrap_err().contains("has 3 labels for 2 questions"));
     assert!(labels("0\n").unwrap_err().contains("line 2: there is no label"));
     assert!(labels("0\nB\n").unwrap_err().contains("line 2: the label must be"));
+}
+
+/// As the Hub has it: its labels are integers, and -1 where they are kept secret.
+#[test]
+fn piqa_is_read_from_parquet() {
+    let schema = "message m { optional binary goal (STRING); optional binary sol1 (STRING);
+        optional binary sol2 (STRING); optional int64 label; }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("valid.parquet");
+    let read = |labels: &[i64]| {
+        let mut writer =
+            SerializedFileWriter::new(vec![], schema.clone(), Default::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let texts = [
+            ["dry a cup", "open a jar"],
+            ["use a cloth", "sing to it"],
+            ["use a lamp", "turn the lid"],
+        ];
+        for texts in texts {
+            let texts = texts.map(ByteArray::from);
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<ByteArrayType>().write_batch(&texts, Some(&[1, 1]), None).unwrap();
+            column.close().unwrap();
+        }
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(labels, Some(&[1, 1]), None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        fs::write(&path, writer.into_inner().unwrap()).unwrap();
+        Benchmark::Piqa.read(&path).map_err(|error| error.to_string())
+    };
+    let expected = [
+        question(1, "Question: dry a cup\nAnswer:", &["use a cloth", "use a lamp"], 0),
+        question(2, "Question: open a jar\nAnswer:", &["sing to it", "turn the lid"], 1),
+    ];
+    assert_eq!(read(&[0, 1]).unwrap(), expected);
+    let message = read(&[1, -1]).unwrap_err();
+    assert!(message.contains("line 2: the label must be a number from 0 to 1"), "{message}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use emberlm::data::{
 };
 use flate2::write::GzEncoder;
 use parquet::basic::{Compression as Codec, Encoding, GzipLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -460,10 +460,10 @@ fn rows_of_parquet_come_back_with_their_lists() {
     let expected: Vec<Value> = rows
         .iter()
         .map(|row| match row {
-            None => json!({ "a": { "b": null, "c": [] } }),
+            None => json!({ "a": { "b": null, "c": [] }, "n": 7 }),
             Some((b, list)) => {
                 let texts: Vec<&String> = list.iter().flatten().flatten().collect();
-                json!({ "a": { "b": b, "c": texts } })
+                json!({ "a": { "b": b, "c": texts }, "n": 7 })
             }
         })
         .collect();
@@ -524,6 +524,100 @@ fn rows_of_parquet_come_back_with_their_lists() {
         }
         fs::write(&path, writer.into_inner().unwrap()).unwrap();
         assert_eq!(read_rows(&path).unwrap(), expected, "{version:?}, {dictionary}");
+    }
+}
+
+/// Written by the parquet crate, whose encoders are not ours.
+#[test]
+fn integers_of_parquet_come_back_as_numbers() {
+    let schema = "message m { required int64 wide; optional int32 small (INTEGER(8, true));
+        required int32 unsigned (INTEGER(32, false)); required int64 long (INTEGER(64, false));
+        optional group list (LIST) { repeated group list { optional int64 element; } }
+        required int32 day (DATE); required int64 moment (TIMESTAMP(NANOS, true)); }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let wide: Vec<i64> = (0..300_i64)
+        .map(|row| match row % 5 {
+            0 => i64::MIN,
+            1 => i64::MAX,
+            other => (row - 150) * other.pow(9),
+        })
+        .collect();
+    let small: Vec<Option<i32>> =
+        (0..300).map(|row| (row % 7 != 2).then_some(row % 256 - 128)).collect();
+    let lists: Vec<&[i64]> =
+        (0..300).map(|row| &wide[row..row + (row % 4).min(300 - row)]).collect();
+    let expected: Vec<Value> = (0..300)
+        .map(|row| {
+            let number = wide[row];
+            json!({
+                "wide": number, "small": small[row], "unsigned": number as u32,
+                "long": number as u64, "list": lists[row],
+            })
+        })
+        .collect();
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("numbers.parquet");
+    let mut random = SmallRng::seed_from_u64(11);
+    for (version, encoding) in [
+        (WriterVersion::PARQUET_1_0, Encoding::RLE_DICTIONARY),
+        (WriterVersion::PARQUET_1_0, Encoding::PLAIN),
+        (WriterVersion::PARQUET_2_0, Encoding::RLE_DICTIONARY),
+        (WriterVersion::PARQUET_2_0, Encoding::PLAIN),
+        (WriterVersion::PARQUET_2_0, Encoding::DELTA_BINARY_PACKED),
+    ] {
+        let mut properties = WriterProperties::builder()
+            .set_writer_version(version)
+            .set_data_page_row_count_limit(70)
+            .set_write_batch_size(10);
+        if encoding != Encoding::RLE_DICTIONARY {
+            properties = properties.set_dictionary_enabled(false).set_encoding(encoding);
+        }
+        let mut writer =
+            SerializedFileWriter::new(vec![], schema.clone(), Arc::new(properties.build()))
+                .unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        for number in 0..7 {
+            let mut column = group.next_column().unwrap().unwrap();
+            let short: Vec<i32> = wide.iter().map(|number| *number as i32).collect();
+            let (long, short) = (&wide[..], &short[..]);
+            let written = match number {
+                0 | 3 | 6 => column.typed::<Int64Type>().write_batch(long, None, None),
+                1 => {
+                    let levels: Vec<i16> = small.iter().map(|it| it.is_some().into()).collect();
+                    let there: Vec<i32> = small.iter().flatten().copied().collect();
+                    column.typed::<Int32Type>().write_batch(&there, Some(&levels), None)
+                }
+                4 => {
+                    let (mut definitions, mut repetitions) = (Vec::new(), Vec::new());
+                    for list in &lists {
+                        // One place of an empty list, whose element is not there.
+                        for place in 0..list.len().max(1) {
+                            definitions.push(if list.is_empty() { 1 } else { 3 });
+                            repetitions.push(i16::from(place > 0));
+                        }
+                    }
+                    let there = lists.concat();
+                    let typed = column.typed::<Int64Type>();
+                    typed.write_batch(&there, Some(&definitions), Some(&repetitions))
+                }
+                _ => column.typed::<Int32Type>().write_batch(short, None, None),
+            };
+            written.unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        let whole = writer.into_inner().unwrap();
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(read_rows(&path).unwrap(), expected, "{version:?}, {encoding}");
+        for _ in 0..300 {
+            let mut damaged = whole.clone();
+            damaged[random.random_range(0..whole.len())] = random.random();
+            fs::write(&path, &damaged).unwrap();
+            // Read or refused, in one line.
+            if let Err(error) = read_rows(&path) {
+                assert!(!error.to_string().contains('\n'), "{error}");
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pages::{Dictionary, TextPage};
+use super::pages::{Dictionary, Layout, ValuePage};
 use super::{Reader, Step};
 use crate::data::DataError;
 
@@ -25,7 +25,7 @@ pub(super) struct Parquet {
     rows_left: u64,
     pages: Option<SerializedPageReader<File>>,
     dictionary: Option<Dictionary>,
-    page: Option<TextPage>,
+    page: Option<ValuePage>,
     rows_read: u64,
 }
 
@@ -75,14 +75,14 @@ impl Parquet {
             } else if let Some(pages) = &mut self.pages {
                 match pages.get_next_page()? {
                     Some(page @ Page::DictionaryPage { .. }) => {
-                        self.dictionary = Some(Dictionary::new(&page)?);
+                        self.dictionary = Some(Dictionary::new(&page, Layout::Text)?);
                     }
                     Some(page) => {
                         let rows = u64::from(page.num_values());
                         self.rows_left =
                             self.rows_left.checked_sub(rows).ok_or_else(rows_differ)?;
                         self.rows_read += rows;
-                        self.page = Some(TextPage::new(&page, self.max_level)?);
+                        self.page = Some(ValuePage::new(&page, self.max_level)?);
                     }
                     None if self.rows_left > 0 => return Err(rows_differ().into()),
                     None => self.pages = None,

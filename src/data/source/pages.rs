@@ -1,5 +1,5 @@
-//! Texts of a page of parquet. The parquet crate reads the file's structure and decompresses pages;
-//! its decoders of values panic on damaged ones, and so values are decoded here.
+//! Texts and integers of a page of parquet. The parquet crate reads the file's structure and
+//! decompresses pages; its decoders of values panic on damaged ones, and so values are decoded here.
 //!
 //! Source: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>.
 
@@ -12,29 +12,49 @@ use std::ops::Range;
 /// Places of a page that may be in memory at once: a few bytes of a damaged one can claim any number.
 const PLACES: u32 = 1 << 26;
 
-/// Texts that pages of a column refer to by number.
-pub(super) struct Dictionary {
-    data: ByteArray,
-    texts: Vec<Range<usize>>,
+/// How the values of a column lie one after the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Each after its length in bytes.
+    Text,
+    /// So many bytes each, the lowest first.
+    Integer(usize),
 }
 
-impl Dictionary {
-    pub(super) fn new(page: &Page) -> Result<Self, ParquetError> {
-        let data = ByteArray::from(page.buffer().clone());
-        let (mut texts, mut at) = (Vec::new(), 0);
-        for _ in 0..page.num_values() {
-            texts.push(plain(data.data(), &mut at).ok_or_else(cut_off)?);
+impl Layout {
+    /// The place of the value that begins at `at`; it is in `bytes`.
+    fn plain(self, bytes: &[u8], at: &mut usize) -> Option<Range<usize>> {
+        match self {
+            Self::Text => plain(bytes, at),
+            Self::Integer(width) => take(at, width).filter(|range| range.end <= bytes.len()),
         }
-        Ok(Self { data, texts })
     }
 }
 
-/// The texts of a page that are not null, one after the other.
-pub(super) struct TextPage {
+/// Values that pages of a column refer to by number.
+pub(super) struct Dictionary {
     data: ByteArray,
+    values: Vec<Range<usize>>,
+}
+
+impl Dictionary {
+    pub(super) fn new(page: &Page, layout: Layout) -> Result<Self, ParquetError> {
+        let data = ByteArray::from(page.buffer().clone());
+        let (mut values, mut at) = (Vec::new(), 0);
+        for _ in 0..page.num_values() {
+            values.push(layout.plain(data.data(), &mut at).ok_or_else(cut_off)?);
+        }
+        Ok(Self { data, values })
+    }
+}
+
+/// The values of a page that are not null, one after the other.
+pub(super) struct ValuePage {
+    data: ByteArray,
+    layout: Layout,
     /// Of what comes next in the data.
     at: usize,
-    /// Texts to come.
+    /// Values to come.
     left: u64,
     values: Values,
 }
@@ -50,10 +70,15 @@ enum Values {
         lengths: Delta,
         text: Vec<u8>,
     },
+    /// Integers, and the bytes of the last one that was read.
+    Numbers {
+        numbers: Delta,
+        bytes: [u8; 8],
+    },
 }
 
-impl TextPage {
-    /// `max_level` is the definition level of a value that is not null.
+impl ValuePage {
+    /// Of texts. `max_level` is the definition level of a value that is not null.
     pub(super) fn new(page: &Page, max_level: i16) -> Result<Self, ParquetError> {
         let data = ByteArray::from(page.buffer().clone());
         let bytes = data.data();
@@ -76,13 +101,14 @@ impl TextPage {
             }
             _ => (0, u64::from(page.num_values())),
         };
-        Self::of_values(page, data, at, left)
+        Self::of_values(page, Layout::Text, data, at, left)
     }
 
-    /// The texts of a page of a column that may repeat, and how each place of it stands: its
-    /// repetition level, which is 0 where a row begins, and whether there is a text.
+    /// The values of a page of a column that may repeat, and how each place of it stands: its
+    /// repetition level, which is 0 where a row begins, and whether there is a value.
     pub(super) fn nested(
         page: &Page,
+        layout: Layout,
         max_repetition: i16,
         max_level: i16,
     ) -> Result<(Self, Vec<(u32, bool)>), ParquetError> {
@@ -117,12 +143,13 @@ impl TextPage {
         let places: Vec<(u32, bool)> =
             both.map(place).collect::<Option<_>>().ok_or_else(cut_off)?;
         let left = places.iter().filter(|(_, is_there)| *is_there).count();
-        Ok((Self::of_values(page, data, at, left as u64)?, places))
+        Ok((Self::of_values(page, layout, data, at, left as u64)?, places))
     }
 
     /// Of values that start at a byte of the page.
     fn of_values(
         page: &Page,
+        layout: Layout,
         data: ByteArray,
         mut at: usize,
         left: u64,
@@ -135,19 +162,25 @@ impl TextPage {
                 bytes.get(at).and_then(|width| Hybrid::new(at + 1, *width)).map(Values::Dictionary)
             }
             Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Some(Values::Plain),
-            Encoding::DELTA_LENGTH_BYTE_ARRAY => {
+            Encoding::DELTA_LENGTH_BYTE_ARRAY if layout == Layout::Text => {
                 Delta::new(bytes, &mut at, left).map(Values::Lengths)
             }
-            Encoding::DELTA_BYTE_ARRAY => Delta::new(bytes, &mut at, left).and_then(|prefixes| {
-                let lengths = Delta::new(bytes, &mut at, left)?;
-                Some(Values::Prefixes { prefixes, lengths, text: Vec::new() })
-            }),
-            other => return Err(ParquetError::NYI(format!("texts in {other}"))),
+            Encoding::DELTA_BYTE_ARRAY if layout == Layout::Text => {
+                Delta::new(bytes, &mut at, left).and_then(|prefixes| {
+                    let lengths = Delta::new(bytes, &mut at, left)?;
+                    Some(Values::Prefixes { prefixes, lengths, text: Vec::new() })
+                })
+            }
+            Encoding::DELTA_BINARY_PACKED if layout != Layout::Text => {
+                let numbers = Delta::new(bytes, &mut at, left);
+                numbers.map(|numbers| Values::Numbers { numbers, bytes: [0; 8] })
+            }
+            other => return Err(ParquetError::NYI(format!("such values in {other}"))),
         };
-        Ok(Self { values: values.ok_or_else(cut_off)?, data, at, left })
+        Ok(Self { values: values.ok_or_else(cut_off)?, data, layout, at, left })
     }
 
-    /// The next text, as it was written; none after the last.
+    /// The bytes of the next value, as they were written; none after the last.
     pub(super) fn next<'a>(
         &'a mut self,
         dictionary: Option<&'a Dictionary>,
@@ -162,10 +195,10 @@ impl TextPage {
     fn value<'a>(&'a mut self, dictionary: Option<&'a Dictionary>) -> Option<&'a [u8]> {
         let data = self.data.data();
         match &mut self.values {
-            Values::Plain => data.get(plain(data, &mut self.at)?),
+            Values::Plain => data.get(self.layout.plain(data, &mut self.at)?),
             Values::Dictionary(indexes) => {
                 let dictionary = dictionary?;
-                let range = dictionary.texts.get(indexes.next(data)? as usize)?;
+                let range = dictionary.values.get(indexes.next(data)? as usize)?;
                 dictionary.data.data().get(range.clone())
             }
             Values::Lengths(lengths) => {
@@ -180,6 +213,14 @@ impl TextPage {
                 text.truncate(prefix);
                 text.extend_from_slice(rest);
                 Some(text)
+            }
+            Values::Numbers { numbers, bytes } => {
+                // Of 32 bits, which wrap around as well, these are the lower half.
+                *bytes = numbers.next(data)?.to_le_bytes();
+                match self.layout {
+                    Layout::Integer(width) => bytes.get(..width),
+                    Layout::Text => None,
+                }
             }
         }
     }
