@@ -133,6 +133,34 @@ fn results_are_lines_json_and_files_in_the_run() {
     assert_eq!(fs::read(&file).unwrap(), before);
 }
 
+/// What texts are prepared to is often called by the tokenizer alone.
+#[test]
+fn results_of_prepared_data_are_kept_apart() {
+    let root = RUNS.path().join("kept");
+    let results = RUNS.path().join("artifacts/stories/evaluations");
+    let result = |name: &str| {
+        let path = results.join(format!("step-00000006-{name}-validation.json"));
+        let text = fs::read(&path).unwrap_or_else(|_| panic!("{} is missing", path.display()));
+        serde_json::from_slice::<Value>(&text).unwrap()
+    };
+    for (name, text) in [("kites", "a kite flew. "), ("plums", "plums were eaten, and cake. ")] {
+        let path = write(&format!("{name}.txt"), &text.repeat(40));
+        let out = root.join(name).join("byte-v1.5");
+        let out = out.to_str().unwrap();
+        let args = ["prepare", &path, "--tokenizer", "byte", "--out", out];
+        succeed(&emberlm(RUNS.path(), &args));
+        let found = json(&["--data", out]);
+        assert_eq!(found, result(&format!("{name}-byte-v1.5")));
+    }
+    let data = |name: &str| result(name)["results"][0]["data"].as_str().unwrap().to_owned();
+    assert!(data("kites-byte-v1.5").contains("kept/kites/byte-v1.5, validation split"));
+    // Wherever it is named from.
+    let run = RUNS.path().join("artifacts/stories");
+    let args = ["eval", run.to_str().unwrap(), "--data", "."];
+    succeed(&emberlm(&root.join("kites/byte-v1.5"), &args));
+    assert_eq!(data("kites-byte-v1.5"), "., validation split");
+}
+
 #[test]
 fn questions_and_stories_are_shown_in_a_table() {
     let piqa = write("piqa.jsonl", PIQA);

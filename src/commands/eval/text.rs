@@ -1,5 +1,5 @@
-use anyhow::bail;
-use std::path::PathBuf;
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Evaluate;
@@ -38,13 +38,13 @@ impl Text {
         };
         let is_prepared = args.data.as_ref().is_some_and(|path| Prepared::is_at(path));
         let (name, data) = match &args.data {
+            Some(path) if is_prepared => {
+                let name = format!("{}-{side}", prepared_name(path)?);
+                (name, format!("{}, {side} split", path.display()))
+            }
             Some(path) => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                let folder = format!("{}, {side} split", path.display());
-                match is_prepared {
-                    true => (format!("{stem}-{side}"), folder),
-                    false => (stem, path.display().to_string()),
-                }
+                (stem, path.display().to_string())
             }
             None => (side.into(), format!("the run's data, {side} split")),
         };
@@ -95,6 +95,17 @@ impl Text {
             measures,
         })
     }
+}
+
+/// `datasets/my/gpt2` -> `my-gpt2`: a folder of prepared data is often called by its tokenizer, as
+/// those of other texts are.
+fn prepared_name(path: &Path) -> anyhow::Result<String> {
+    let whole = path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?;
+    let names: Vec<_> = [whole.parent(), Some(whole.as_path())]
+        .into_iter()
+        .filter_map(|folder| Some(folder?.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    Ok(names.join("-"))
 }
 
 /// What is measured, and the entropy of its source in nats a token, where that is known.
