@@ -112,8 +112,13 @@ fn row(root: &Path, name: &str) -> Row {
     };
     match Run::open(root, name) {
         Ok(run) => known(&run, row),
-        Err(error) => Row { error: Some(error.to_string()), ..row },
+        Err(error) => Row { error: Some(reason(error)), ..row },
     }
+}
+
+/// What is wrong, and why: an error of a file alone does not say.
+fn reason(error: ArtifactError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }
 
 /// What a run says of itself.
@@ -141,7 +146,7 @@ fn known(run: &Run, row: Row) -> Row {
     };
     match found() {
         Ok((step, loss, status)) => Row { status, step, parameters, loss, ..row },
-        Err(error) => Row { error: Some(error.to_string()), parameters, ..row },
+        Err(error) => Row { error: Some(reason(error)), parameters, ..row },
     }
 }
 

@@ -610,6 +610,22 @@ fn runs_are_listed_with_what_has_become_of_them() {
     let error = found[3]["error"].as_str().unwrap();
     assert!(error.contains("whole/config.json is damaged: it is missing"), "{error}");
     fs::write(&config, kept).unwrap();
+    // Why a file cannot be read is told as well: of one that a run is opened by, and of another.
+    for name in ["tokenizer.json", "summary.json"] {
+        let file = artifacts.join("whole").join(name);
+        let kept = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        let why = fs::read(&file).unwrap_err().to_string();
+        let found = &runs(root, &["--sort", "name"])[3];
+        assert_eq!(found["status"], "damaged");
+        let error = found["error"].as_str().unwrap();
+        let expected = format!("{name}: {why}");
+        assert!(error.contains("cannot read ") && error.ends_with(&expected), "{error}");
+        assert_eq!(error.matches(&why).count(), 1, "{error}");
+        fs::remove_dir(&file).unwrap();
+        fs::write(&file, kept).unwrap();
+    }
     // Where nothing can be read, nobody knows whether there is a run.
     let output = emberlm(root, &["runs", "--artifacts", "artifacts/whole/config.json"]);
     let message = String::from_utf8_lossy(&output.stderr);
