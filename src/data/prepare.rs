@@ -621,7 +621,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The threshold under which there is a share of the different documents, but at least one.
+    /// The threshold under which there is a share of the different documents: at least one of
+    /// them, and not all.
     fn exact_threshold(&self, share: f64, seed: u64) -> Result<u64, DataError> {
         let mut hashes = BTreeSet::new();
         let mut documents = self.preparation.sources.read();
@@ -633,7 +634,8 @@ impl<'a> Work<'a> {
             }
             begins = piece.ends_document;
         }
-        let kept = ((hashes.len() as f64 * share).round() as usize).max(1);
+        let most = hashes.len().saturating_sub(1).max(1);
+        let kept = ((hashes.len() as f64 * share).round() as usize).clamp(1, most);
         match hashes.iter().nth(kept) {
             Some(first_not_kept) => Ok(*first_not_kept),
             None => Err(DataError::TooFewDocuments { documents: hashes.len() }),

@@ -186,6 +186,26 @@ proptest! {
     }
 }
 
+/// However large or small the share is, each side has a document.
+#[test]
+fn few_documents_are_enough_for_two_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = ["one of them", "two of them", "three of them"].map(String::from);
+    let meta = |count: usize, validation_fraction: f64| {
+        let path = json_lines(folder.path(), &texts[..count]);
+        let split = ValidationSplit::Documents { validation_fraction, seed: 1 };
+        let out = folder.path().join(format!("{count}-{validation_fraction}"));
+        prepared(&sources(&[&path]), &ByteTokenizer, split, NO_SHARDS, &out)
+    };
+    for (count, share, train) in [(3, 0.9, 1), (3, 0.5, 1), (3, 0.01, 2), (2, 0.99, 1)] {
+        let meta = meta(count, share).unwrap();
+        let found = (meta.train.documents, meta.validation.documents);
+        assert_eq!(found, (train, count as u64 - train), "{share} of {count}");
+    }
+    let alone = meta(1, 0.9);
+    assert!(matches!(alone, Err(DataError::TooFewDocuments { documents: 1 })), "{alone:?}");
+}
+
 /// Text of several batches.
 fn many_documents(folder: &Path) -> PathBuf {
     let document = |number: u64| {
