@@ -40,7 +40,8 @@ pub struct TrainTokenizerArgs {
     /// Tokens to end with, special ones and the 256 bytes included
     #[arg(long, value_name = "N")]
     pub vocab_size: usize,
-    /// How a text is split into words, which tokens do not cross [default: gpt4]
+    /// How a text is split into words, which tokens do not cross; with `none` each document is
+    /// held whole, and has 256 MiB at most [default: gpt4]
     #[arg(long, value_name = "PATTERN", value_parser = ["gpt4", "gpt2", "none"])]
     pub split: Option<String>,
     /// A regular expression that matches words, instead; each document is then held whole, and has

@@ -382,6 +382,13 @@ fn every_subcommand_has_help() {
         let help = ok(&tokenizer(folder.path(), &[name, "--help"]));
         assert!(help.contains("Usage: emberlm tokenizer "), "{help}");
     }
+    // What holds documents whole says so, and how long they may be.
+    let help = ok(&tokenizer(folder.path(), &["train", "--help"]));
+    let of = |option: &str| help.split_once(option).unwrap().1.split("\n      --").next().unwrap();
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for option in ["--split <PATTERN>", "--split-regex <REGEX>"] {
+        assert!(words(of(option)).contains("held whole, and has 256 MiB at most"), "{help}");
+    }
     // Too few arguments are a usage error.
     for args in
         [&["train"][..], &["train", "x.txt"], &["stats", "gpt2"], &["encode"], &["sho"], &[]]
