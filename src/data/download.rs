@@ -1,8 +1,9 @@
 //! Downloads the files of a data set: each whole and checked, or not at all.
 //!
 //! A file grows as `NAME.part`, beside which `NAME.part.json` says what it is a part of. What
-//! stops halfway is resumed: by the next attempt, or by the next run of the program. Only a file
-//! of the right length and checksum gets its name.
+//! stops halfway is resumed: by the next attempt, or by the next run of the program; but not where
+//! neither a checksum nor an ETag tells whether the rest is of the same file. Only a file of the
+//! right length and checksum gets its name.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -56,9 +57,9 @@ pub enum DownloadError {
     #[error("{url} is a web page, not the file; open it in a browser to see what it says")]
     WebPage { url: String },
     #[error(
-        "{url} keeps breaking off: {reason}; {done} bytes are kept, and the next run goes on from there"
+        "{url} keeps breaking off: {reason}; {done} bytes have come, and the next run {next_run}"
     )]
-    BrokenOff { url: String, reason: String, done: u64 },
+    BrokenOff { url: String, reason: String, done: u64, next_run: &'static str },
     #[error("{from} has {found} bytes, not {expected} as its manifest says")]
     Length { from: String, found: u64, expected: u64 },
     #[error("{from} has the SHA-256 {found}, not {expected} as {source_name} says{remedy}")]
@@ -69,8 +70,8 @@ pub enum DownloadError {
         source_name: &'static str,
         remedy: &'static str,
     },
-    #[error("the disk is full: {} is kept; make room, and the next run goes on from there", .part.display())]
-    DiskFull { part: PathBuf },
+    #[error("the disk is full: {} is unfinished; make room, and the next run {next_run}", .part.display())]
+    DiskFull { part: PathBuf, next_run: &'static str },
     #[error("{} is being downloaded by another process; wait for it", .path.display())]
     Busy { path: PathBuf },
     #[error("there is no {}", .path.display())]
@@ -90,8 +91,8 @@ pub enum DownloadError {
 /// where it is.
 ///
 /// # Errors
-/// A file that cannot be got or that is not the one of the manifest; what has come of it stays and
-/// is resumed.
+/// A file that cannot be got or that is not the one of the manifest; what has come of it stays, and
+/// is resumed where a checksum or an ETag tells that the rest is of the same file.
 pub fn fetch(
     manifest: &Manifest,
     root: &Path,
@@ -195,7 +196,7 @@ impl Downloader {
             }
             // Who has never been connected has no network, and waiting does not help.
             let Some(pause) = self.pauses.get(failures).filter(|_| connected) else {
-                return Err(stop.error(expected, path, part.length));
+                return Err(stop.error(expected, path, part));
             };
             failures += 1;
             let reason = &stop.to_string();
@@ -248,7 +249,7 @@ impl std::fmt::Display for Stop {
 }
 
 impl Stop {
-    fn error(self, expected: &Expected, path: &Path, done: u64) -> DownloadError {
+    fn error(self, expected: &Expected, path: &Path, part: &Part) -> DownloadError {
         let url = expected.file.url.clone();
         match self {
             Self::Unreachable(reason) => DownloadError::Unreachable {
@@ -261,7 +262,10 @@ impl Stop {
                 url,
                 path: path.into(),
             },
-            Self::BrokenOff(reason) => DownloadError::BrokenOff { url, reason, done },
+            Self::BrokenOff(reason) => {
+                let (done, next_run) = (part.length, part.origin.next_run(expected));
+                DownloadError::BrokenOff { url, reason, done, next_run }
+            }
             Self::Status(status) => DownloadError::Status { url, status },
         }
     }
@@ -357,7 +361,7 @@ fn attempt(
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return stopped(&one_line(&error)),
         };
-        part.append(&chunk[..read])?;
+        part.append(&chunk[..read], expected)?;
         if let Some(expected) = limit.filter(|limit| part.length > *limit) {
             let found = part.length;
             part.clear()?;
@@ -431,6 +435,16 @@ impl Origin {
     fn is_comparable(&self, expected: &Expected) -> bool {
         self.etag.is_some() || expected.sha256.is_some()
     }
+
+    /// What the next run does with a part, in an error.
+    fn next_run(&self, expected: &Expected) -> &'static str {
+        match self.is_comparable(expected) {
+            true => "goes on from there",
+            false => {
+                "begins anew, since neither a checksum nor an ETag tells whether the file is still the same"
+            }
+        }
+    }
 }
 
 /// The file that grows, ours alone while this lives.
@@ -501,9 +515,9 @@ impl Part {
         Ok(())
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
+    fn append(&mut self, bytes: &[u8], expected: &Expected) -> Result<(), DownloadError> {
         let length = bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|error| self.write_error(error))?;
+        self.file.write_all(bytes).map_err(|error| self.write_error(error, expected))?;
         self.length += length;
         Ok(())
     }
@@ -513,11 +527,12 @@ impl Part {
         remove(&beside(&self.path, ".json"))
     }
 
-    fn write_error(&self, error: io::Error) -> DownloadError {
+    fn write_error(&self, error: io::Error, expected: &Expected) -> DownloadError {
         match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                DownloadError::DiskFull { part: self.path.clone() }
-            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DownloadError::DiskFull {
+                part: self.path.clone(),
+                next_run: self.origin.next_run(expected),
+            },
             _ => files::write_error(&self.path)(error).into(),
         }
     }
@@ -529,7 +544,7 @@ impl Part {
         expected: &Expected,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), DownloadError> {
-        self.file.sync_all().map_err(|error| self.write_error(error))?;
+        self.file.sync_all().map_err(|error| self.write_error(error, expected))?;
         self.file.rewind().map_err(files::read_error(&self.path))?;
         let found = hash(&mut self.file, &self.path, &expected.file.name, self.length, progress)?;
         let url = expected.file.url.clone();

@@ -271,6 +271,7 @@ fn the_next_run_goes_on_where_one_gave_up() {
     let set = Set::known(&server.url);
     let error = set.fails();
     assert!(matches!(error, DownloadError::BrokenOff { done: 40_000, .. }), "{error}");
+    assert!(error.to_string().ends_with("the next run goes on from there"), "{error}");
     assert_eq!(set.part(), Some(40_000));
     set.succeeds();
     assert_eq!(start(server.heads().last().unwrap()), Some(40_000));
@@ -500,6 +501,15 @@ fn a_part_that_cannot_be_compared_is_not_resumed() {
     fs::write(set.path("text.txt.part.json"), origin).unwrap();
     set.succeeds();
     assert!(server.heads().iter().all(|head| start(head).is_none()));
+    // Who is told that it stopped is told so, too.
+    let server = Server::start((0..4).map(|_| plain(1000)).chain([plain(300_000)]).collect());
+    let set = Set::new(&server.url, None, None);
+    let error = set.fails();
+    assert!(matches!(error, DownloadError::BrokenOff { done: 1000, .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("the next run begins anew") && !text.contains("goes on"), "{text}");
+    set.succeeds();
+    assert!(server.heads().iter().all(|head| start(head).is_none()));
     // With a checksum it is resumed.
     let server = Server::start(vec![
         plain(1000),
@@ -624,6 +634,15 @@ fn a_full_disk_is_one_line() {
     std::os::unix::fs::symlink("/dev/full", set.path("text.txt.part")).unwrap();
     let error = set.fails();
     assert!(matches!(error, DownloadError::DiskFull { .. }), "{error}");
+    assert!(error.to_string().ends_with("the next run goes on from there"), "{error}");
+    // Neither a checksum nor an ETag.
+    let plain = fixed("200 OK", "Content-Length: 300000\r\n".into(), content());
+    let server = Server::start(vec![plain]);
+    let set = Set::new(&server.url, None, None);
+    std::os::unix::fs::symlink("/dev/full", set.path("text.txt.part")).unwrap();
+    let error = set.fails();
+    assert!(matches!(error, DownloadError::DiskFull { .. }), "{error}");
+    assert!(error.to_string().contains("the next run begins anew"), "{error}");
 }
 
 #[test]
