@@ -460,13 +460,15 @@ pub(super) fn show_download(bar: &ProgressBar, progress: Progress, last: &mut St
         Progress::Downloading { file, done, total } => (file, done, total, "downloading"),
         Progress::Checking { file, done, total } => (file, done, Some(total), "checking"),
         Progress::Retrying { file, pause, reason } => {
-            bar.println(format!("{file}: {reason}; again in {pause:?}"));
+            bar.suspend(|| note(format_args!("{file}: {reason}; again in {pause:?}")));
             return;
         }
         Progress::Recorded { file, sha256 } => {
-            bar.println(format!(
-                "{file}: its manifest has no checksum; {sha256} is expected from now on"
-            ));
+            bar.suspend(|| {
+                note(format_args!(
+                    "{file}: its manifest has no checksum; {sha256} is expected from now on"
+                ));
+            });
             return;
         }
     };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::command_line::{emberlm, stdout};
+use crate::command_line::{emberlm, stdout, succeed};
 use crate::support::{repository, shared};
 
 const FILE: &str = "text.txt";
@@ -567,6 +567,29 @@ fn an_unknown_checksum_is_recorded_and_then_expected() {
     let text = set.fails().to_string();
     assert!(text.contains("as downloads.json says"), "{text}");
     assert!(text.contains(&sha256(&content())) && text.contains(&sha256(b"other")), "{text}");
+}
+
+/// Where nobody looks at a terminal, too: what is expected later has to be in the log.
+#[test]
+fn a_named_data_set_is_downloaded_and_prepared_with_notes_of_what_happened() {
+    let server = Server::start(vec![breaks_off(1000), whole()]);
+    let set = Set::new(&server.url, None, None);
+    let root = set.root.path().to_str().unwrap();
+    let args = ["prepare", "some", "--datasets", root, "--tokenizer", "byte", "--json"];
+    // Elsewhere, as a folder of that name would be taken for what is meant.
+    let folder = tempfile::tempdir().unwrap();
+    let output = emberlm(folder.path(), &[&args[..], &["--split", "characters"]].concat());
+    let meta: serde_json::Value = serde_json::from_str(&succeed(&output)).unwrap();
+    let characters = |split: &str| meta[split]["characters"].as_u64().unwrap();
+    assert_eq!((characters("train"), characters("validation")), (270_000, 30_000));
+    assert!(set.path("byte/train.bin").exists());
+    let message = String::from_utf8_lossy(&output.stderr);
+    let [again, recorded] = &message.lines().collect::<Vec<_>>()[..] else { panic!("{message}") };
+    assert!(again.starts_with("text.txt: ") && again.ends_with("; again in 1s"), "{again}");
+    let sha256 = sha256(&content());
+    let expected =
+        format!("text.txt: its manifest has no checksum; {sha256} is expected from now on");
+    assert_eq!(*recorded, expected);
 }
 
 #[test]
