@@ -128,11 +128,8 @@ impl Text {
         {
             return Self::of_manifest(manifest, args, stop);
         }
-        for (option, given) in [("--from", args.from.is_some()), ("--files", args.files.is_some())]
-        {
-            if given {
-                bail!("{option} is for data sets that are named; `emberlm datasets` lists them");
-            }
+        if let Some(option) = option_of_files(args) {
+            bail!("{option} is for data sets that are named; `emberlm datasets` lists them");
         }
         let mut spooled = Vec::new();
         let mut readable = |paths: &[String]| -> anyhow::Result<Vec<String>> {
@@ -166,6 +163,11 @@ impl Text {
                 "{} has questions, and no text to train on; ask a run with emberlm eval RUN --task {benchmark}",
                 manifest.name
             );
+        }
+        if manifest.is_generated()
+            && let Some(option) = option_of_files(args)
+        {
+            bail!("{} is generated, and not read from files; leave out {option}", manifest.name);
         }
         if let Some(count) = args.files {
             let mut kept = 0;
@@ -223,6 +225,15 @@ impl Text {
             tokenizer: manifest.tokenizers.first().cloned().unwrap_or("gpt2".into()),
             spooled: Vec::new(),
         })
+    }
+}
+
+/// The given one of the options for the files of a data set.
+fn option_of_files(args: &PrepareArgs) -> Option<&'static str> {
+    match (&args.from, args.files) {
+        (Some(_), _) => Some("--from"),
+        (None, Some(_)) => Some("--files"),
+        (None, None) => None,
     }
 }
 

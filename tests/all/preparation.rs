@@ -636,6 +636,13 @@ fn bad_preparations_are_one_line() {
         "1 different documents are too few",
     );
     prepare(&["text.txt", "--from", "here"], "--from is for data sets that are named");
+    prepare(&["text.txt", "--files", "1"], "--files is for data sets that are named");
+    for option in [["--from", "text.txt"], ["--files", "1"]] {
+        let expected =
+            format!("stories is generated, and not read from files; leave out {}", option[0]);
+        prepare(&[&["stories"], &option[..]].concat(), &expected);
+    }
+    assert!(!path.join("datasets/stories").exists(), "what is refused is not begun");
     prepare(&["documents.jsonl", "--field", "content"], "content");
     prepare(
         &["text.txt", "--validation-fraction", "0.9999", "--tokenizer", "byte"],
