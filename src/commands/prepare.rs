@@ -2,10 +2,12 @@ use anyhow::{Context, bail};
 use indicatif::{DecimalBytes, ProgressBar};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::progress::{self, note};
@@ -13,8 +15,9 @@ use super::signals::{STOPPED, stop_on_signal};
 use super::tokenizer::open;
 use crate::cli::PrepareArgs;
 use crate::data::{
-    FileSplit, Manifest, Meta, Preparation, Prepare, PrepareProgress, Progress, SourceFormat,
-    SourceOptions, Sources, SplitBy, SplitRule, Stories, ValidationSplit, discard, fetch, prepare,
+    DataError, FileSplit, Manifest, Meta, Preparation, Prepare, PrepareProgress, Progress,
+    SourceFormat, SourceOptions, Sources, SplitBy, SplitRule, Stories, ValidationSplit, discard,
+    fetch, is_unfinished, prepare,
 };
 use crate::files;
 use crate::tokenizer::{CharacterTokenizer, Tokenizer};
@@ -23,6 +26,10 @@ const VALIDATION_FRACTION: f64 = 0.1;
 /// Of the documents of large corpora, which have enough of them.
 const SMALL_VALIDATION_FRACTION: f64 = 0.01;
 const LARGE: u64 = 64 << 20;
+/// Bytes at a time of what can only be read once.
+const CHUNK: u64 = 1 << 20;
+/// How long a signal may wait for what comes out of a pipe.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of the generated stories.
 const STORIES: [(&str, usize, u64); 2] = [("train.jsonl", 20_000, 0), ("validation.jsonl", 300, 1)];
 
@@ -70,7 +77,20 @@ pub(super) fn run(args: PrepareArgs) -> anyhow::Result<()> {
             begun = (progress.text_bytes, Instant::now());
         }
     };
-    let done = prepare(&preparation, &folder, &stop, &mut report)?;
+    // What there is already is of something else, and stays.
+    let discards = !text.spooled.is_empty() && !is_unfinished(&folder)?;
+    let done = match prepare(&preparation, &folder, &stop, &mut report) {
+        Ok(done) => done,
+        Err(error) => {
+            let is_of_others =
+                matches!(error, DataError::Busy { .. } | DataError::OtherUnfinished { .. });
+            // The same command would go on only from the same file, which is gone then.
+            if discards && !is_of_others {
+                discard(&folder)?;
+            }
+            return Err(error.into());
+        }
+    };
     bar.finish_and_clear();
     let mut out = io::stdout().lock();
     match done {
@@ -133,7 +153,7 @@ impl Text {
         }
         let mut spooled = Vec::new();
         let mut readable = |paths: &[String]| -> anyhow::Result<Vec<String>> {
-            paths.iter().map(|path| readable_again(path, args, &mut spooled)).collect()
+            paths.iter().map(|path| readable_again(path, args, stop, &mut spooled)).collect()
         };
         let (paths, validation) = (readable(&args.sources)?, readable(&args.validation)?);
         let options = options(args, None);
@@ -286,30 +306,73 @@ fn file_name(name: &str) -> String {
     }
 }
 
-/// A path as it is, or that of a file with what comes out of standard input or a pipe.
+/// A path as it is, or that of a file with what comes out of standard input or a pipe. A signal
+/// ends the program before all has come, and then nothing is kept.
 fn readable_again(
     path: &str,
     args: &PrepareArgs,
+    stop: &AtomicBool,
     spooled: &mut Vec<tempfile::NamedTempFile>,
 ) -> anyhow::Result<String> {
-    let mut input: Box<dyn io::Read> = if path == "-" {
-        Box::new(io::stdin())
-    } else if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        Box::new(fs::File::open(path).with_context(|| format!("cannot read {path}"))?)
-    } else {
+    let is_pipe = || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    if path != "-" && !is_pipe() {
         return Ok(path.into());
-    };
+    }
     let folder = &args.datasets;
-    let mut write = || {
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".standard-input-").tempfile_in(folder)?;
-        io::copy(&mut input, file.as_file_mut())?;
-        io::Result::Ok(file)
-    };
-    let file = write().with_context(|| format!("cannot keep {path} in {}", folder.display()))?;
+    let cannot_keep = || format!("cannot keep {path} in {}", folder.display());
+    fs::create_dir_all(folder).with_context(cannot_keep)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".standard-input-")
+        .tempfile_in(folder)
+        .with_context(cannot_keep)?;
+    let chunks = chunks(path);
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            // An exit removes no files.
+            drop(file);
+            spooled.clear();
+            std::process::exit(STOPPED);
+        }
+        match chunks.recv_timeout(LOOK_EVERY) {
+            Ok(chunk) => {
+                let chunk = chunk.with_context(|| format!("cannot read {path}"))?;
+                file.as_file_mut().write_all(&chunk).with_context(cannot_keep)?;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
     let path = file.path().display().to_string();
     spooled.push(file);
     Ok(path)
+}
+
+/// What comes out of standard input or a pipe. It is read on another thread, as whoever reads waits
+/// for whoever writes, and hears of no signal then.
+fn chunks(path: &str) -> Receiver<io::Result<Vec<u8>>> {
+    let path = path.to_owned();
+    let (sender, receiver) = sync_channel(1);
+    thread::spawn(move || {
+        let read = || -> io::Result<()> {
+            let mut input: Box<dyn Read> = match path.as_str() {
+                "-" => Box::new(io::stdin()),
+                path => Box::new(fs::File::open(path)?),
+            };
+            loop {
+                let mut chunk = Vec::new();
+                let read = input.by_ref().take(CHUNK).read_to_end(&mut chunk)?;
+                // Nobody wants more, or there is no more.
+                if sender.send(Ok(chunk)).is_err() || (read as u64) < CHUNK {
+                    return Ok(());
+                }
+            }
+        };
+        if let Err(error) = read() {
+            // Whoever has gone needs to know of no error.
+            let _ = sender.send(Err(error));
+        }
+    });
+    receiver
 }
 
 /// The stories of the default run, as files.

@@ -31,7 +31,9 @@ pub use loader::{EvaluationLoader, LoaderPosition, TrainLoader};
 pub(crate) use manifest::is_loopback;
 pub use manifest::{FileSplit, Manifest, ManifestError, ManifestFile, SplitBy};
 pub use permutation::Permutation;
-pub use prepare::{Preparation, Prepare, PrepareProgress, ValidationSplit, discard, prepare};
+pub use prepare::{
+    Preparation, Prepare, PrepareProgress, ValidationSplit, discard, is_unfinished, prepare,
+};
 pub use prepared::{Meta, Prepared, ShardMeta, SplitMeta, SplitRule, TokenizerMeta};
 pub use source::{
     Compression, Documents, Piece, SourceFile, SourceFormat, SourceOptions, SourceRecord, Sources,

@@ -879,6 +879,14 @@ fn last_character(text: &str) -> Option<usize> {
     text.char_indices().next_back().map(|(at, _)| at).filter(|at| *at > 0)
 }
 
+/// Whether an unfinished preparation is kept beside a folder, which the same one could go on from.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub fn is_unfinished(folder: &Path) -> Result<bool, DataError> {
+    Ok(part_of(folder)?.join(STATE).exists())
+}
+
 /// Removes what an unfinished preparation left beside a folder.
 ///
 /// # Errors

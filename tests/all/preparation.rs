@@ -726,6 +726,86 @@ fn text_is_read_from_wherever_it_is() {
     assert_eq!(documents(&validation, &ByteTokenizer), ["second one", "something else"]);
 }
 
+/// The same command reads other text, and so has nothing to go on with.
+#[test]
+fn what_can_only_be_read_once_leaves_nothing_when_it_cannot_be_prepared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let piped = |text: &str| {
+        let args = ["prepare", "-", "--split", "documents", "--separator", "|", "--tokenizer"];
+        let mut child = command(path, &[&args[..], &["byte", "--out", "here/out"]].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, message) = piped("only one");
+    assert!(code == Some(2) && message.contains("too few to keep one"), "{message}");
+    assert_eq!(contents_names(&path.join("here")), [""; 0]);
+    assert_eq!(contents_names(&path.join("datasets")), [""; 0]);
+    // What another command has left, or is at, is not removed.
+    let kept = json_lines(path, &["a".into(), "b".into(), "c".into()]);
+    let kept = sources(&[&kept]);
+    let preparation = Preparation {
+        tokenizer: &ByteTokenizer,
+        tokenizer_name: "name",
+        sources: &kept,
+        split: by_documents(),
+        shard_tokens: NO_SHARDS,
+    };
+    let out = path.join("here/out");
+    let stopped = prepare(&preparation, &out, &AtomicBool::new(true), &mut |_| {}).unwrap();
+    assert!(matches!(stopped, Prepare::Stopped));
+    let part = path.join("here/.out.part");
+    let before = contents(&part);
+    let (code, message) = piped("one|two|three");
+    assert!(code == Some(2) && message.contains("is an unfinished preparation"), "{message}");
+    assert!(contents(&part) == before);
+    let held = fs::File::create(part.join("lock")).unwrap();
+    held.lock().unwrap();
+    let (code, message) = piped("one|two|three");
+    assert!(code == Some(2) && message.contains("another program is preparing"), "{message}");
+    assert!(contents(&part) == before);
+}
+
+/// A pipe may be silent for long, and whoever is asked to stop does not wait for it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_ends_the_wait_for_standard_input() {
+    use crate::command_line::{listens, signal};
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path(), &["prepare", "-", "--tokenizer", "byte"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    listens(&mut child);
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"some text").unwrap();
+    let datasets = folder.path().join("datasets");
+    let begin = std::time::Instant::now();
+    while !datasets.exists() || contents_names(&datasets).is_empty() {
+        assert!(begin.elapsed().as_secs() < 10, "it keeps nothing");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    signal(child.id(), "-INT");
+    let begin = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() && begin.elapsed().as_secs() < 10 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "it waits for the end of its input");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "stopping; once more to stop at once\n");
+    assert_eq!(contents_names(&datasets), [""; 0]);
+    drop(input);
+}
+
 /// What a tokenizer of characters is made of is all of a text, which may be long.
 #[test]
 #[cfg(target_os = "linux")]
