@@ -323,6 +323,7 @@ fn readable_again(
     fs::create_dir_all(folder).with_context(cannot_keep)?;
     let mut file = tempfile::Builder::new()
         .prefix(".standard-input-")
+        .suffix(&extensions(path))
         .tempfile_in(folder)
         .with_context(cannot_keep)?;
     let chunks = chunks(path);
@@ -345,6 +346,14 @@ fn readable_again(
     let path = file.path().display().to_string();
     spooled.push(file);
     Ok(path)
+}
+
+/// `texts/my.jsonl.gz` -> `.jsonl.gz`, by which it is known how documents are written.
+fn extensions(path: &str) -> String {
+    let path = Path::new(path);
+    let inner = path.file_stem().and_then(|stem| Path::new(stem).extension());
+    let both = [inner, path.extension()].into_iter().flatten();
+    both.map(|extension| format!(".{}", extension.to_string_lossy())).collect()
 }
 
 /// What comes out of standard input or a pipe. It is read on another thread, as whoever reads waits

@@ -18,7 +18,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::command_line::{command, emberlm, refused, stdout};
+use crate::command_line::{command, emberlm, refused, stdout, succeed};
 use crate::support::shared;
 
 const NO_SHARDS: u64 = u64::MAX;
@@ -724,6 +724,35 @@ fn text_is_read_from_wherever_it_is() {
         ["first document", "a third\nof two lines", "first document"]
     );
     assert_eq!(documents(&validation, &ByteTokenizer), ["second one", "something else"]);
+}
+
+/// What a pipe gives is read as its name says, like a file's.
+#[test]
+#[cfg(unix)]
+fn a_pipe_has_the_format_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+    let lines = (0..20).map(|n| format!("{{\"text\": \"document {n}\"}}\n")).collect::<String>();
+    packed.write_all(lines.as_bytes()).unwrap();
+    for (name, bytes) in
+        [("docs.jsonl", lines.into_bytes()), ("more.docs.jsonl.gz", packed.finish().unwrap())]
+    {
+        let pipe = path.join(name);
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let writer = std::thread::spawn(move || fs::write(pipe, bytes));
+        let output = emberlm(path, &["prepare", name, "--tokenizer", "byte", "--out", "out"]);
+        succeed(&output);
+        writer.join().unwrap().unwrap();
+        let (train, validation) = Prepared::open(&path.join("out")).unwrap().tokens().unwrap();
+        let mut found = documents(&train, &ByteTokenizer);
+        found.extend(documents(&validation, &ByteTokenizer));
+        let expected: BTreeSet<String> = (0..20).map(|n| format!("document {n}")).collect();
+        assert_eq!(found.len(), 20, "{name}");
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected, "{name}");
+        fs::remove_dir_all(path.join("out")).unwrap();
+    }
+    assert_eq!(contents_names(&path.join("datasets")), [""; 0]);
 }
 
 /// The same command reads other text, and so has nothing to go on with.
