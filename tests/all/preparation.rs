@@ -726,6 +726,80 @@ fn text_is_read_from_wherever_it_is() {
     assert_eq!(documents(&validation, &ByteTokenizer), ["second one", "something else"]);
 }
 
+/// A data set of files with names of their own, of which one has the validation documents.
+fn named_files(folder: &Path) {
+    let lines = |texts: &[&str]| -> String {
+        texts.iter().map(|text| format!("{}\n", serde_json::json!({ "body": text }))).collect()
+    };
+    fs::create_dir_all(folder.join("datasets/own")).unwrap();
+    fs::create_dir(folder.join("copies")).unwrap();
+    let write = |name: &str, texts: &[&str]| {
+        fs::write(folder.join("copies").join(name), lines(texts)).unwrap();
+    };
+    write("first.jsonl", &["a first document", "a second one"]);
+    write("second.jsonl", &["of another file", "held out"]);
+    write("validation.jsonl", &["held out", "a second one, nearly"]);
+    let file = |name: &str, split: &str| serde_json::json!({ "name": name, "url": format!("https://localhost:1/{name}"), "split": split });
+    let manifest = serde_json::json!({
+        "name": "own", "description": "", "licence": "", "field": "body",
+        "files": [
+            file("first.jsonl", "train"), file("second.jsonl", "train"),
+            file("validation.jsonl", "validation"),
+        ],
+        "split": "documents", "tokenizers": ["byte", "gpt2"],
+    });
+    fs::write(folder.join("datasets/own/manifest.json"), manifest.to_string()).unwrap();
+}
+
+#[test]
+fn a_named_data_set_is_prepared_as_its_manifest_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    named_files(path);
+    let check = |args: &[&str], out: &str, train: &[&str], validation: &[&str]| {
+        succeed(&emberlm(path, &[&["prepare", "own", "--from", "copies"], args].concat()));
+        let found = Prepared::open(&path.join(out)).unwrap().tokens().unwrap();
+        assert_eq!(documents(&found.0, &ByteTokenizer), train);
+        assert_eq!(documents(&found.1, &ByteTokenizer), validation);
+    };
+    let held_out = ["held out", "a second one, nearly"];
+    // By the manifest's own tokenizer, and without the document that is held out.
+    let all = ["a first document", "a second one", "of another file"];
+    check(&[], "datasets/own/byte", &all, &held_out);
+    check(&["--files", "1", "--out", "part"], "part", &all[..2], &held_out);
+    let rule = ["prepare", "own", "--from", "copies", "--split", "documents", "--out", "none"];
+    refused(path, &rule, "own has validation files; leave out --split");
+}
+
+/// The default run's text, as token files.
+#[test]
+fn the_stories_are_prepared_by_their_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["prepare", "stories", "--tokenizer", "byte", "--json"];
+    let meta: serde_json::Value =
+        serde_json::from_str(&succeed(&emberlm(folder.path(), &args))).unwrap();
+    // So many the files have, a line each; a story that is held out is no training document.
+    let number = |split: &str, key: &str| meta[split][key].as_u64().unwrap();
+    let lines = |name: &str| {
+        let text = fs::read_to_string(folder.path().join("datasets/stories").join(name)).unwrap();
+        text.lines().count() as u64
+    };
+    let left_out = meta["left_out"].as_u64().unwrap_or(0);
+    assert_eq!(lines("train.jsonl"), 20_000);
+    assert_eq!(number("train", "documents") + left_out, 20_000);
+    assert_eq!(lines("validation.jsonl"), 300);
+    assert_eq!(number("validation", "documents"), 300);
+    let prepared = folder.path().join("datasets/stories/byte");
+    let (_, validation) = Prepared::open(&prepared).unwrap().tokens().unwrap();
+    let file = fs::read_to_string(folder.path().join("datasets/stories/validation.jsonl")).unwrap();
+    for (story, line) in documents(&validation, &ByteTokenizer).iter().zip(file.lines()) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["text"], story.as_str());
+    }
+    let again = ["prepare", "stories", "--tokenizer", "byte"];
+    assert!(stdout(&emberlm(folder.path(), &again)).contains("is prepared already"));
+}
+
 /// What a pipe gives is read as its name says, like a file's.
 #[test]
 #[cfg(unix)]
