@@ -152,10 +152,8 @@ impl Text {
             bail!("{option} is for data sets that are named; `emberlm datasets` lists them");
         }
         let mut spooled = Vec::new();
-        let mut readable = |paths: &[String]| -> anyhow::Result<Vec<String>> {
-            paths.iter().map(|path| readable_again(path, args, stop, &mut spooled)).collect()
-        };
-        let (paths, validation) = (readable(&args.sources)?, readable(&args.validation)?);
+        let paths = readable_again(&args.sources, args, stop, &mut spooled)?;
+        let validation = readable_again(&args.validation, args, stop, &mut spooled)?;
         let options = options(args, None);
         let find = |paths: &[String]| Sources::find(paths, options.clone());
         let first = args.sources.first().map_or("text", String::as_str);
@@ -231,19 +229,21 @@ impl Text {
                 manifest.name
             );
         }
+        let mut spooled = Vec::new();
+        let own_validation = readable_again(&args.validation, args, stop, &mut spooled)?;
         let own_fraction = Some(manifest.validation_fraction).filter(|share| *share > 0.0);
         Ok(Self {
             name: manifest.name.clone(),
             sources: find(train)?,
-            validation: match (args.validation.is_empty(), validation.is_empty()) {
-                (false, _) => Some(Sources::find(&args.validation, options.clone())?),
+            validation: match (own_validation.is_empty(), validation.is_empty()) {
+                (false, _) => Some(Sources::find(&own_validation, options.clone())?),
                 (true, false) => Some(find(validation)?),
                 (true, true) => None,
             },
             split: manifest.split,
             validation_fraction: own_fraction,
             tokenizer: manifest.tokenizers.first().cloned().unwrap_or("gpt2".into()),
-            spooled: Vec::new(),
+            spooled,
         })
     }
 }
@@ -306,9 +306,18 @@ fn file_name(name: &str) -> String {
     }
 }
 
-/// A path as it is, or that of a file with what comes out of standard input or a pipe. A signal
+/// Paths as they are, or those of files with what comes out of standard input or a pipe. A signal
 /// ends the program before all has come, and then nothing is kept.
 fn readable_again(
+    paths: &[String],
+    args: &PrepareArgs,
+    stop: &AtomicBool,
+    spooled: &mut Vec<tempfile::NamedTempFile>,
+) -> anyhow::Result<Vec<String>> {
+    paths.iter().map(|path| spool(path, args, stop, spooled)).collect()
+}
+
+fn spool(
     path: &str,
     args: &PrepareArgs,
     stop: &AtomicBool,

@@ -767,6 +767,17 @@ fn a_named_data_set_is_prepared_as_its_manifest_says() {
     let all = ["a first document", "a second one", "of another file"];
     check(&[], "datasets/own/byte", &all, &held_out);
     check(&["--files", "1", "--out", "part"], "part", &all[..2], &held_out);
+    // Validation documents that can only be read once.
+    let piped = ["prepare", "own", "--from", "copies", "--out", "piped", "--validation", "-"];
+    let mut child =
+        command(path, &piped).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"a second one").unwrap();
+    assert!(child.wait().unwrap().success());
+    let (train, validation) = Prepared::open(&path.join("piped")).unwrap().tokens().unwrap();
+    let rest = ["a first document", "of another file", "held out"];
+    assert_eq!(documents(&train, &ByteTokenizer), rest);
+    assert_eq!(documents(&validation, &ByteTokenizer), ["a second one"]);
+    assert_eq!(contents_names(&path.join("datasets")), ["own"], "what was piped is not kept");
     let rule = ["prepare", "own", "--from", "copies", "--split", "documents", "--out", "none"];
     refused(path, &rule, "own has validation files; leave out --split");
 }
