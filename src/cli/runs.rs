@@ -78,8 +78,8 @@ pub struct CompareArgs {
     #[arg(long, value_name = "AXIS", default_value = "steps")]
     pub over: CurveAxis,
     /// Load no model: settings, curves and results only
-    #[arg(long, conflicts_with_all = ["text", "top_k", "limit", "prompt", "samples", "max_tokens",
-        "temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty",
+    #[arg(long, conflicts_with_all = ["text", "accuracies", "limit", "prompt", "samples", "max_tokens",
+        "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty",
         "presence_penalty", "seed"])]
     pub quick: bool,
     /// Measure all runs on this UTF-8 text [default: each on its own validation split]
@@ -87,7 +87,7 @@ pub struct CompareArgs {
     pub text: Option<PathBuf>,
     /// Count how often the token that comes is among the K likeliest
     #[arg(long, value_name = "K,..", value_delimiter = ',', default_values_t = [1, 5], value_parser = clap::value_parser!(u32).range(1..))]
-    pub top_k: Vec<u32>,
+    pub accuracies: Vec<u32>,
     /// Measure no more than the first N windows
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,

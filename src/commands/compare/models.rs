@@ -126,7 +126,7 @@ impl<'a> Model<'a> {
         held_out.limit(self.args.limit as usize);
         let whole = held_out.len() == windows;
         let bytes = held_out.bytes(tokenizer.as_ref());
-        let top_k: Vec<usize> = self.args.top_k.iter().map(|k| *k as usize).collect();
+        let top_k: Vec<usize> = self.args.accuracies.iter().map(|k| *k as usize).collect();
         let bar = progress::items(held_out.len(), self.run.name());
         let mut watch = |done: usize| {
             bar.inc(done as u64);
