@@ -316,11 +316,8 @@ fn check(name: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
-/// Kernels: some ten roundings, sums of up to 201, and a division by what they come to. burn's own
-/// derivative of a quotient, which compositions of norms and of the softmax have, loses more.
-fn tolerance<B: TrainBackend>() -> f64 {
-    if Inner::<B>::kernels().is_some() { 1e-5 } else { 3e-4 }
-}
+/// Some ten roundings, sums of up to 201, and a division by what they come to.
+const TOLERANCE: f64 = 1e-5;
 
 fn wide(count: usize, seed: u64) -> Vec<f64> {
     numbers(count, seed).into_iter().map(f64::from).collect()
@@ -399,7 +396,7 @@ fn norms_are_their_formulas() {
                         expected.push(of_bias);
                     }
                     for ((name, found), expected) in observed.results.iter().zip(&expected) {
-                        check(name, found, expected, tolerance::<B>());
+                        check(name, found, expected, TOLERANCE);
                     }
                 }
             }
@@ -615,7 +612,7 @@ fn attention_is_its_formula() {
                         factor,
                     );
                     for ((name, found), expected) in observed.results.iter().zip(&expected) {
-                        check(name, found, expected, tolerance::<B>());
+                        check(name, found, expected, TOLERANCE);
                     }
                 }
             }
@@ -659,7 +656,7 @@ fn attention_in_many_blocks_is_that_of_its_queries_alone() {
         let (whole, parts) = (observe(&[0..t]), observe(&[0..100, 100..200, 200..t]));
         for ((name, found), (_, expected)) in whole.iter().zip(&parts) {
             let expected: Vec<f64> = expected.iter().map(|x| f64::from(*x)).collect();
-            check(name, found, &expected, tolerance::<B>());
+            check(name, found, &expected, TOLERANCE);
         }
     });
 }
@@ -849,7 +846,7 @@ fn losses_of_products_are_their_formula() {
                         found.iter().map(|x| (f64::from(*x) * scale) as f32).collect();
                     // Roundings of a sum of so many numbers wander off by the root of their number.
                     let wander = (v as f64).sqrt() * f64::from(f32::EPSILON);
-                    check(name, &found, expected, tolerance::<B>().max(wander));
+                    check(name, &found, expected, TOLERANCE.max(wander));
                 }
             }
         }
