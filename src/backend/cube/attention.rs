@@ -367,7 +367,7 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
     sight: &Sight,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let plan = Plan::new::<BT>(&inputs[0], &inputs[1], sight);
-    let [query, key, value] = inputs.map(|input| factor(input, plan.element));
+    let [query, key, value] = inputs.map(|input| factor::<R, BT>(input, plan.element));
     let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
     for block in plan.blocks() {
         let [queries, keys] = &block;
@@ -428,7 +428,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
     let log_sums: Tensor<Cube<R, BT>, 3> = from_float(log_sums);
     // As one tensor: of storage buffers WebGPU promises eight.
     let log_sums_and_sums = Tensor::cat(vec![log_sums.unsqueeze_dim(3), sums], 3); // [B, H, T, 2]
-    let [query, key, value] = inputs.map(|input| factor(input, plan.element));
+    let [query, key, value] = inputs.map(|input| factor::<R, BT>(input, plan.element));
     let mut of_queries = Vec::new();
     let (mut of_key, mut of_value) = (None, None);
     // From the last block on, which sees all keys where there is no window: what the others bring is
