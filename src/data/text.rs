@@ -3,8 +3,8 @@ use std::path::Path;
 
 use super::DataError;
 
-/// What some programs put before a text.
-const MARK: char = '\u{feff}';
+/// The byte-order mark that some programs write before UTF-8.
+pub(super) const MARK: &str = "\u{feff}";
 
 /// Reads a whole UTF-8 text, without the byte-order mark that some programs put before it.
 ///
@@ -24,7 +24,7 @@ pub fn read_text(path: &Path) -> Result<String, DataError> {
         offset: error.utf8_error().valid_up_to(),
     })?;
     if text.starts_with(MARK) {
-        text.remove(0);
+        text.drain(..MARK.len());
     }
     match text.is_empty() {
         true => Err(DataError::Empty { path: path_buf() }),

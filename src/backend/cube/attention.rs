@@ -443,10 +443,10 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
         let [probabilities, of_scores] =
             scores_backward(&plan, [scores, of_probabilities], kept, &block);
         let share = multiply(probabilities.swap_dims(2, 3), slope);
-        of_value = Some(sum(of_value, plan.keys, keys, share));
+        of_value = Some(add(of_value, plan.keys, keys, share));
         of_queries.push(plan.apart(multiply(of_scores.clone(), seen)));
         let share = multiply(of_scores.swap_dims(2, 3), of_block);
-        of_key = Some(sum(of_key, plan.keys, keys, share));
+        of_key = Some(add(of_key, plan.keys, keys, share));
     }
     of_queries.reverse();
     let [of_key, of_value] = [of_key, of_value].map(|sum| sum.expect("there is a query"));
@@ -491,7 +491,7 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
 }
 
 /// A sum over so many positions, with a share of some of them.
-fn sum<R: CubeRuntime, BT: BoolElement>(
+fn add<R: CubeRuntime, BT: BoolElement>(
     sum: Option<Heads<R, BT>>,
     positions: usize,
     range: &Range<usize>,

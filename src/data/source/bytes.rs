@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{CHUNK, Compression, SourceFile};
 use crate::data::DataError;
+use crate::data::text::MARK;
 use crate::files::hexadecimal;
-
-/// The byte-order mark that some programs write before UTF-8.
-const MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// What has been read of a file as it lies on the disk.
 #[derive(Clone, Default)]
@@ -89,7 +87,7 @@ impl Bytes {
         let mut first = Vec::new();
         let read = (&mut self.inner).take(MARK.len() as u64).read_to_end(&mut first);
         read.map_err(|error| self.failure(&error))?;
-        if first == MARK {
+        if first == MARK.as_bytes() {
             self.mark = first.len();
         } else {
             let rest = std::mem::replace(&mut self.inner, Box::new(io::empty()));
