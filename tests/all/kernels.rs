@@ -646,8 +646,12 @@ fn attention_in_many_blocks_is_that_of_its_queries_alone() {
                 let [key, value] = [key, value].map(|heads| heads.narrow(2, 0, keys));
                 B::attend(query, key, value, &options)
             });
-            let output = Tensor::cat(outputs.collect(), 2);
+            // Burn's `cat` lets go of its parts before it has recorded what it made of them; until
+            // then the end of another thread's backward pass forgets a graph nobody holds a part of.
+            let outputs: Vec<_> = outputs.collect();
+            let output = Tensor::cat(outputs.clone(), 2);
             let mut observed = Observed::new(format!("{} parts", parts.len()), output);
+            drop(outputs);
             for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
                 observed.gradient(of, leaf);
             }
