@@ -436,6 +436,46 @@ fn evaluations_of_other_data_are_not_compared() {
 }
 
 #[test]
+fn data_for_training_and_for_evaluations_are_judged_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    text("own.txt", &"one two three four. ".repeat(60));
+    text("easy.txt", &"one two three four. ".repeat(10));
+    text("hard.txt", &"rhufo were nothrwe teo. ".repeat(10));
+    let data = ["--data", "own.txt", "--eval-data", "easy.txt", "--run", "own"];
+    let steps = ["--set", "train.steps=30", "--set", "sample.max_tokens=20"];
+    succeed(&emberlm(folder.path(), &[&["train"], &TINY[..], &data, &steps].concat()));
+    let run = path_of(folder.path(), "own");
+    let cursor = |step: &str| {
+        json(&run.join("checkpoints").join(step).join("state.json"))["progress"]["cursor"].clone()
+    };
+
+    // Another order of what is learned from, and the same evaluations.
+    let seed = ["--set", "seed=7", "--set", "train.steps=32"];
+    let said = succeed(&resume(folder.path(), "own", &seed));
+    assert!(said.contains("the training data is not what it was"), "{said}");
+    assert!(!said.contains("counts no more"), "{said}");
+    assert_eq!(cursor("step-00000032"), 4);
+
+    // That evaluations get other data does not excuse what was not asked for.
+    text("own.txt", &"four three two one. ".repeat(60));
+    let other = ["--eval-data", "hard.txt", "--set", "train.steps=34"];
+    refuse(&resume(folder.path(), "own", &other), "is not what it was at step 32");
+    // A file of the same name is asked for by that name.
+    let named = ["--data", "own.txt", "--set", "train.steps=34"];
+    let said = succeed(&resume(folder.path(), "own", &named));
+    assert!(said.contains("the training data is not what it was"), "{said}");
+    assert!(!said.contains("counts no more"), "{said}");
+    assert_eq!(cursor("step-00000034"), 4);
+    text("easy.txt", &"four three two one. ".repeat(10));
+    refuse(&resume(folder.path(), "own", &[]), "is not what it was at step 34");
+    let named = ["--eval-data", "easy.txt", "--set", "train.steps=36"];
+    let said = succeed(&resume(folder.path(), "own", &named));
+    assert!(said.contains("counts no more"), "{said}");
+    assert_eq!(cursor("step-00000036"), 8);
+}
+
+#[test]
 fn a_run_is_trained_by_one_program_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     succeed(&train(folder.path(), &[]));

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use burn::tensor::backend::Backend;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,6 +21,9 @@ use crate::files::{self, LockedFile};
 use crate::model::{Initializer, Model};
 use crate::report::{Difference, differences};
 use crate::train::{Best, RunState};
+
+/// The key of what evaluations read and training does not.
+const VALIDATION_PATH: &str = "data.validation_path";
 
 /// A run before its next step.
 pub(super) struct Plan {
@@ -42,23 +45,29 @@ struct Existing {
     damaged: Vec<usize>,
     /// What is otherwise than before.
     changes: BTreeMap<String, Change>,
+    /// What there is to say of all this.
+    notes: Vec<String>,
     backend: BackendKind,
 }
 
-/// Tells what is learned from, in its order, and what evaluations read, from all else that could be.
+/// Tells what is learned from, in its order, and what evaluations choose from, from all else that
+/// could be.
 fn identities(config: &RunConfig, corpus: &Corpus) -> [String; 2] {
     let identity = |fingerprint: &str| {
         let mut hasher = Sha256::new();
         hasher.update(fingerprint);
-        hasher.update(config.seed.to_le_bytes());
         hasher.update((config.model.context_length as u64).to_le_bytes());
         hasher.update(format!("{:?}", corpus.train.packing));
         hasher
     };
-    let [train, validation] = &corpus.fingerprints;
-    let mut validation = identity(validation);
-    validation.update((config.train.evaluation_windows as u64).to_le_bytes());
-    [identity(train), validation].map(files::hexadecimal)
+    let [mut train, mut validation] = corpus.fingerprints.each_ref().map(|it| identity(it));
+    let seed = config.seed.to_le_bytes();
+    train.update(seed);
+    // It says which tokens are to be found.
+    if let Task::MaskedTokens { .. } = corpus.task {
+        validation.update(seed);
+    }
+    [train, validation].map(files::hexadecimal)
 }
 
 impl Plan {
@@ -138,7 +147,7 @@ impl Plan {
                 "`model.context_length` cannot be changed in a run with learned positions that goes on; begin a new run with init_from"
             );
         }
-        let mut state = describe(&run, resumable.as_ref(), args);
+        let (mut state, mut notes) = described(&run, resumable.as_ref());
         let after = serde_json::to_value(&config)?;
         let changes: BTreeMap<String, Change> = differences(&[before, after])
             .into_iter()
@@ -147,9 +156,9 @@ impl Plan {
                 Some((key, Change { from, to }))
             })
             .collect();
-        check_data(&run, &mut state, identities(&config, &corpus), &changes, args)?;
-        for (path, change) in &changes {
-            say(args, format_args!("changed: {path} = {} (was {})", change.to, change.from));
+        check_data(&run, &mut state, identities(&config, &corpus), &changes, args, &mut notes)?;
+        for (path, Change { from, to }) in &changes {
+            notes.push(format!("changed: {path} = {to} (was {from})"));
         }
         let initial = match (&resumable, &config.init_from) {
             (None, Some(name)) => Some(open_initial(args, name)?),
@@ -160,7 +169,7 @@ impl Plan {
             None => (None, Vec::new()),
         };
         let damaged = damaged.into_iter().map(|(step, _)| step).collect();
-        let existing = Existing { run, lock, step, damaged, changes, backend };
+        let existing = Existing { run, lock, step, damaged, changes, notes, backend };
         Ok(Self { config, corpus, state, initial, existing: Some(existing) })
     }
 
@@ -194,9 +203,11 @@ impl Plan {
     /// The run's folder and its lock. From here on it is what the plan says: a run that there was not
     /// is made now, and one that there was has a new segment if its settings have changed.
     pub(super) fn open(self, args: &TrainArgs) -> anyhow::Result<(Run, LockedFile, Corpus)> {
-        if let Some(Existing { mut run, lock, damaged, changes, backend, .. }) = self.existing {
+        if let Some(existing) = self.existing {
+            let Existing { mut run, lock, damaged, changes, notes, backend, .. } = existing;
             let step = self.state.progress.step;
             run.checkpoints().go_on(&damaged, self.state.best)?;
+            notes.iter().for_each(|note| say(args, format_args!("{note}")));
             if !changes.is_empty() {
                 let segment = Segment {
                     step,
@@ -232,37 +243,49 @@ fn check_data(
     [data, validation]: [String; 2],
     changes: &BTreeMap<String, Change>,
     args: &TrainArgs,
+    notes: &mut Vec<String>,
 ) -> anyhow::Result<()> {
     // What was changed since the checkpoint, perhaps by a program that was killed before the next.
     let segments = run.segments()?;
     let since = segments.iter().filter(|segment| segment.step >= state.progress.step);
-    let changed: BTreeSet<&String> =
-        since.flat_map(|segment| segment.changes.keys()).chain(changes.keys()).collect();
-    let is_asked_for = changed.iter().any(|key| {
-        key.starts_with("data.") || ["seed", "model.context_length"].contains(&key.as_str())
-    });
-    let is_other_sample = changed.iter().any(|key| *key == "train.evaluation_windows");
-    let is_known = !state.validation.is_empty();
-    let is_other = |now: &str, before: &str| if is_known { now != before } else { is_asked_for };
-    let data_changed = is_other(&data, &state.data);
-    let validation_changed = is_other(&validation, &state.validation);
-    if !is_asked_for && (data_changed || (validation_changed && !is_other_sample)) {
+    let changed: Vec<_> = since.flat_map(|segment| &segment.changes).chain(changes).collect();
+    let is_of_both = |key: &str| {
+        ["seed", "model.context_length"].contains(&key)
+            || (key.starts_with("data.") && key != VALIDATION_PATH)
+    };
+    let is_changed = [
+        changed.iter().any(|(key, change)| {
+            // Without a file of its own, validation is a part of the other.
+            let splits = change.from.is_null() || change.to.is_null();
+            is_of_both(key) || (*key == VALIDATION_PATH && splits)
+        }),
+        changed.iter().any(|(key, _)| is_of_both(key) || *key == VALIDATION_PATH),
+    ];
+    // A file that is named again is meant as it is now.
+    let is_named = args.data.is_some() || args.set.iter().any(|set| set.starts_with("data."));
+    let is_asked_for =
+        [is_changed[0] || is_named, is_changed[1] || is_named || args.eval_data.is_some()];
+    let is_other = match state.validation.is_empty() {
+        true => is_changed,
+        false => [data != state.data, validation != state.validation],
+    };
+    if is_other.iter().zip(is_asked_for).any(|(is_other, is_asked_for)| *is_other && !is_asked_for)
+    {
         bail!(
-            "the data of the run {} is not what it was at step {}; bring it back, or give what it goes on with by --data or --set data..",
+            "the data of the run {} is not what it was at step {}; bring it back, or give what it goes on with by --data, --eval-data or --set data..",
             run.path().display(),
             state.progress.step
         );
     }
-    if data_changed {
+    if is_other[0] && state.progress.cursor > 0 {
+        notes.push("the training data is not what it was: it is read from its beginning".into());
         state.progress.cursor = 0;
     }
-    if validation_changed {
+    if is_other[1] || changed.iter().any(|(key, _)| *key == "train.evaluation_windows") {
         if let Some(Best { step, loss }) = state.best.take() {
-            let was = format_args!("{loss:.4} nats a token at step {step}");
-            say(
-                args,
-                format_args!("evaluations are of other data: their best, {was}, counts no more"),
-            );
+            notes.push(format!(
+                "evaluations are of other data: their best, {loss:.4} nats a token at step {step}, counts no more"
+            ));
         }
         state.to_beat = None;
         state.evaluations_without_improvement = 0;
@@ -271,18 +294,21 @@ fn check_data(
     Ok(())
 }
 
-/// Says where a run goes on, and what was lost on the way.
-fn describe(run: &Run, resumable: Option<&Resumable>, args: &TrainArgs) -> RunState {
+/// What a run goes on from, and what there is to say of that.
+fn described(run: &Run, resumable: Option<&Resumable>) -> (RunState, Vec<String>) {
     let name = run.name();
     let Some(Resumable { step, state, damaged }) = resumable else {
-        say(args, format_args!("{name} has no checkpoint yet: it begins anew"));
-        return RunState::default();
+        return (
+            RunState::default(),
+            vec![format!("{name} has no checkpoint yet: it begins anew")],
+        );
     };
-    for (_, error) in damaged {
-        say(args, format_args!("a checkpoint cannot be read and is set aside: {error}"));
-    }
-    say(args, format_args!("{name} goes on after step {step}"));
-    state.clone()
+    let mut notes: Vec<String> = damaged
+        .iter()
+        .map(|(_, error)| format!("a checkpoint cannot be read and is set aside: {error}"))
+        .collect();
+    notes.push(format!("{name} goes on after step {step}"));
+    (state.clone(), notes)
 }
 
 /// Lays what the command line says on a configuration.
