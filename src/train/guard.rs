@@ -51,20 +51,24 @@ impl fmt::Display for Objection {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Refusal {
     pub objection: Objection,
-    /// Steps that were left out before it, one after the other.
+    /// Whether steps like this are left out, but for too many of them.
+    pub skips: bool,
+    /// Steps that were left out before it, one after the other, whatever was wrong with them.
     pub skipped: u32,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { objection, skipped } = self;
+        let Self { objection, skips, skipped } = self;
         write!(f, "{objection}")?;
-        if *skipped > 0 {
-            write!(f, ", and the {skipped} steps before it were skipped already")?;
+        match skipped {
+            0 => {}
+            1 => f.write_str(", and the step before it was skipped already")?,
+            _ => write!(f, ", and the {skipped} steps before it were skipped already")?,
         }
         f.write_str("; resume from the last checkpoint with a lower train.schedule.learning_rate")?;
         match objection {
-            Objection::NonFinite { .. } if *skipped == 0 => {
+            Objection::NonFinite { .. } if !skips => {
                 f.write_str(", or with --set train.non_finite=skip")
             }
             Objection::NonFinite { .. } => Ok(()),
@@ -123,7 +127,7 @@ impl Guard {
         };
         self.in_succession += 1;
         if !skips || self.in_succession > MOST_SKIPPED {
-            return Verdict::Stop(Refusal { objection, skipped: self.in_succession - 1 });
+            return Verdict::Stop(Refusal { objection, skips, skipped: self.in_succession - 1 });
         }
         self.skipped += 1;
         Verdict::Skip(objection)

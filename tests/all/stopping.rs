@@ -1,7 +1,7 @@
 //! Runs that end before they are done: for want of a better evaluation, or by a signal in the last.
 
 use emberlm::artifact::Run;
-use emberlm::config::{self, NonFinite, Source};
+use emberlm::config::{self, NonFinite, SkipSpikes, Source};
 use emberlm::train::{Guard, Objection, Refusal, Verdict, Watched};
 
 #[cfg(unix)]
@@ -98,8 +98,20 @@ fn a_refused_step_says_what_may_help() {
     assert!(message.contains("and the 50 steps before it were skipped already"), "{message}");
     assert!(message.ends_with("a lower train.schedule.learning_rate"), "{message}");
 
+    // A spike was left out before it, which says nothing of what is no number.
+    train.non_finite = NonFinite::Stop;
+    train.skip_spikes = Some(SkipSpikes { window: 4, z_score: 3.0 });
+    let mut guard = Guard::default();
+    for loss in [1.0, 1.1, 0.9, 1.0] {
+        assert_eq!(guard.judge(&train, loss, 1.0), Verdict::Take);
+    }
+    assert!(matches!(guard.judge(&train, 100.0, 1.0), Verdict::Skip(_)));
+    let message = refused(guard.judge(&train, f64::NAN, 1.0));
+    assert!(message.contains("and the step before it was skipped already"), "{message}");
+    assert!(message.ends_with("or with --set train.non_finite=skip"), "{message}");
+
     let objection = Objection::Spike { watched: Watched::Loss, value: 9.0, z_score: 7.0 };
-    let message = Refusal { objection, skipped: 50 }.to_string();
+    let message = Refusal { objection, skips: true, skipped: 50 }.to_string();
     assert!(message.ends_with("or with --set train.skip_spikes=null"), "{message}");
 }
 
