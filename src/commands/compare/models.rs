@@ -1,11 +1,10 @@
-use anyhow::bail;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::artifact::Run;
 use crate::backend::{GptBackend, Job, TrainBackend};
 use crate::cli::CompareArgs;
-use crate::commands::generate::{penalties, sampling};
+use crate::commands::generate::{check_prompt, penalties, sampling};
 use crate::commands::progress::{self, note};
 use crate::data::{Corpus, Split, Task};
 use crate::eval::{HeldOut, Measure, Outcome, Stopped};
@@ -96,7 +95,7 @@ impl<'a> Model<'a> {
             // It continues nothing.
             return Ok(Self { args, run, tokenizer, task, requests: vec![None; asked.len()] });
         }
-        let of = |asked: &(&str, u64)| request(args, run, *asked, task.begin(), tokenizer.as_ref());
+        let of = |asked: &(&str, u64)| request(args, run, *asked, task, tokenizer.as_ref());
         let requests = asked.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
         if requests.iter().any(Option::is_none) {
             note(format_args!(
@@ -178,7 +177,7 @@ fn request(
     args: &CompareArgs,
     run: &Run,
     (prompt, seed): (&str, u64),
-    begin: Option<u32>,
+    task: Task,
     tokenizer: &dyn Tokenizer,
 ) -> anyhow::Result<Option<Request>> {
     let (sampling, most) = (sampling(&args.sampling), args.max_tokens);
@@ -193,13 +192,11 @@ fn request(
             return Err(anyhow::Error::new(error).context(context));
         }
     };
-    let (length, context_length) = (tokens.len(), run.config().model.context_length);
-    let request = match begin {
-        // A source is read as a whole, or not at all.
-        Some(_) if length > context_length && !is_asked_for => return Ok(None),
-        Some(_) if length > context_length => bail!(
-            "the source has {length} tokens, the run reads at most {context_length}; shorten it"
-        ),
+    match check_prompt(&tokens, run, task) {
+        Err(_) if !is_asked_for => return Ok(None),
+        checked => checked?,
+    }
+    let request = match task.begin() {
         Some(begin) => Request::translation(tokens, begin, sampling, seed, most),
         None => Request {
             overflow: Overflow::slide(tokenizer),

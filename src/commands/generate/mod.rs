@@ -19,6 +19,23 @@ use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 use texts::Texts;
 
+/// Refuses a prompt without tokens, and a source that is longer than the run reads.
+pub(super) fn check_prompt(tokens: &[u32], run: &Run, task: Task) -> anyhow::Result<()> {
+    if tokens.is_empty() {
+        bail!("the prompt is empty; give some text with --prompt TEXT");
+    }
+    let (length, most) = (tokens.len(), run.config().model.context_length);
+    if let Task::Translation { .. } = task
+        && length > most
+    {
+        bail!(
+            "the source has {length} tokens, the run {} reads at most {most}; shorten it",
+            run.name()
+        );
+    }
+    Ok(())
+}
+
 pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.target.backend.as_deref())?;
     sampling(&args.sampling).validate()?;
@@ -107,19 +124,11 @@ impl Generate<'_> {
 
     fn prompt(&self, text: String) -> anyhow::Result<Prompt> {
         let tokens = self.tokenizer.encode(&text).context("the prompt cannot be encoded")?;
-        if tokens.is_empty() {
-            bail!("the prompt is empty; give some text with --prompt TEXT");
-        }
-        let (name, most) = (self.run.name(), self.run.config().model.context_length);
+        check_prompt(&tokens, self.run, self.task)?;
         if let Task::Translation { .. } = self.task {
-            if tokens.len() > most {
-                bail!(
-                    "the source has {} tokens, the run {name} reads at most {most}; shorten it",
-                    tokens.len()
-                );
-            }
             return Ok(Prompt { text, tokens });
         }
+        let (name, most) = (self.run.name(), self.run.config().model.context_length);
         // Without the token that they learned to begin with, some imported models are lost.
         let tokens = begun(self.tokenizer, tokens);
         let may_slide =
