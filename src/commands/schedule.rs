@@ -4,10 +4,10 @@ use serde::Serialize;
 use std::io::{BufWriter, Write};
 
 use crate::cli::ScheduleArgs;
-use crate::config::{self, DataConfig, OptimizerConfig, Packing, RunConfig, Source, Span};
-use crate::data::{Corpus, LoaderPosition, Task, TrainLoader};
+use crate::config::{self, OptimizerConfig, RunConfig, Source, Span};
+use crate::data::{Corpus, LoaderPosition, TrainLoader};
 use crate::report::{Line, line_chart};
-use crate::train::{Schedule, total_steps};
+use crate::train::{Schedule, planned_steps, total_steps};
 
 /// Columns of a plot where there is no terminal, and the fewest and the most in one.
 const WIDTH: u16 = 80;
@@ -75,33 +75,24 @@ pub(super) fn run(args: ScheduleArgs) -> anyhow::Result<()> {
 
 /// The steps that training would take.
 fn steps(config: &RunConfig) -> anyhow::Result<usize> {
-    let length = config.train.length();
-    let RunConfig { model, data, .. } = config;
-    let depends_on_data = match length {
-        Span::Epochs(_) => true,
-        // Pairs and documents have as many targets as they have; windows are full.
-        Span::Tokens(_) => matches!(
-            data,
-            DataConfig::Pairs { .. } | DataConfig::Tokens { packing: Packing::Documents, .. }
-        ),
-        Span::Steps(_) | Span::Minutes(_) => false,
-    };
-    let (targets, examples_per_pass) = if depends_on_data {
-        let corpus = Corpus::load(config, None).with_context(|| {
-            format!("how many steps {length} are depends on the data; say how many with --set train.steps=N")
-        })?;
-        let loader = TrainLoader::of_run(config, &corpus, LoaderPosition::default());
-        let targets = corpus.train.targets_per_example(model.architecture, model.context_length);
-        (targets, loader.examples_per_pass())
-    } else {
-        (Task::targets_of_window(model.architecture, model.context_length), 0)
-    };
-    match total_steps(&config.train, targets, examples_per_pass) {
-        Some(steps) => Ok(steps),
-        None => bail!(
-            "nobody knows how many steps {length} are; say how many to plot with --set train.steps=N"
-        ),
+    if let Some(steps) = planned_steps(config) {
+        return Ok(steps);
     }
+    let (model, length) = (&config.model, config.train.length());
+    if let Span::Minutes(_) = length {
+        bail!(
+            "nobody knows how many steps {length} are; say how many to plot with --set train.steps=N"
+        );
+    }
+    let unknown = || {
+        format!(
+            "how many steps {length} are depends on the data; say how many with --set train.steps=N"
+        )
+    };
+    let corpus = Corpus::load(config, None).with_context(unknown)?;
+    let loader = TrainLoader::of_run(config, &corpus, LoaderPosition::default());
+    let targets = corpus.train.targets_per_example(model.architecture, model.context_length);
+    total_steps(&config.train, targets, loader.examples_per_pass()).with_context(unknown)
 }
 
 fn kind(config: &RunConfig) -> anyhow::Result<String> {

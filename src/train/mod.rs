@@ -47,7 +47,7 @@ pub use memory::{
 pub use objective::{LanguageModel, Loss, StepOutput};
 pub use optimizer::{ModelOptimizer, Moments, OptimizerError};
 pub use phases::Phases;
-pub use progress::{Progress, total_steps};
+pub use progress::{Progress, planned_steps, total_steps};
 use renderer::PlainRenderer;
 pub use replicas::{DeviceFailure, DevicesError, check_devices};
 pub use run::{Display, Outcome, TrainError, Training, train};

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Span, TrainConfig};
-use crate::data::{BatchPlan, LoaderPosition};
+use crate::config::{DataConfig, Packing, RunConfig, Span, TrainConfig};
+use crate::data::{BatchPlan, LoaderPosition, Task};
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,24 @@ impl Progress {
     /// Whether the end of an interval lies between some earlier progress and this one.
     pub fn has_passed(&self, before: &Self, interval: Span, examples_per_pass: usize) -> bool {
         self.spans(interval, examples_per_pass) > before.spans(interval, examples_per_pass)
+    }
+}
+
+/// The optimizer steps of a whole run, where they are the same whatever data it has.
+pub fn planned_steps(run: &RunConfig) -> Option<usize> {
+    let RunConfig { model, data, train, .. } = run;
+    match (train.length(), data) {
+        // As long as the data.
+        (Span::Epochs(_), _) => None,
+        // Pairs and documents have as many targets as they have; windows are full.
+        (
+            Span::Tokens(_),
+            DataConfig::Pairs { .. } | DataConfig::Tokens { packing: Packing::Documents, .. },
+        ) => None,
+        _ => {
+            let targets = Task::targets_of_window(model.architecture, model.context_length);
+            total_steps(train, targets, 0)
+        }
     }
 }
 

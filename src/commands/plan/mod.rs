@@ -9,9 +9,10 @@ use super::params::vocab_size;
 use crate::backend::{self, BackendKind};
 use crate::cli::PlanArgs;
 use crate::config::{self, RunConfig, Source};
-use crate::data::Task;
 use crate::model;
-use crate::train::{TrainingMemory, flops_per_token, largest_batch, total_steps, training_memory};
+use crate::train::{
+    TrainingMemory, flops_per_token, largest_batch, planned_steps, training_memory,
+};
 
 /// Tokens for each parameter with which a model of that size is best for its operations (Hoffmann
 /// et al. 2022, table 3).
@@ -116,14 +117,8 @@ fn plan(
     let memory = training_memory(config, vocab_size, backend.into())?;
     let largest = available.map(|bytes| largest_batch(config, vocab_size, backend, bytes));
     let tokens_per_step = train.examples_per_step() * model.context_length;
-    // Epochs are as long as the data, which is not looked at.
-    let steps = match train.length() {
-        config::Span::Epochs(_) => None,
-        _ => {
-            let targets = Task::targets_of_window(model.architecture, model.context_length);
-            total_steps(train, targets, 0)
-        }
-    };
+    // The data is not looked at.
+    let steps = planned_steps(config);
     let checkpoint = memory.weights + memory.moments + memory.average;
     Ok(Plan {
         name: config.name.clone(),

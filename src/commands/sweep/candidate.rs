@@ -11,7 +11,7 @@ use crate::data::{SplitText, Task};
 use crate::model;
 use crate::sweep::{Metric, Setting, Sweep, Trial, explain};
 use crate::tokenizer;
-use crate::train::{flops_per_token, total_steps, training_memory};
+use crate::train::{flops_per_token, planned_steps, training_memory};
 
 /// A trial that can be trained here.
 #[derive(Debug)]
@@ -101,13 +101,7 @@ impl<'a> Examiner<'a> {
         // Of encoders it is not counted; compared with each other they take as their parameters.
         let parameters = model::parameter_count(model, vocab_size) as f64;
         let of_token = flops_per_token(&config, vocab_size).unwrap_or(6.0 * parameters);
-        let steps = match train.length() {
-            config::Span::Epochs(_) => None, // as long as the data
-            _ => {
-                let targets = Task::targets_of_window(model.architecture, model.context_length);
-                total_steps(train, targets, 0).map(|steps| steps as u64)
-            }
-        };
+        let steps = planned_steps(&config).map(|steps| steps as u64);
         Ok(Candidate { needed, work: of_token * tokens, steps, assignments })
     }
 

@@ -33,12 +33,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) fn run(args: SweepArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.common.target.backend.as_deref())?;
     let mut sweep = Sweep::load(&args.sweep)?;
-    let initial = match sweep.base["init_from"].as_str() {
-        Some(name) => Some(Run::open(&args.common.artifacts, name).context("init_from")?),
-        None => None,
-    };
-    let architecture = config::architecture(&sweep.base, initial.as_ref().map(Run::config));
-    apply_data(&mut sweep.base, architecture, args.data.as_ref(), args.eval_data.as_ref())?;
+    if args.data.is_some() || args.eval_data.is_some() {
+        let initial = match sweep.base["init_from"].as_str() {
+            Some(name) => Some(Run::open(&args.common.artifacts, name).context("init_from")?),
+            None => None,
+        };
+        let architecture = config::architecture(&sweep.base, initial.as_ref().map(Run::config));
+        apply_data(&mut sweep.base, architecture, args.data.as_ref(), args.eval_data.as_ref())?;
+    }
     let available = match &args.memory {
         Some(size) => Some(bytes(size).context("--memory")?),
         None => free_memory(backend, args.common.target.device)?,
