@@ -29,7 +29,8 @@ pub fn peak_tflops(device_model: &str) -> Option<f64> {
 /// Operations that training takes for each token of a full window, forward and backward:
 /// `6 N + 12 H Q T` a layer, with N weights that a token is multiplied by, H heads of width Q and
 /// T positions in sight (nanoGPT's `estimate_mfu`, after PaLM). It is `4 N` of weights that are not
-/// trained, as beside adapters: they have no gradients of their own.
+/// trained, as beside adapters: they have no gradients of their own. In layers before the first
+/// that trains there are no gradients at all, which leaves `2 N + 4 H Q T`.
 ///
 /// N leaves out embeddings that are only looked up, and experts that the token does not go
 /// through; T is no more than a layer's window. None for models with an encoder, which reads
@@ -43,8 +44,17 @@ pub fn flops_per_token(run: &RunConfig, vocab_size: usize) -> Option<f64> {
     let names: Vec<String> = shapes.iter().map(|(name, _)| name.clone()).collect();
     // What is wrong with the names in it is for training to say.
     let trained = trained(run, &names).unwrap_or_else(|_| vec![true; names.len()]);
-    let operations = shapes.into_iter().zip(trained).map(|((name, shape), is_trained)| {
-        let size = shape.iter().product::<usize>() as f64 * if is_trained { 6.0 } else { 4.0 };
+    let places: Vec<usize> = names.iter().map(|name| place(name, config.n_layers)).collect();
+    let training = places.iter().zip(&trained).filter(|(_, is_trained)| **is_trained);
+    let first = training.map(|(place, _)| *place).min().unwrap_or_default();
+    let passes = trained.into_iter().zip(places).map(|(is_trained, place)| match is_trained {
+        true => 6.0,
+        // A tied head comes after all that trains.
+        false if place >= first || place == 0 && config.tied_head => 4.0,
+        false => 2.0,
+    });
+    let operations = shapes.into_iter().zip(passes).map(|((name, shape), passes)| {
+        let size = shape.iter().product::<usize>() as f64 * passes;
         match (name.as_str(), config.feed_forward.experts) {
             ("embedding.position", _) => 0.0,
             ("embedding.token", _) if !config.tied_head => 0.0,
@@ -58,7 +68,18 @@ pub fn flops_per_token(run: &RunConfig, vocab_size: usize) -> Option<f64> {
     let attention = (0..config.n_layers).map(|layer| {
         let length = config.context_length;
         let seen = config.window(layer).map_or(length, |window| window.min(length));
-        12.0 * heads * seen as f64
+        let passes = if layer + 1 >= first { 12.0 } else { 4.0 };
+        passes * heads * seen as f64
     });
     Some(operations.sum::<f64>() + attention.sum::<f64>())
+}
+
+/// When a token comes by a parameter: embeddings are at zero, layers follow, and then the head.
+fn place(parameter: &str, n_layers: usize) -> usize {
+    let layer = parameter.split_once(".blocks.").and_then(|(_, rest)| rest.split('.').next());
+    match layer.and_then(|layer| layer.parse::<usize>().ok()) {
+        Some(layer) => layer + 1,
+        None if parameter.starts_with("embedding.") => 0,
+        None => n_layers + 1,
+    }
 }

@@ -228,6 +228,13 @@ fn operations_a_token_are_nanogpts() {
     let frozen = r#"train.freeze=["decoder.blocks.*.attention.output.weight"]"#;
     let less = 2.0 * 12.0 * 768.0 * 768.0;
     assert_eq!(flops(&["model.vocab_size=50257", frozen]), Some(855_166_464.0 - less));
+    // All but the last layer: eleven of 7,087,872 parameters have no gradients at all, nor has their
+    // attention; the last norm and the tied head pass theirs on.
+    let frozen = r#"train.freeze=["*"]"#;
+    let last = r#"train.unfreeze=["decoder.blocks.11.*"]"#;
+    let less = 11.0 * (4.0 * 7_087_872.0 + 8.0 * 768.0 * 1024.0);
+    let rest = 2.0 * (2.0 * 768.0 + 50257.0 * 768.0);
+    assert_eq!(flops(&["model.vocab_size=50257", frozen, last]), Some(855_166_464.0 - less - rest));
     let encoder = config::load(&Source::Builtin("bert-small"), &[]).unwrap();
     assert_eq!(flops_per_token(&encoder, 100), None);
     assert_eq!(peak_tflops("NVIDIA H200"), Some(989.4));
