@@ -85,10 +85,8 @@ impl Split {
         match &self.tokens {
             SplitTokens::Text(tokens) if self.packing == Packing::Documents => {
                 let order = DocumentOrder::new(tokens.clone(), context_length, 0);
-                let count = order.documents() as f64;
-                let of_document =
-                    |whole: super::Window| of_window(whole.length.min(context_length));
-                order.into_wholes().map(of_document).sum::<f64>() / count
+                let targets = order.lengths().map(|length| of_window(length.min(context_length)));
+                targets.sum::<f64>() / order.documents() as f64
             }
             SplitTokens::Text(_) => of_window(context_length),
             SplitTokens::Pairs(pairs) => {

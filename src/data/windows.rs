@@ -93,6 +93,19 @@ impl DocumentOrder {
             .expect("a stream of such documents is refused")
     }
 
+    /// How long each document is, or the next one that has a token to predict, from the last to the
+    /// first: as many tokens as there are to learn in it.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        let mut next = self.next_whole(0).length;
+        (0..self.documents()).rev().map(move |document| {
+            match self.whole(document).length {
+                0 => {}
+                own => next = own,
+            }
+            next
+        })
+    }
+
     /// The `index`-th window of the whole training: every pass takes all documents, in an order of
     /// its own; of a document longer than the context another part each time.
     pub fn window(&self, index: u64) -> Window {

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use emberlm::config::{
-    self, Architecture, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig,
+    self, Architecture, DataConfig, ModelConfig, OptimizerConfig, Packing, TokenizerConfig,
 };
 use emberlm::data::{
-    Corpus, DataError, Example, ExamplePlace, Pair, Place, Split, SplitText, SplitTokens, Task,
-    TokenBatch, Window,
+    Corpus, DataError, DocumentOrder, Example, ExamplePlace, Pair, Place, Split, SplitText,
+    SplitTokens, Task, TokenBatch, TokenStream, Window,
 };
 use emberlm::generate::{Guess, Sampler, Sampling};
 use emberlm::model::{Initializer, Model};
@@ -103,6 +103,15 @@ fn examples_have_as_many_targets_as_is_expected() {
         let expected = split.targets_per_example(architecture, 20);
         assert!((found - expected).abs() <= tolerance * 20.0, "{architecture:?}: {found}");
     }
+    // Documents, some of one token, instead of which the next is read, and some beyond the context.
+    let ids: Vec<u32> = (0..90).collect();
+    let starts = vec![0, 1, 2, 9, 10, 40, 45, 89];
+    let stream = TokenStream::of_documents(ids, starts).without_ends();
+    let order = DocumentOrder::new(stream.clone(), 20, 3);
+    let targets: usize = (0..8).map(|index| order.window(index).length).sum();
+    let tokens = SplitTokens::Text(stream);
+    let split = Split { tokens, packing: Packing::Documents, bytes: 90 };
+    assert_eq!(split.targets_per_example(Architecture::Decoder, 20), targets as f64 / 8.0);
 }
 
 fn pairs(path: PathBuf) -> DataConfig {
