@@ -5,10 +5,10 @@ use super::{CommonArgs, WeightArgs};
 
 const EVAL_HELP: &str = "\
 Without --task and --stories the loss on the validation split is measured. With them it is left out,
-unless --split, --data, --stride or --top-k asks for it.
+unless --split, --data, --stride or --accuracies asks for it.
 
 Examples:
-  emberlm eval RUN --text book.txt --stride 128 --top-k 1,5
+  emberlm eval RUN --text book.txt --stride 128 --accuracies 1,5
   emberlm eval RUN --task hellaswag --task piqa=valid.jsonl --limit 500
   emberlm eval RUN --stories 200 --checkpoint 1000 --json";
 
@@ -40,8 +40,8 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N")]
     pub stride: Option<usize>,
     /// Also count how often the token that comes is among the K likeliest
-    #[arg(long, value_name = "K,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
-    pub top_k: Vec<u32>,
+    #[arg(long, visible_alias = "top-k", value_name = "K,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub accuracies: Vec<u32>,
     /// Ask the questions of a benchmark: hellaswag, arc-easy, arc-challenge, piqa or lambada; may
     /// be repeated
     #[arg(long, value_name = "NAME[=FILE]")]

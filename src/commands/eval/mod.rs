@@ -50,7 +50,7 @@ pub(super) fn run(args: EvalArgs) -> anyhow::Result<()> {
     let names_text = args.split.is_some()
         || args.data.is_some()
         || args.stride.is_some()
-        || !args.top_k.is_empty();
+        || !args.accuracies.is_empty();
     let text = match names_text || (questions.is_empty() && args.stories.is_none()) {
         true => Some(Text::read(&args, &run, &tokenizer, task)?),
         false => None,

@@ -72,7 +72,7 @@ impl Text {
         weights: &str,
         job: &Evaluate,
     ) -> Result<Outcome, Stopped> {
-        let top_k: Vec<usize> = job.args.top_k.iter().map(|k| *k as usize).collect();
+        let top_k: Vec<usize> = job.args.accuracies.iter().map(|k| *k as usize).collect();
         let score = job.watched(self.held_out.len(), "windows", |watch| {
             self.held_out.score(model, job.batch_size(), &top_k, watch)
         })?;
