@@ -129,6 +129,16 @@ pub const CPU_LOGITS: usize = 1 << 24;
 pub const GPU_LOGITS: usize = 1 << 26;
 /// Columns of logits on GPUs are made a multiple of this, for the sake of matrix products.
 pub const GPU_LOGITS_ALIGNMENT: usize = 128;
+
+/// Rows of so many columns that the kernels for GPUs compute at a time, if there are as many, for no
+/// more than some logits: such a multiple as well, where that is not none, and one at least.
+pub fn gpu_logits_rows(logits: usize, columns: usize) -> usize {
+    match logits / columns {
+        rows @ 0..GPU_LOGITS_ALIGNMENT => rows.max(1),
+        rows => rows / GPU_LOGITS_ALIGNMENT * GPU_LOGITS_ALIGNMENT,
+    }
+}
+
 /// Scores of attention that the kernels for GPUs have in memory at a time: 256 MiB of them.
 pub const GPU_SCORES: usize = 1 << 26;
 /// Queries whose scores these are, but for the last ones, are a multiple of this, however many

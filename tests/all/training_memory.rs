@@ -133,10 +133,10 @@ fn the_loss_of_a_gpu_takes_logits_and_gradients_at_a_time() {
     assert_eq!(transient(v - 47, 5, "f32"), widened + 8 * rows * v - (kept - 4 * 64 * 47));
     let factors = 2 * 64 * (v + rows);
     assert_eq!(transient(v, 5, "bf16"), factors + 6 * rows * v - kept);
-    // In blocks of 1334 rows, of which the second finds the gradients of the first.
+    // In blocks of ten times 128 rows, of which the second finds the gradients of the first.
     assert_eq!((1 << 26) / v, 1334);
-    assert_eq!(transient(v, 100, "f32"), 8 * 1334 * v);
-    assert_eq!(transient(v, 100, "bf16"), 2 * 64 * (v + 100 * 32) + 6 * 1334 * v);
+    assert_eq!(transient(v, 100, "f32"), 8 * 1280 * v);
+    assert_eq!(transient(v, 100, "bf16"), 2 * 64 * (v + 100 * 32) + 6 * 1280 * v);
 }
 
 #[test]

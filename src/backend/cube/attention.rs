@@ -235,8 +235,9 @@ struct Plan<'a, R: CubeRuntime> {
     sight: &'a Sight,
     /// Pairs of numbers, where the sight has ranges.
     ranges: CubeTensor<R>,
-    /// Of a block, but where those of [`GPU_QUERIES`] are more.
-    most_scores: usize,
+    /// Of a block: those preferred, but where those of [`GPU_QUERIES`] are more, and those that the
+    /// device's memory takes in one piece, but where those of one query are more.
+    scores: [usize; 2],
     element: DType,
 }
 
@@ -253,15 +254,16 @@ impl<'a, R: CubeRuntime> Plan<'a, R> {
             Some(ranges) => ranges.on_device(&query.device, copied),
             None => empty_of(query, [1], DType::I32),
         };
-        let most_scores = at_most(GPU_SCORES, query);
-        Self { batch, heads, key_heads, queries, keys, sight, ranges, most_scores, element }
+        let scores = [GPU_SCORES, usize::MAX].map(|preferred| at_most(preferred, query));
+        Self { batch, heads, key_heads, queries, keys, sight, ranges, scores, element }
     }
 
     /// Queries, and all keys that any of them sees.
     fn blocks(&self) -> Vec<[Range<usize>; 2]> {
         let of_a_query = self.batch * self.heads * self.keys;
-        let fitting = self.most_scores / of_a_query.max(1);
-        let length = (fitting / GPU_QUERIES * GPU_QUERIES).max(GPU_QUERIES);
+        let [preferred, most] = self.scores.map(|scores| scores / of_a_query.max(1));
+        let aligned = (preferred / GPU_QUERIES * GPU_QUERIES).max(GPU_QUERIES);
+        let length = if aligned <= most { aligned } else { most.max(1) };
         let seen = |query: usize| self.sight.keys(query, self.queries, self.keys);
         let block = |first: usize| {
             let last = (first + length).min(self.queries);

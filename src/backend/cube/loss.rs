@@ -16,7 +16,7 @@ use super::tensors::{
     UNITS, address, at_most, count, cubes, cubes_of_elements, empty, empty_of, rows,
 };
 use crate::backend::ops::{from_float, to_float};
-use crate::backend::{GPU_LOGITS, GPU_LOGITS_ALIGNMENT};
+use crate::backend::{GPU_LOGITS, GPU_LOGITS_ALIGNMENT, gpu_logits_rows};
 use crate::config::Precision;
 
 /// `log Σ eˣ` of a row.
@@ -213,7 +213,7 @@ pub fn of_product<R: CubeRuntime, BT: BoolElement>(
     let matrix = |tensor: CubeTensor<R>| -> Tensor<Cube<R, BT>, 2> { from_float(tensor) };
     let ([n, d], [_, v]) = (rows(&input), rows(&weight));
     let columns = v.next_multiple_of(GPU_LOGITS_ALIGNMENT);
-    let chunk = (at_most(GPU_LOGITS, &input) / columns).clamp(1, n);
+    let chunk = gpu_logits_rows(at_most(GPU_LOGITS, &input), columns).min(n);
     let beyond = columns - v;
     let input = matrix(cast(input, element));
     let weight = to_float(widened(matrix(cast(weight, element)), beyond));

@@ -5,6 +5,7 @@
 
 use super::Operations;
 use super::trace::{Record, Slope, Trace, Value};
+use crate::backend::gpu_logits_rows;
 use crate::config::NormKind;
 use crate::config::Precision;
 
@@ -271,10 +272,11 @@ impl Recorder {
     /// their gradients.
     fn loss_scratch(&self, hidden: Value, weight: Value, [rows, vocab_size]: [u64; 2]) -> u64 {
         let columns = vocab_size.next_multiple_of(self.operations.aligned_logits.unwrap_or(1));
-        let block_rows = (self.operations.logits / columns).clamp(1, rows);
+        let logits = self.operations.logits;
         if self.operations.aligned_logits.is_none() {
-            return WIDTH * block_rows * columns;
+            return WIDTH * (logits / columns).clamp(1, rows) * columns;
         }
+        let block_rows = rows.min(gpu_logits_rows(logits as usize, columns as usize) as u64);
         let is_widened = columns > vocab_size;
         let width = hidden.bytes / (WIDTH * rows);
         let weights = width * columns;
