@@ -250,6 +250,11 @@ fn put_toolkit(root: &Path, include: &str, number: u32, library: &str) {
     for header in HEADERS {
         put(root, &format!("{include}/{header}"), "");
     }
+    let of_cpp = if number < 13000 { include.to_string() } else { format!("{include}/cccl") };
+    for header in ["cuda/barrier", "cuda/ptx"] {
+        put(root, &format!("{of_cpp}/{header}"), "");
+    }
+    put(root, &format!("{include}/cooperative_groups.h"), "");
     put(root, &format!("{include}/cuda.h"), &format!("\n#define CUDA_VERSION {number}\n"));
     put(root, library, "");
     let (link, _) = library.rsplit_once('.').unwrap();
@@ -346,6 +351,12 @@ fn versions_that_do_not_fit_are_told() {
     let (headers, advice) = named(&found, "CUDA headers");
     assert_eq!(headers, Some("13.0 in /mine/include"));
     assert!(advice.starts_with("these are of CUDA 13, and NVRTC is of CUDA 12"), "{advice}");
+    // Products would be computed, but slowly.
+    fs::remove_file(root.join("opt/cuda/include/cuda/barrier")).unwrap();
+    let found = cuda(root, |_| None);
+    let (headers, advice) = named(&found, "CUDA headers");
+    assert_eq!(headers, Some("12.8 in /opt/cuda/include"));
+    assert!(advice.starts_with("/opt/cuda/include has no cuda/barrier, without which"), "{advice}");
     fs::remove_file(root.join("mine/include/crt/mma.h")).unwrap();
     let advice = cuda(root, set)[4].advice.clone().unwrap();
     assert!(advice.starts_with("/mine/include has no crt/mma.h;"), "{advice}");

@@ -16,7 +16,7 @@ const VENDOR: &str = "0x10de";
 const DISPLAY: &str = "0x03";
 
 /// The newest CUDA that branches of the driver take, from the release notes of CUDA's toolkits.
-const NEWEST_CUDA: [(u32, (u32, u32)); 13] = [
+const NEWEST_CUDA: [(u32, (u32, u32)); 16] = [
     (450, (11, 0)),
     (470, (11, 4)),
     (510, (11, 6)),
@@ -24,8 +24,11 @@ const NEWEST_CUDA: [(u32, (u32, u32)); 13] = [
     (520, (11, 8)),
     (525, (12, 0)),
     (535, (12, 2)),
+    (545, (12, 3)),
     (550, (12, 4)),
+    (555, (12, 5)),
     (560, (12, 6)),
+    (565, (12, 7)),
     (570, (12, 8)),
     (575, (12, 9)),
     (580, (13, 0)),

@@ -27,6 +27,9 @@ const NCCL: &str = "libnccl.so";
 const BUILTINS: &str = "libnvrtc-builtins.so.";
 /// What kernels include, in the order in which they do.
 const HEADERS: [&str; 5] = ["cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h", "mma.h", "crt/mma.h"];
+/// What kernels include that copy asynchronously; CubeCL does without them where they cannot be
+/// compiled.
+const FASTER: [&str; 3] = ["cooperative_groups.h", "cuda/barrier", "cuda/ptx"];
 /// Where a number tells what version the headers are of.
 const VERSION_MACROS: [(&str, &str); 2] =
     [("cuda.h", "#define CUDA_VERSION "), ("cuda_runtime_api.h", "#define CUDART_VERSION ")];
@@ -158,7 +161,17 @@ fn headers(system: &System, newest: Option<(u32, u32)>) -> Requirement {
         let number: u32 = number.trim().parse().ok()?;
         Some(format!("{}.{}", number / 1000, number % 1000 / 10))
     });
-    Requirement::found(name, described(system, &folder, version.as_deref()))
+    let mut found = Requirement::found(name, described(system, &folder, version.as_deref()));
+    // Since CUDA 13 those of C++ have a folder of their own.
+    let is_there =
+        |header: &str| ["", "cccl"].iter().any(|part| folder.join(part).join(header).exists());
+    if let Some(header) = FASTER.iter().find(|header| !is_there(header)) {
+        found.advice = Some(format!(
+            "{shown} has no {header}, without which the fastest matrix products are left out; {}",
+            install(newest)
+        ));
+    }
+    found
 }
 
 /// The folder of the toolkit, as CubeCL chooses it.
