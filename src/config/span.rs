@@ -56,7 +56,7 @@ impl FromStr for Span {
             return Err(EXPECTED);
         }
         // 1.001 times a million is a little less than it is in decimals.
-        let is_whole = (value - value.round()).abs() <= 1e-9 * value;
+        let is_whole = (value - value.round()).abs() <= 4.0 * f64::EPSILON * value;
         let whole = || if is_whole { Ok(value.round() as u64) } else { Err(EXPECTED) };
         match unit.trim() {
             "step" | "steps" => Ok(Self::Steps(whole()?)),

@@ -70,6 +70,7 @@ fn spans_are_read_as_they_are_written() {
         ("2.01k steps", Some(Span::Steps(2010))),
         ("0.5 epochs", Some(Span::Epochs(0.5))),
         ("2.0001k steps", None),
+        ("1000000000.5 tokens", None),
         ("0.5 steps", None),
         ("-1 epochs", None),
     ] {

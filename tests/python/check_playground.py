@@ -24,16 +24,19 @@ parser.add_argument("--shots", type=pathlib.Path)
 args = parser.parse_args()
 url = args.url.rstrip("/")
 
-# What is told of a model that was left meanwhile comes last; the name that is shown then.
+# What is told of a model that was left meanwhile, and that it cannot be told, comes last; the name
+# that is shown then.
 SELECT_TWICE = """async () => {
   const usual = window.fetch, left = { ...about, id: "left" };
   let answer;
   window.fetch = (path, options) => path === "/api/models/left"
     ? new Promise(resolve => { answer = resolve; }) : usual(path, options);
-  const slow = show("left");
-  await show($("model").value);
-  answer(new Response(JSON.stringify(left)));
-  await slow;
+  for (const late of [new Response(JSON.stringify(left)), new Response("{}", { status: 503 })]) {
+    const slow = show("left");
+    await show($("model").value);
+    answer(late);
+    await slow;
+  }
   window.fetch = usual;
   return about.id;
 }"""

@@ -75,9 +75,10 @@ impl Kind {
     /// None of a column that is left out.
     fn of(column: &ColumnDescriptor) -> Option<Self> {
         use ConvertedType::{
-            INT_8, INT_16, INT_32, INT_64, NONE, UINT_8, UINT_16, UINT_32, UINT_64,
+            BSON, DECIMAL, INT_8, INT_16, INT_32, INT_64, NONE, UINT_8, UINT_16, UINT_32, UINT_64,
         };
         let width = match column.physical_type() {
+            Type::BYTE_ARRAY if matches!(column.converted_type(), BSON | DECIMAL) => return None,
             Type::BYTE_ARRAY => return Some(Self::Text),
             Type::INT32 => 4,
             Type::INT64 => 8,

@@ -61,7 +61,17 @@ $("door").addEventListener("submit", event => {
 });
 
 async function show(name) {
-  const path = "/api/models/" + encodeURIComponent(name), own = ++shows;
+  const own = ++shows;
+  try {
+    await describe(name, own);
+  } catch (error) {
+    // Of a model that is not shown any more.
+    if (own === shows) throw error;
+  }
+}
+
+async function describe(name, own) {
+  const path = "/api/models/" + encodeURIComponent(name);
   const found = await get(path);
   // Another model may have been selected meanwhile.
   if (own !== shows) return;
