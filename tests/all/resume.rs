@@ -461,6 +461,8 @@ fn data_for_training_and_for_evaluations_are_judged_apart() {
     text("own.txt", &"four three two one. ".repeat(60));
     let other = ["--eval-data", "hard.txt", "--set", "train.steps=34"];
     refuse(&resume(folder.path(), "own", &other), "is not what it was at step 32");
+    let set = ["--set", "data.validation_path=hard.txt"];
+    refuse(&resume(folder.path(), "own", &set), "is not what it was at step 32");
     // A file of the same name is asked for by that name.
     let named = ["--data", "own.txt", "--set", "train.steps=34"];
     let said = succeed(&resume(folder.path(), "own", &named));
@@ -469,6 +471,8 @@ fn data_for_training_and_for_evaluations_are_judged_apart() {
     assert_eq!(cursor("step-00000034"), 4);
     text("easy.txt", &"four three two one. ".repeat(10));
     refuse(&resume(folder.path(), "own", &[]), "is not what it was at step 34");
+    let other = ["--data", "hard.txt"];
+    refuse(&resume(folder.path(), "own", &other), "is not what it was at step 34");
     let named = ["--eval-data", "easy.txt", "--set", "train.steps=36"];
     let said = succeed(&resume(folder.path(), "own", &named));
     assert!(said.contains("counts no more"), "{said}");

@@ -156,7 +156,8 @@ impl Plan {
                 Some((key, Change { from, to }))
             })
             .collect();
-        check_data(&run, &mut state, identities(&config, &corpus), &changes, args, &mut notes)?;
+        let identities = identities(&config, &corpus);
+        check_data(&run, &mut state, identities, &changes, &config, args, &mut notes)?;
         for (path, Change { from, to }) in &changes {
             notes.push(format!("changed: {path} = {to} (was {from})"));
         }
@@ -242,6 +243,7 @@ fn check_data(
     state: &mut RunState,
     [data, validation]: [String; 2],
     changes: &BTreeMap<String, Change>,
+    config: &RunConfig,
     args: &TrainArgs,
     notes: &mut Vec<String>,
 ) -> anyhow::Result<()> {
@@ -249,24 +251,20 @@ fn check_data(
     let segments = run.segments()?;
     let since = segments.iter().filter(|segment| segment.step >= state.progress.step);
     let changed: Vec<_> = since.flat_map(|segment| &segment.changes).chain(changes).collect();
-    let is_of_both = |key: &str| {
-        ["seed", "model.context_length"].contains(&key)
-            || (key.starts_with("data.") && key != VALIDATION_PATH)
-    };
-    let is_changed = [
-        changed.iter().any(|(key, change)| {
-            // Without a file of its own, validation is a part of the other.
-            let splits = change.from.is_null() || change.to.is_null();
-            is_of_both(key) || (*key == VALIDATION_PATH && splits)
-        }),
-        changed.iter().any(|(key, _)| is_of_both(key) || *key == VALIDATION_PATH),
-    ];
-    // A file that is named again is meant as it is now.
-    let is_named = args.data.is_some() || args.set.iter().any(|set| set.starts_with("data."));
-    let is_asked_for =
-        [is_changed[0] || is_named, is_changed[1] || is_named || args.eval_data.is_some()];
+    // What is named again is meant as it is now.
+    let named = args.set.iter().filter_map(|set| set.split_once('=')).map(|(key, _)| key);
+    let named = named.chain(args.data.as_ref().map(|_| "data.path"));
+    let named = named.chain(args.eval_data.as_ref().map(|_| VALIDATION_PATH));
+    let has_own = !serde_json::to_value(&config.data)?["validation_path"].is_null();
+    let changed_keys = changed.iter().map(|(key, Change { from, to })| {
+        // Where validation comes to have a file of its own, or has none any more.
+        (key.as_str(), from.is_null() || to.is_null())
+    });
+    let is_changed = concerned(changed_keys, has_own);
+    let is_named = concerned(named.map(|key| (key, false)), has_own);
+    let is_asked_for = [is_changed[0] || is_named[0], is_changed[1] || is_named[1]];
     let is_other = match state.validation.is_empty() {
-        true => is_changed,
+        true => is_asked_for,
         false => [data != state.data, validation != state.validation],
     };
     if is_other.iter().zip(is_asked_for).any(|(is_other, is_asked_for)| *is_other && !is_asked_for)
@@ -292,6 +290,19 @@ fn check_data(
     }
     (state.data, state.validation) = (data, validation);
     Ok(())
+}
+
+/// Whether any of some keys says what is learned from, and whether any says what evaluations read,
+/// which may have a file of their own; each key with whether they come to have one, or lose it.
+fn concerned<'a>(keys: impl Iterator<Item = (&'a str, bool)>, has_own: bool) -> [bool; 2] {
+    let of_key = |(key, splits)| match key {
+        VALIDATION_PATH => [splits, true],
+        // Validation without a file of its own is a part of what is learned from.
+        "data.path" | "data.validation_fraction" => [true, !has_own],
+        "seed" | "model.context_length" | "data" => [true; 2],
+        key => [key.starts_with("data."); 2],
+    };
+    keys.map(of_key).fold([false; 2], |all, one| [all[0] || one[0], all[1] || one[1]])
 }
 
 /// What a run goes on from, and what there is to say of that.
