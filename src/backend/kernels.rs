@@ -130,8 +130,8 @@ pub const GPU_LOGITS: usize = 1 << 26;
 /// Columns of logits on GPUs are made a multiple of this, for the sake of matrix products.
 pub const GPU_LOGITS_ALIGNMENT: usize = 128;
 
-/// Rows of so many columns that the kernels for GPUs compute at a time, if there are as many, for no
-/// more than some logits: such a multiple as well, where that is not none, and one at least.
+/// Rows of logits that the kernels for GPUs have at a time, of so many columns: a multiple of
+/// [`GPU_LOGITS_ALIGNMENT`] if so many rows fit among some logits, else as many as fit, or one.
 pub fn gpu_logits_rows(logits: usize, columns: usize) -> usize {
     match logits / columns {
         rows @ 0..GPU_LOGITS_ALIGNMENT => rows.max(1),
@@ -142,8 +142,17 @@ pub fn gpu_logits_rows(logits: usize, columns: usize) -> usize {
 /// Scores of attention that the kernels for GPUs have in memory at a time: 256 MiB of them.
 pub const GPU_SCORES: usize = 1 << 26;
 /// Queries whose scores these are, but for the last ones, are a multiple of this, however many
-/// scores that are: rows of so many f32 begin at multiples of 512 bytes, as products like it.
+/// scores that are, unless the device's memory has no room for so many in one piece: rows of so
+/// many f32 begin at multiples of 512 bytes, as products like it.
 pub const GPU_QUERIES: usize = 128;
+
+/// Queries whose scores the kernels for GPUs have at a time, of so many scores each, where memory
+/// comes in pieces of so many at most.
+pub fn gpu_queries(scores: usize, largest: usize) -> usize {
+    let [preferred, most] = [GPU_SCORES.min(largest), largest].map(|all| all / scores.max(1));
+    let aligned = (preferred / GPU_QUERIES * GPU_QUERIES).max(GPU_QUERIES);
+    if aligned <= most { aligned } else { most.max(1) }
+}
 
 /// A backend's matrix products in f32, with their gradients. The operations of
 /// [`GptBackend`](super::GptBackend) say what they compute.

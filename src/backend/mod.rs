@@ -38,7 +38,7 @@ pub use group::{LeftAlone, Member};
 pub use host::on_host;
 pub use kernels::{
     AdamwStep, AdamwUpdate, CPU_LOGITS, GPU_LOGITS, GPU_LOGITS_ALIGNMENT, GPU_QUERIES, GPU_SCORES,
-    Kernels, Products, Scaling, Sight, Turn, gpu_logits_rows,
+    Kernels, Products, Scaling, Sight, Turn, gpu_logits_rows, gpu_queries,
 };
 pub use key_ranges::KeyRanges;
 pub use memory::{ALWAYS_IDLE, Allocator, kept_size, without_keeping};

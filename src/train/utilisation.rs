@@ -47,14 +47,14 @@ pub fn flops_per_token(run: &RunConfig, vocab_size: usize) -> Option<f64> {
     let places: Vec<usize> = names.iter().map(|name| place(name, config.n_layers)).collect();
     let training = places.iter().zip(&trained).filter(|(_, is_trained)| **is_trained);
     let first = training.map(|(place, _)| *place).min().unwrap_or_default();
-    let passes = trained.into_iter().zip(places).map(|(is_trained, place)| match is_trained {
+    let of_weight = trained.into_iter().zip(places).map(|(is_trained, place)| match is_trained {
         true => 6.0,
         // A tied head comes after all that trains.
         false if place >= first || place == 0 && config.tied_head => 4.0,
         false => 2.0,
     });
-    let operations = shapes.into_iter().zip(passes).map(|((name, shape), passes)| {
-        let size = shape.iter().product::<usize>() as f64 * passes;
+    let operations = shapes.into_iter().zip(of_weight).map(|((name, shape), of_weight)| {
+        let size = shape.iter().product::<usize>() as f64 * of_weight;
         match (name.as_str(), config.feed_forward.experts) {
             ("embedding.position", _) => 0.0,
             ("embedding.token", _) if !config.tied_head => 0.0,
@@ -68,8 +68,8 @@ pub fn flops_per_token(run: &RunConfig, vocab_size: usize) -> Option<f64> {
     let attention = (0..config.n_layers).map(|layer| {
         let length = config.context_length;
         let seen = config.window(layer).map_or(length, |window| window.min(length));
-        let passes = if layer + 1 >= first { 12.0 } else { 4.0 };
-        passes * heads * seen as f64
+        let of_score = if layer + 1 >= first { 12.0 } else { 4.0 };
+        of_score * heads * seen as f64
     });
     Some(operations.sum::<f64>() + attention.sum::<f64>())
 }

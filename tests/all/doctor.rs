@@ -251,9 +251,7 @@ fn put_toolkit(root: &Path, include: &str, number: u32, library: &str) {
         put(root, &format!("{include}/{header}"), "");
     }
     let of_cpp = if number < 13000 { include.to_string() } else { format!("{include}/cccl") };
-    for header in ["cuda/barrier", "cuda/ptx"] {
-        put(root, &format!("{of_cpp}/{header}"), "");
-    }
+    put(root, &format!("{of_cpp}/cuda/barrier"), "");
     put(root, &format!("{include}/cooperative_groups.h"), "");
     put(root, &format!("{include}/cuda.h"), &format!("\n#define CUDA_VERSION {number}\n"));
     put(root, library, "");

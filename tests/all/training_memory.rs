@@ -1,7 +1,9 @@
 //! The memory that training is foretold to take, against closed forms and against what a process
 //! takes.
 
-use emberlm::backend::{BackendKind, GptBackend, Job, TrainBackend, dispatch};
+use emberlm::backend::{
+    BackendKind, GptBackend, Job, TrainBackend, dispatch, gpu_logits_rows, gpu_queries,
+};
 use emberlm::config::{self, Precision, RunConfig};
 use emberlm::train::{Operations, TrainingMemory, largest_batch, training_memory};
 use serde_json::{Value, json};
@@ -137,6 +139,20 @@ fn the_loss_of_a_gpu_takes_logits_and_gradients_at_a_time() {
     assert_eq!((1 << 26) / v, 1334);
     assert_eq!(transient(v, 100, "f32"), 8 * 1280 * v);
     assert_eq!(transient(v, 100, "bf16"), 2 * 64 * (v + 100 * 32) + 6 * 1280 * v);
+}
+
+#[test]
+fn blocks_on_gpus_are_aligned_where_they_fit() {
+    assert_eq!(gpu_logits_rows(1 << 26, 50304), 1280);
+    assert_eq!(gpu_logits_rows(12_799, 100), 127);
+    assert_eq!(gpu_logits_rows(99, 100), 1);
+    // GPT-2's twelve heads on 1024 keys: 682 queries would have as many scores as are preferred.
+    let any = usize::MAX;
+    assert_eq!(gpu_queries(8 * 12 * 1024, any), 640);
+    assert_eq!(gpu_queries(64 * 12 * 1024, any), 128);
+    // Where a piece of memory is of 128 MiB.
+    assert_eq!(gpu_queries(32 * 16 * 1024, 1 << 25), 64);
+    assert_eq!(gpu_queries(1 << 26, 1 << 25), 1);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::tensors::{
 };
 use crate::backend::alibi::alibi_sequence;
 use crate::backend::ops::{from_float, to_float};
-use crate::backend::{GPU_QUERIES, GPU_SCORES, Sight};
+use crate::backend::{Sight, gpu_queries};
 
 /// Whether a query sees a key, by their places among all keys. A window of none is 2³² wide.
 #[cube]
@@ -235,9 +235,8 @@ struct Plan<'a, R: CubeRuntime> {
     sight: &'a Sight,
     /// Pairs of numbers, where the sight has ranges.
     ranges: CubeTensor<R>,
-    /// Of a block: those preferred, but where those of [`GPU_QUERIES`] are more, and those that the
-    /// device's memory takes in one piece, but where those of one query are more.
-    scores: [usize; 2],
+    /// That the device's memory takes in one piece.
+    most_scores: usize,
     element: DType,
 }
 
@@ -254,16 +253,13 @@ impl<'a, R: CubeRuntime> Plan<'a, R> {
             Some(ranges) => ranges.on_device(&query.device, copied),
             None => empty_of(query, [1], DType::I32),
         };
-        let scores = [GPU_SCORES, usize::MAX].map(|preferred| at_most(preferred, query));
-        Self { batch, heads, key_heads, queries, keys, sight, ranges, scores, element }
+        let most_scores = at_most(usize::MAX, query);
+        Self { batch, heads, key_heads, queries, keys, sight, ranges, most_scores, element }
     }
 
     /// Queries, and all keys that any of them sees.
     fn blocks(&self) -> Vec<[Range<usize>; 2]> {
-        let of_a_query = self.batch * self.heads * self.keys;
-        let [preferred, most] = self.scores.map(|scores| scores / of_a_query.max(1));
-        let aligned = (preferred / GPU_QUERIES * GPU_QUERIES).max(GPU_QUERIES);
-        let length = if aligned <= most { aligned } else { most.max(1) };
+        let length = gpu_queries(self.batch * self.heads * self.keys, self.most_scores);
         let seen = |query: usize| self.sight.keys(query, self.queries, self.keys);
         let block = |first: usize| {
             let last = (first + length).min(self.queries);

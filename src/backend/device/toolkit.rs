@@ -29,7 +29,7 @@ const BUILTINS: &str = "libnvrtc-builtins.so.";
 const HEADERS: [&str; 5] = ["cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h", "mma.h", "crt/mma.h"];
 /// What kernels include that copy asynchronously; CubeCL does without them where they cannot be
 /// compiled.
-const FASTER: [&str; 3] = ["cooperative_groups.h", "cuda/barrier", "cuda/ptx"];
+const FASTER: [&str; 2] = ["cooperative_groups.h", "cuda/barrier"];
 /// Where a number tells what version the headers are of.
 const VERSION_MACROS: [(&str, &str); 2] =
     [("cuda.h", "#define CUDA_VERSION "), ("cuda_runtime_api.h", "#define CUDART_VERSION ")];

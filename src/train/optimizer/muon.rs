@@ -65,8 +65,7 @@ fn orthogonalized<B: GptBackend>(matrix: Tensor<B, 2>) -> Tensor<B, 2> {
     // The product with itself is of the shorter side.
     let tall = rows > columns;
     let matrix = if tall { matrix.transpose() } else { matrix };
-    // Not `sum`, for which a GPU may choose atomic additions: devices that train together would
-    // come to have different weights.
+    // Not `sum`, for which a GPU may choose atomic additions, each time in another order.
     let squares = (matrix.clone() * matrix.clone()).sum_dim(1).sum_dim(0); // [1, 1]
     let mut x = matrix / squares.sqrt().clamp_min(EPSILON);
     let (a, b, c) = COEFFICIENTS;
