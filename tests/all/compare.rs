@@ -410,7 +410,7 @@ fn what_cannot_be_compared_is_one_line() {
     // Nor is the run before it measured.
     unmeasured(&["encoder", "narrow", "--prompt", ""], "the prompt is empty");
     let long = "a".repeat(33);
-    let source = "the source has 33 tokens, the run translator reads at most 32";
+    let source = "the run translator: the source has 33 tokens, the run reads at most 32";
     unmeasured(&["narrow", "translator", "--prompt", &long], source);
 }
 

@@ -28,10 +28,7 @@ pub(super) fn check_prompt(tokens: &[u32], run: &Run, task: Task) -> anyhow::Res
     if let Task::Translation { .. } = task
         && length > most
     {
-        bail!(
-            "the source has {length} tokens, the run {} reads at most {most}; shorten it",
-            run.name()
-        );
+        bail!("the source has {length} tokens, the run reads at most {most}; shorten it");
     }
     Ok(())
 }

@@ -134,7 +134,11 @@ fn plan(
         largest_batch_size: largest.transpose()?,
         tokens_per_step,
         steps,
-        tokens: steps.map(|steps| (steps as u64).saturating_mul(tokens_per_step as u64)),
+        tokens: match (steps, train.length()) {
+            (Some(steps), _) => Some((steps as u64).saturating_mul(tokens_per_step as u64)),
+            (None, config::Span::Tokens(tokens)) => Some(tokens),
+            (None, _) => None,
+        },
         chinchilla_tokens: CHINCHILLA * parameters as u64,
         checkpoint,
         // Beside the newest ones there is the best.

@@ -36,6 +36,7 @@ pub(super) fn write(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
         (Some(steps), Some(tokens)) => {
             format!("{steps} steps, {} tokens{}", count(tokens), lasting(plan.seconds))
         }
+        (None, Some(tokens)) => format!("{} tokens{}", count(tokens), lasting(plan.seconds)),
         _ => "as long as its data or its time".into(),
     };
     line(out, "the run", &of_run)?;
