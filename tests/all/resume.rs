@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 #[cfg(unix)]
 use crate::command_line::signal;
@@ -403,8 +404,8 @@ fn a_resume_that_is_refused_changes_nothing() {
     assert_eq!(left().0, before.0, "the last evaluation is made anew");
 }
 
-#[test]
-fn evaluations_of_other_data_are_not_compared() {
+/// The run `own` after 30 steps, with a text of its own for evaluations, and a harder one beside it.
+fn trained_on_texts() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     text("own.txt", &"one two three four. ".repeat(60));
@@ -413,6 +414,13 @@ fn evaluations_of_other_data_are_not_compared() {
     let data = ["--data", "own.txt", "--eval-data", "easy.txt", "--run", "own"];
     let steps = ["--set", "train.steps=30", "--set", "sample.max_tokens=20"];
     succeed(&emberlm(folder.path(), &[&["train"], &TINY[..], &data, &steps].concat()));
+    folder
+}
+
+#[test]
+fn evaluations_of_other_data_are_not_compared() {
+    let folder = trained_on_texts();
+    let text = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     let run = path_of(folder.path(), "own");
     let old = json(&run.join("best.json"));
     let more = ["--eval-data", "hard.txt", "--set", "train.steps=36"];
@@ -437,14 +445,8 @@ fn evaluations_of_other_data_are_not_compared() {
 
 #[test]
 fn data_for_training_and_for_evaluations_are_judged_apart() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = trained_on_texts();
     let text = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-    text("own.txt", &"one two three four. ".repeat(60));
-    text("easy.txt", &"one two three four. ".repeat(10));
-    text("hard.txt", &"rhufo were nothrwe teo. ".repeat(10));
-    let data = ["--data", "own.txt", "--eval-data", "easy.txt", "--run", "own"];
-    let steps = ["--set", "train.steps=30", "--set", "sample.max_tokens=20"];
-    succeed(&emberlm(folder.path(), &[&["train"], &TINY[..], &data, &steps].concat()));
     let run = path_of(folder.path(), "own");
     let cursor = |step: &str| {
         json(&run.join("checkpoints").join(step).join("state.json"))["progress"]["cursor"].clone()

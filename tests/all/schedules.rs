@@ -1,7 +1,7 @@
 //! Schedules against their closed forms, at their edges, and how a configuration names them.
 
 use emberlm::config::{self, OptimizerConfig, ScheduleConfig, Source, Span};
-use emberlm::train::Schedule;
+use emberlm::train::{Schedule, planned_steps};
 use serde_json::{Value, json};
 use std::f64::consts::PI;
 
@@ -75,6 +75,27 @@ fn spans_are_read_as_they_are_written() {
         ("-1 epochs", None),
     ] {
         assert_eq!(text.parse().ok(), expected, "{text}");
+    }
+}
+
+#[test]
+fn steps_are_known_where_no_data_decides_them() {
+    let steps = |assignments: &[&str]| {
+        let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+        planned_steps(&config::load(&Source::Builtin("gpt2"), &assignments).unwrap())
+    };
+    let sizes = "train.batch_size=2";
+    let accumulation = "train.accumulation=1";
+    // Two windows of 1024 tokens a step; the last one is begun.
+    let tokens = [sizes, accumulation, "train.steps=null", "train.tokens=20481"];
+    assert_eq!(steps(&tokens), Some(11));
+    let packed = |packing: &str| format!(r#"data={{"kind":"tokens","packing":"{packing}"}}"#);
+    assert_eq!(steps(&[&tokens[..], &[&packed("stream")]].concat()), Some(11));
+    assert_eq!(steps(&[&tokens[..], &[&packed("documents")]].concat()), None);
+    let counted = [sizes, accumulation, "train.steps=7"];
+    assert_eq!(steps(&[&counted[..], &[&packed("documents")]].concat()), Some(7));
+    for unknown in ["train.epochs=2", "train.minutes=2"] {
+        assert_eq!(steps(&[sizes, accumulation, "train.steps=null", unknown]), None);
     }
 }
 
