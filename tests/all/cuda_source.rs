@@ -1,253 +1,24 @@
-//! Kernels for GPUs as CUDA source, without a GPU: a runtime that compiles whatever is launched, in
-//! f32 and bf16, keeps the source, and computes nothing.
+//! Kernels for GPUs as CUDA source, without a GPU, in f32 and bf16.
 
 use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor};
-use burn_cubecl::CubeBackend;
-use burn_fusion::Fusion;
-use cubecl::bytes::Bytes;
-use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
-use cubecl::future::DynFut;
-use cubecl::ir::features::Features;
-use cubecl::ir::{
-    DeviceProperties, HardwareProperties, MemoryDeviceProperties, TargetProperties, VectorSize,
-};
-use cubecl::prelude::{ComputeClient, CubeCount, ExecutionMode};
-use cubecl::profile::{ProfileDuration, TimingMethod};
-use cubecl::server::{
-    Binding, ComputeServer, CopyDescriptor, KernelArguments, ProfileError, ProfilingToken,
-    ServerCommunication, ServerError, ServerUtilities,
-};
-use cubecl::stream_id::StreamId;
-use cubecl::zspace::{Shape, Strides};
-use cubecl::{Compiler, CubeTask, MemoryUsage, Runtime};
-use cubecl_cpp::cuda::CudaDialect;
-use cubecl_cpp::cuda::mma::CudaWmmaCompiler;
-use cubecl_cpp::register_supported_types;
-use cubecl_cpp::shared::CppCompiler;
-use cubecl_runtime::allocator::ContiguousMemoryLayoutPolicy;
-use cubecl_runtime::logging::ServerLogger;
-use cubecl_runtime::memory_management::{ManagedMemoryHandle, MemoryAllocationMode};
-use cubecl_runtime::storage::{BytesResource, BytesStorage, ManagedResource};
-use cubecl_runtime::timestamp_profiler::TimestampProfiler;
 use emberlm::backend::{
     AdamwStep, AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, Rotation, Scaling,
     Sight, TrainBackend, Turn,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
-use std::any::Any;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::cuda_runtime::{Fused, LAUNCHED, Paper, Plain, SOURCES};
 use crate::support::{ACTIVATIONS, numbers};
-
-type CudaCompiler = CppCompiler<CudaDialect<CudaWmmaCompiler>>;
-
-/// By the kernel's name with its types and what was known when it was compiled.
-static SOURCES: Mutex<BTreeMap<String, Result<String, String>>> = Mutex::new(BTreeMap::new());
-
-/// The kernels that were launched, one after the other.
-static LAUNCHED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Whose launches these are.
 static TURN: Mutex<()> = Mutex::new(());
 
-type Plain = CubeBackend<CudaSource, f32, i32, u32>;
-type Fused = Fusion<Plain>;
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Paper;
-
-impl Device for Paper {
-    fn from_id(_: DeviceId) -> Self {
-        Self
-    }
-
-    fn to_id(&self) -> DeviceId {
-        DeviceId { type_id: 0, index_id: 0 }
-    }
-}
-
-impl burn::tensor::backend::DeviceOps for Paper {}
-
-#[derive(Debug)]
-struct Printer {
-    utilities: Arc<ServerUtilities<Self>>,
-    profiler: TimestampProfiler,
-    /// Kept as a server keeps what its memory is lent to: by their number CubeCL tells whether
-    /// a tensor has one holder.
-    lent: Vec<ManagedMemoryHandle>,
-}
-
-impl DeviceService for Printer {
-    fn init(_: DeviceId) -> Self {
-        // An H100's, as far as they matter.
-        let hardware = HardwareProperties {
-            load_width: 128,
-            plane_size_min: 32,
-            plane_size_max: 32,
-            max_bindings: 1024,
-            max_shared_memory_size: 227 * 1024,
-            max_cube_count: (i32::MAX as u32, 65535, 65535),
-            max_units_per_cube: 1024,
-            max_cube_dim: (1024, 1024, 64),
-            num_streaming_multiprocessors: Some(132),
-            num_tensor_cores: Some(4),
-            min_tensor_cores_dim: Some(8),
-            num_cpu_cores: None,
-            max_vector_size: VectorSize::MAX,
-        };
-        let memory = MemoryDeviceProperties { max_page_size: 1 << 34, alignment: 512 };
-        let mut properties =
-            DeviceProperties::new(Features::default(), memory, hardware, TimingMethod::System);
-        register_supported_types(&mut properties);
-        let logger = Arc::new(ServerLogger::default());
-        let policy = ContiguousMemoryLayoutPolicy::new(512);
-        let utilities = Arc::new(ServerUtilities::new(properties, logger, (), policy));
-        Self { utilities, profiler: TimestampProfiler::default(), lent: Vec::new() }
-    }
-
-    fn utilities(&self) -> ServerUtilitiesHandle {
-        self.utilities.clone() as Arc<dyn Any + Send + Sync>
-    }
-}
-
-impl ServerCommunication for Printer {
-    const SERVER_COMM_ENABLED: bool = false;
-}
-
-impl ComputeServer for Printer {
-    type Kernel = Box<dyn CubeTask<CudaCompiler>>;
-    type Info = ();
-    type MemoryLayoutPolicy = ContiguousMemoryLayoutPolicy;
-    type Storage = BytesStorage;
-
-    fn initialize_memory(&mut self, memory: ManagedMemoryHandle, _: u64, _: StreamId) {
-        self.lent.push(memory);
-    }
-
-    fn logger(&self) -> Arc<ServerLogger> {
-        self.utilities.logger.clone()
-    }
-
-    fn utilities(&self) -> Arc<ServerUtilities<Self>> {
-        self.utilities.clone()
-    }
-
-    /// Zeros.
-    fn read(
-        &mut self,
-        descriptors: Vec<CopyDescriptor>,
-        _: StreamId,
-    ) -> DynFut<Result<Vec<Bytes>, ServerError>> {
-        let zeros = |it: CopyDescriptor| vec![0; it.handle.size_in_used() as usize];
-        let bytes = descriptors.into_iter().map(|it| Bytes::from_bytes_vec(zeros(it))).collect();
-        Box::pin(async move { Ok(bytes) })
-    }
-
-    fn write(&mut self, _: Vec<(CopyDescriptor, Bytes)>, _: StreamId) {}
-
-    fn sync(&mut self, _: StreamId) -> DynFut<Result<(), ServerError>> {
-        Box::pin(async move { Ok(()) })
-    }
-
-    fn get_resource(
-        &mut self,
-        _: Binding,
-        _: StreamId,
-    ) -> Result<ManagedResource<BytesResource>, ServerError> {
-        unreachable!("there is no memory")
-    }
-
-    unsafe fn launch(
-        &mut self,
-        kernel: Self::Kernel,
-        grid: CubeCount,
-        _: KernelArguments,
-        mode: ExecutionMode,
-        _: StreamId,
-    ) {
-        let mut options = <CudaCompiler as Compiler>::CompilationOptions::default();
-        options.warp_size = 32;
-        options.supports_features.grid_constants = true;
-        let compiled =
-            kernel.compile(&mut CudaCompiler::default(), &options, mode, kernel.address_type());
-        let mut source = compiled.map(|it| it.source).map_err(|error| format!("{error:?}"));
-        let id = format!("{:?}", kernel.id());
-        // What WebGPU promises, and CUDA of two axes of three.
-        if let CubeCount::Static(x, y, z) = grid
-            && id.contains("emberlm::backend::cube")
-            && [x, y, z].into_iter().any(|cubes| !(1..=65_535).contains(&cubes))
-        {
-            source = Err(format!("a grid of {x} by {y} by {z} cubes"));
-        }
-        LAUNCHED.lock().unwrap().push(id.clone());
-        SOURCES.lock().unwrap().insert(id, source);
-    }
-
-    fn flush(&mut self, _: StreamId) -> Result<(), ServerError> {
-        Ok(())
-    }
-
-    fn memory_usage(&mut self, _: StreamId) -> Result<MemoryUsage, ServerError> {
-        unreachable!("nobody asks")
-    }
-
-    fn memory_cleanup(&mut self, _: StreamId) {}
-
-    fn start_profile(&mut self, _: StreamId) -> Result<ProfilingToken, ServerError> {
-        Ok(self.profiler.start())
-    }
-
-    fn end_profile(
-        &mut self,
-        _: StreamId,
-        token: ProfilingToken,
-    ) -> Result<ProfileDuration, ProfileError> {
-        self.profiler.stop(token)
-    }
-
-    fn allocation_mode(&mut self, _: MemoryAllocationMode, _: StreamId) {}
-}
-
-#[derive(Debug, Clone)]
-struct CudaSource;
-
-impl Runtime for CudaSource {
-    type Compiler = CudaCompiler;
-    type Server = Printer;
-    type Device = Paper;
-
-    fn client(device: &Paper) -> ComputeClient<Self> {
-        ComputeClient::load(device)
-    }
-
-    fn name(_: &ComputeClient<Self>) -> &'static str {
-        "cuda"
-    }
-
-    fn require_array_lengths() -> bool {
-        true
-    }
-
-    fn max_cube_count() -> (u32, u32, u32) {
-        (i32::MAX as u32, 65535, 65535)
-    }
-
-    fn can_read_tensor(shape: &Shape, strides: &Strides) -> bool {
-        cubecl::zspace::striding::has_pitched_row_major_strides(shape, strides)
-    }
-
-    fn target_properties() -> TargetProperties {
-        TargetProperties { mma: Default::default() }
-    }
-
-    fn enumerate_devices(_: u16, _: &()) -> Vec<DeviceId> {
-        vec![Paper.to_id()]
-    }
-}
+/// Keeps the source and computes nothing.
+const PAPER: Paper = Paper::Written;
 
 fn leaf<B: TrainBackend, const D: usize>(shape: [usize; D], device: &B::Device) -> Tensor<B, D> {
     let values = numbers(shape.iter().product(), 1);
@@ -347,13 +118,13 @@ fn launched<B: GptBackend>(device: &B::Device, run: impl FnOnce()) -> Vec<String
 /// or of a block of logits have none.
 fn launch_large() {
     fn large<const D: usize>(shape: [usize; D]) -> FloatTensor<Plain> {
-        Tensor::<Plain, D>::empty(shape, &Paper).into_primitive().tensor()
+        Tensor::<Plain, D>::empty(shape, &PAPER).into_primitive().tensor()
     }
     let kernels = Plain::kernels().unwrap();
-    let tokens = |shape: [usize; 1]| Tensor::<Plain, 1, Int>::zeros(shape, &Paper);
+    let tokens = |shape: [usize; 1]| Tensor::<Plain, 1, Int>::zeros(shape, &PAPER);
     let square = || large([1 << 16, 1 << 16]);
     let kind = ACTIVATIONS[0];
-    let plain = || Tensor::<Plain, 2>::empty([1 << 16, 1 << 16], &Paper);
+    let plain = || Tensor::<Plain, 2>::empty([1 << 16, 1 << 16], &PAPER);
     Plain::activation_backward(Plain::activation(plain(), kind), plain(), kind);
     kernels.gated_backward(square(), square(), kernels.gated(square(), square(), kind), kind);
     let scaling = Scaling { centered: true, epsilon: 1e-5 };
@@ -385,7 +156,7 @@ fn launch_large() {
     kernels.put(room(), room(), &vec![[0, 0]; 1 << 8]);
     let query = large([1, 1 << 4, 1, 1 << 6]);
     kernels.attend_rows([query, room(), room()], &[1 << 14], &sight);
-    let line = || Tensor::<Plain, 1>::empty([1_usize << 32], &Paper);
+    let line = || Tensor::<Plain, 1>::empty([1_usize << 32], &PAPER);
     Plain::sums_of_squares(vec![line()]);
     let moments = Some([line(), line()]);
     Plain::adamw(vec![AdamwUpdate { value: line(), gradient: line(), moments, step: STEP }]);
@@ -413,10 +184,10 @@ fn kernels_of_ours() -> Vec<String> {
 #[test]
 fn kernels_become_cuda_source() {
     let _turn = turn();
-    assert!(Plain::supports_dtype(&Paper, DType::BF16));
-    launch_all::<Autodiff<Plain>>(&Paper);
+    assert!(Plain::supports_dtype(&PAPER, DType::BF16));
+    launch_all::<Autodiff<Plain>>(&PAPER);
     launch_large();
-    Plain::sync(&Paper).unwrap();
+    Plain::sync(&PAPER).unwrap();
     let sources = SOURCES.lock().unwrap();
     for (id, source) in sources.iter() {
         assert!(source.is_ok(), "{id}: {source:?}");
@@ -452,7 +223,7 @@ fn parameters<B: GptBackend>(device: &B::Device) -> Vec<Tensor<B, 1>> {
 
 fn parameters_are_taken_together<B: GptBackend<Device = Paper>>() {
     let updates = |begun: bool| {
-        let mut all = [(); 4].map(|()| parameters::<B>(&Paper).into_iter());
+        let mut all = [(); 4].map(|()| parameters::<B>(&PAPER).into_iter());
         let update = |_| {
             let [value, gradient, first, second] = all.each_mut().map(|it| it.next().unwrap());
             AdamwUpdate { value, gradient, moments: begun.then_some([first, second]), step: STEP }
@@ -461,17 +232,17 @@ fn parameters_are_taken_together<B: GptBackend<Device = Paper>>() {
     };
     let begun = updates(true);
     let mut updated = Vec::new();
-    let found = launched::<B>(&Paper, || updated = B::adamw(begun));
+    let found = launched::<B>(&PAPER, || updated = B::adamw(begun));
     // Nothing is copied.
     assert_eq!(found, ["AdamwKernel<all"; 3]);
     let all: Vec<Tensor<B, 1>> = updated.into_iter().flatten().collect();
     assert_eq!(all.len(), 150);
-    let found = launched::<B>(&Paper, || drop(B::sums_of_squares(all).into_data()));
+    let found = launched::<B>(&PAPER, || drop(B::sums_of_squares(all).into_data()));
     assert_eq!(found, ["SquaresKernel<all"; 5]);
     // Where somebody else has a gradient, that one is copied.
     let begun = updates(true);
     let other = begun[7].gradient.clone();
-    let found = launched::<B>(&Paper, || drop(B::adamw(begun)));
+    let found = launched::<B>(&PAPER, || drop(B::adamw(begun)));
     assert_eq!(found.iter().filter(|name| *name != "AdamwKernel<all").count(), 1, "{found:?}");
     drop(other);
 }
@@ -485,18 +256,18 @@ fn many_parameters_share_a_launch() {
 
 fn rows_are_taken_together<B: GptBackend<Device = Paper>>() {
     for (rows, launches) in [(1, 1), (2, 1), (33, 1), (64, 1), (70, 2)] {
-        let heads = |heads, positions| Tensor::<B, 4>::zeros([rows, heads, positions, 16], &Paper);
+        let heads = |heads, positions| Tensor::<B, 4>::zeros([rows, heads, positions, 16], &PAPER);
         let [room, query] = [heads(2, 40), heads(4, 1)];
         // As they come out of a projection.
-        let new = Tensor::<B, 4>::zeros([rows, 1, 6, 16], &Paper).swap_dims(1, 2).narrow(1, 4, 2);
+        let new = Tensor::<B, 4>::zeros([rows, 1, 6, 16], &PAPER).swap_dims(1, 2).narrow(1, 4, 2);
         let places: Vec<[usize; 2]> = (0..rows).map(|row| [row, row % 40]).collect();
         let mut put = None;
-        let found = launched::<B>(&Paper, || put = Some(B::put(room, new, &places)));
+        let found = launched::<B>(&PAPER, || put = Some(B::put(room, new, &places)));
         assert_eq!(found, vec!["PutKernel<all"; launches]);
         let lengths: Vec<usize> = (0..rows).map(|row| row % 40 + 1).collect();
         let (keys, options) = (put.unwrap(), AttentionOptions::causal(0.25));
         let attend = || drop(B::attend_rows(query, keys.clone(), keys, &lengths, &options));
-        let found = launched::<B>(&Paper, attend);
+        let found = launched::<B>(&PAPER, attend);
         assert_eq!(found, vec!["AttendRowsKernel<all"; launches]);
     }
 }
@@ -510,13 +281,13 @@ fn many_rows_share_a_launch() {
 
 fn an_activation_is_one_launch<B: GptBackend<Device = Paper>>() {
     for kind in ACTIVATIONS {
-        let tensor = || Tensor::<B, 2>::zeros([30, 40], &Paper);
+        let tensor = || Tensor::<B, 2>::zeros([30, 40], &PAPER);
         let (input, gradient) = (tensor(), tensor());
         let mut output = None;
         let forward = || output = Some(B::activation(input.clone(), kind));
-        assert_eq!(launched::<B>(&Paper, forward).len(), 1, "{kind:?}");
+        assert_eq!(launched::<B>(&PAPER, forward).len(), 1, "{kind:?}");
         let backward = || output = Some(B::activation_backward(input.clone(), gradient, kind));
-        assert_eq!(launched::<B>(&Paper, backward).len(), 1, "{kind:?}");
+        assert_eq!(launched::<B>(&PAPER, backward).len(), 1, "{kind:?}");
         assert_eq!(output.unwrap().dims(), [30, 40]);
     }
 }

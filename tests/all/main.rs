@@ -12,6 +12,8 @@ mod command_line;
 mod compare;
 mod configuration;
 #[cfg(feature = "cuda-source")]
+mod cuda_runtime;
+#[cfg(feature = "cuda-source")]
 mod cuda_source;
 mod cut_data;
 mod data;

@@ -33,13 +33,25 @@ pub fn on_all_backends<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
     all
 }
 
+/// With CUDA, that is what a C++ compiler makes of its source for the CPU.
+fn on_gpus<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
+    let mut all = Vec::new();
+    if cfg!(feature = "wgpu") {
+        all.extend(on_wgpu(job.clone()));
+    }
+    if cfg!(feature = "cuda-source") {
+        all.extend(on_cuda_source(job));
+    }
+    all
+}
+
 #[cfg(not(feature = "wgpu"))]
-fn on_gpus<J: Job>(_: J) -> Vec<(String, J::Output)> {
+fn on_wgpu<J: Job>(_: J) -> Vec<(String, J::Output)> {
     Vec::new()
 }
 
 #[cfg(feature = "wgpu")]
-fn on_gpus<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
+fn on_wgpu<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
     use burn::backend::Autodiff;
     use emberlm::backend::Fused;
 
@@ -63,6 +75,26 @@ fn on_gpus<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
             "wgpu without fusion".into(),
             job.run::<Autodiff<<burn_wgpu::Wgpu as Fused>::Inner>>(device),
         ),
+    ]
+}
+
+#[cfg(not(feature = "cuda-source"))]
+fn on_cuda_source<J: Job>(_: J) -> Vec<(String, J::Output)> {
+    Vec::new()
+}
+
+#[cfg(feature = "cuda-source")]
+fn on_cuda_source<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
+    use crate::cuda_runtime::{Fused, Paper, Plain, missing};
+    use burn::backend::Autodiff;
+
+    if let Some(reason) = missing() {
+        println!("skipped on CUDA source: {reason}");
+        return Vec::new();
+    }
+    vec![
+        ("CUDA source".into(), job.clone().run::<Autodiff<Fused>>(Paper::Computed)),
+        ("CUDA source without fusion".into(), job.run::<Autodiff<Plain>>(Paper::Computed)),
     ]
 }
 
