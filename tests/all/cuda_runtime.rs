@@ -12,7 +12,8 @@ use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::future::DynFut;
 use cubecl::ir::features::{Features, Plane};
 use cubecl::ir::{
-    DeviceProperties, HardwareProperties, MemoryDeviceProperties, TargetProperties, VectorSize,
+    DeviceProperties, ElemType, FloatKind, HardwareProperties, MemoryDeviceProperties,
+    TargetProperties, VectorSize,
 };
 use cubecl::prelude::{ComputeClient, CubeCount, CubeDim, ExecutionMode};
 use cubecl::profile::{ProfileDuration, TimingMethod};
@@ -24,9 +25,10 @@ use cubecl::stream_id::StreamId;
 use cubecl::zspace::{Shape, Strides};
 use cubecl::{Compiler, CubeTask, MemoryConfiguration, MemoryUsage, Runtime};
 use cubecl_cpp::cuda::CudaDialect;
+use cubecl_cpp::cuda::arch::CudaArchitecture;
 use cubecl_cpp::cuda::mma::CudaWmmaCompiler;
 use cubecl_cpp::register_supported_types;
-use cubecl_cpp::shared::CppCompiler;
+use cubecl_cpp::shared::{CppCompiler, DialectWmmaCompiler, register_wmma_features};
 use cubecl_runtime::allocator::PitchedMemoryLayoutPolicy;
 use cubecl_runtime::logging::ServerLogger;
 use cubecl_runtime::memory_management::{
@@ -135,6 +137,11 @@ impl DeviceService for Printer {
         register_supported_types(&mut properties);
         let planes = [Plane::Ops, Plane::Sync, Plane::NonUniformControlFlow];
         properties.features.plane.extend(planes);
+        // Without TF32, whose products are f32's to three digits.
+        let mut products =
+            CudaWmmaCompiler::supported_wmma_combinations(&CudaArchitecture { version: 90 });
+        products.retain(|it| it.a_type == ElemType::Float(FloatKind::BF16).into());
+        register_wmma_features(products, &mut properties);
         properties.features.memory_reinterpret = true;
         properties.features.alignment = true;
         let logger = Arc::new(ServerLogger::default());

@@ -1,6 +1,7 @@
 //! What several tests share.
 
 use burn::tensor::TensorData;
+use burn::tensor::backend::Backend;
 use emberlm::backend::{self, BackendKind, Job};
 use emberlm::config::Activation;
 use emberlm::data::{Example, ExamplePlace, Place, Split, Task, TokenBatch, Window};
@@ -96,6 +97,15 @@ fn on_cuda_source<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
         ("CUDA source".into(), job.clone().run::<Autodiff<Fused>>(Paper::Computed)),
         ("CUDA source without fusion".into(), job.run::<Autodiff<Plain>>(Paper::Computed)),
     ]
+}
+
+/// Whether a backend is CUDA on a CPU, where large shapes take minutes.
+pub fn is_slow<B: Backend>(device: &B::Device) -> bool {
+    let is_slow = B::name(device).contains("cuda");
+    if is_slow {
+        println!("skipped on CUDA source: what takes minutes on a CPU");
+    }
+    is_slow
 }
 
 /// A closure over backends cannot be generic; this names the job that a test runs. With a type, it
