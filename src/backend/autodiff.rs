@@ -12,12 +12,12 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compositions::{
-    default_attend, default_cross_entropy, default_dense, default_dropout, default_normalization,
-    default_rotate, default_separate, on_rows, scaling,
+    default_attend, default_dense, default_dropout, default_normalization, default_rotate,
+    default_separate, default_training_loss, on_rows, scaling,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
 use super::precision::factor;
-use super::{AttentionOptions, Dropout, GptBackend, Products, Rotation, Turn};
+use super::{AttentionOptions, Dropout, GptBackend, LossTerms, Products, Rotation, Turn};
 use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::Precision;
@@ -249,31 +249,37 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         })
     }
 
-    fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
+    fn training_loss(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        terms: LossTerms,
+    ) -> [Tensor<Self, 1>; 2] {
         let Some(kernels) = B::kernels().filter(|_| fits(&logits)) else {
-            return default_cross_entropy(logits, targets);
+            return default_training_loss(logits, targets, terms);
         };
         let (logits, targets) = (to_float(logits), targets.into_primitive());
         let x = logits.primitive.clone();
-        let (loss, log_sums) = kernels.cross_entropy(x.clone(), targets.clone());
-        record::<B, C, 1, _>([&logits], loss, move |gradient, _| {
+        let [loss, minimised, log_sums] = kernels.cross_entropy(x.clone(), targets.clone(), terms);
+        let minimised = record::<B, C, 1, _>([&logits], minimised, move |gradient, _| {
             let (x, targets, log_sums) = (x.clone(), targets.clone(), log_sums.clone());
-            [Some(kernels.cross_entropy_backward(x, targets, log_sums, gradient))]
-        })
+            [Some(kernels.cross_entropy_backward(x, targets, log_sums, gradient, terms))]
+        });
+        [Tensor::from_inner(from_float(loss)), minimised]
     }
 
-    fn linear_cross_entropy(
+    fn linear_training_loss(
         input: Tensor<Self, 2>,
         weight: Tensor<Self, 2>,
         bias: Option<Tensor<Self, 1>>,
         targets: Tensor<Self, 1, Int>,
         precision: Precision,
-    ) -> Tensor<Self, 1> {
+        terms: LossTerms,
+    ) -> [Tensor<Self, 1>; 2] {
         let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
         let kernels = B::kernels().filter(|it| all_fit && it.computes_in(precision));
         let Some(kernels) = kernels else {
             let (input, weight) = (factor(input, precision), factor(weight, precision));
-            return Self::cross_entropy(Self::dense(input, weight, bias), targets);
+            return Self::training_loss(Self::dense(input, weight, bias), targets, terms);
         };
         let (input, weight, bias) = (to_float(input), to_float(weight), bias.map(to_float));
         let wanted = [
@@ -282,27 +288,28 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             bias.as_ref().is_some_and(FloatTensor::<Self>::is_tracked),
         ];
         // The logits are there now, and will not be again: so are their gradients.
-        let (loss, [of_input, of_weight, of_bias]) = kernels.linear_cross_entropy(
-            input.primitive.clone(),
-            weight.primitive.clone(),
+        let ([loss, minimised], [of_input, of_weight, of_bias]) = kernels.linear_cross_entropy(
+            [&input, &weight].map(|factor| factor.primitive.clone()),
             bias.as_ref().map(|bias| bias.primitive.clone()),
             targets.into_primitive(),
             precision,
+            terms,
             wanted,
         );
         let scale = move |gradients: &Option<FloatTensor<B>>, gradient: &FloatTensor<B>| {
             gradients.clone().map(|tensor| kernels.scaled(tensor, gradient.clone()))
         };
-        match &bias {
+        let minimised = match &bias {
             Some(bias) => {
-                record::<B, C, 3, _>([&input, &weight, bias], loss, move |gradient, _| {
+                record::<B, C, 3, _>([&input, &weight, bias], minimised, move |gradient, _| {
                     [&of_input, &of_weight, &of_bias].map(|it| scale(it, &gradient))
                 })
             }
-            None => record::<B, C, 2, _>([&input, &weight], loss, move |gradient, _| {
+            None => record::<B, C, 2, _>([&input, &weight], minimised, move |gradient, _| {
                 [&of_input, &of_weight].map(|it| scale(it, &gradient))
             }),
-        }
+        };
+        [Tensor::from_inner(from_float(loss)), minimised]
     }
 
     fn embed(weight: Tensor<Self, 2>, tokens: Tensor<Self, 2, Int>) -> Tensor<Self, 3> {

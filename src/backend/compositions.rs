@@ -10,7 +10,8 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
 use super::{
-    AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, Rotation, Scaling, alibi_slope,
+    AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, LossTerms, Rotation, Scaling,
+    alibi_slope,
 };
 use crate::config::Activation;
 use crate::config::NormKind;
@@ -247,13 +248,29 @@ pub(super) fn default_attend_rows<B: GptBackend>(
     Tensor::cat(lengths.iter().enumerate().map(attend).collect(), 0)
 }
 
-/// [`GptBackend::cross_entropy`] by burn's own operations.
-pub(super) fn default_cross_entropy<B: Backend>(
+/// [`GptBackend::training_loss`] by burn's own operations.
+pub(super) fn default_training_loss<B: Backend>(
     logits: Tensor<B, 2>,
     targets: Tensor<B, 1, Int>,
-) -> Tensor<B, 1> {
-    let log_probabilities = log_softmax(logits, 1);
-    log_probabilities.gather(1, targets.unsqueeze_dim(1)).mean().neg()
+    terms: LossTerms,
+) -> [Tensor<B, 1>; 2] {
+    let targets = targets.unsqueeze_dim(1);
+    let log_probabilities = log_softmax(logits.clone(), 1);
+    let of_targets = log_probabilities.clone().gather(1, targets.clone()); // [N, 1]
+    let loss = of_targets.clone().mean().neg();
+    let smoothing = terms.label_smoothing;
+    let mut minimised = loss.clone();
+    if smoothing > 0.0 {
+        // Of rows first, since a single sum over so many numbers would lose digits.
+        let of_all = log_probabilities.mean_dim(1).mean();
+        minimised = minimised * (1.0 - smoothing) - of_all * smoothing;
+    }
+    if terms.z_loss > 0.0 {
+        // log p = x - log Z, so that one column says what Z is.
+        let log_z = logits.gather(1, targets) - of_targets;
+        minimised = minimised + (log_z.clone() * log_z).mean() * terms.z_loss;
+    }
+    [loss.detach(), minimised]
 }
 
 /// [`GptBackend::sums_of_squares`] by burn's own operations: a single sum.

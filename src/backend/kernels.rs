@@ -5,7 +5,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use std::fmt::Debug;
 use std::ops::Range;
 
-use super::{Dropout, KeyRanges};
+use super::{Dropout, KeyRanges, LossTerms};
 use crate::config::Activation;
 use crate::config::Precision;
 use crate::config::RotaryPairing;
@@ -313,7 +313,8 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         sight: &Sight,
     ) -> FloatTensor<B>;
 
-    /// The mean loss, `[1]`, and of each row the logarithm of the sum of exponentials, `[N]`.
+    /// The mean loss and what is minimised in its place, `[1]` each, and of each row the logarithm
+    /// of the sum of exponentials, `[N]`.
     ///
     /// # Shapes
     /// - `logits` `[N, V]`, `targets` `[N]`
@@ -321,31 +322,34 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         &self,
         logits: FloatTensor<B>,
         targets: IntTensor<B>,
-    ) -> (FloatTensor<B>, FloatTensor<B>);
+        terms: LossTerms,
+    ) -> [FloatTensor<B>; 3];
 
-    /// The gradient with respect to the logits, from that of the loss, `[1]`.
+    /// The gradient with respect to the logits, from that of what is minimised, `[1]`.
     fn cross_entropy_backward(
         &self,
         logits: FloatTensor<B>,
         targets: IntTensor<B>,
         log_sums: FloatTensor<B>,
         gradient: FloatTensor<B>,
+        terms: LossTerms,
     ) -> FloatTensor<B>;
 
-    /// The mean loss, `[1]`, and its gradients with respect to input, weight and bias, as far as
-    /// they are wanted. There are no more than so many logits in memory at a time.
+    /// The mean loss and what is minimised in its place, `[1]` each, and the gradients of the latter
+    /// with respect to input, weight and bias, as far as they are wanted. There are no more than so
+    /// many logits in memory at a time.
     ///
     /// # Shapes
-    /// - `input` `[N, I]`, `weight` `[I, V]`, `bias` `[V]`, `targets` `[N]`
+    /// - `factors`, which are input and weight, `[N, I]` and `[I, V]`, `bias` `[V]`, `targets` `[N]`
     fn linear_cross_entropy(
         &self,
-        input: FloatTensor<B>,
-        weight: FloatTensor<B>,
+        factors: [FloatTensor<B>; 2],
         bias: Option<FloatTensor<B>>,
         targets: IntTensor<B>,
         precision: Precision,
+        terms: LossTerms,
         wanted: [bool; 3],
-    ) -> (FloatTensor<B>, [Option<FloatTensor<B>>; 3]);
+    ) -> ([FloatTensor<B>; 2], [Option<FloatTensor<B>>; 3]);
 
     /// Multiplies a tensor by a number, `[1]`, which is mostly one.
     fn scaled(&self, tensor: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B>;

@@ -8,15 +8,14 @@
 //! value, D model width, V vocabulary, N any number of rows, C rows of a cache, R positions that it
 //! has room for
 
-use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
-    default_attend_rows, default_cross_entropy, default_dense, default_dense_int8, default_dropout,
-    default_normalization, default_put, default_rotate, default_separate, default_sums_of_squares,
+    default_attend_rows, default_dense, default_dense_int8, default_dropout, default_normalization,
+    default_put, default_rotate, default_separate, default_sums_of_squares, default_training_loss,
     scaling,
 };
 use super::group::all_reduce_over_host;
@@ -321,47 +320,13 @@ pub trait GptBackend: Backend {
     /// # Shapes
     /// - `logits` `[N, V]`, `targets` `[N]` -> `[1]`
     fn cross_entropy(logits: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
-        match Self::kernels().filter(|_| fits(&logits)) {
-            Some(kernels) => {
-                from_float(kernels.cross_entropy(to_float(logits), targets.into_primitive()).0)
-            }
-            None => default_cross_entropy(logits, targets),
-        }
+        let [_, loss] = Self::training_loss(logits, targets, LossTerms::default());
+        loss
     }
 
-    /// [`GptBackend::cross_entropy`] of the logits that [`GptBackend::dense`] makes of factors in
-    /// this precision, of which a backend with kernels has no more than so many in memory at a
-    /// time.
-    ///
-    /// # Shapes
-    /// - `input` `[N, D]`, `weight` `[D, V]`, `bias` `[V]`, `targets` `[N]` -> `[1]`
-    fn linear_cross_entropy(
-        input: Tensor<Self, 2>,
-        weight: Tensor<Self, 2>,
-        bias: Option<Tensor<Self, 1>>,
-        targets: Tensor<Self, 1, Int>,
-        precision: Precision,
-    ) -> Tensor<Self, 1> {
-        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
-        match Self::kernels().filter(|it| all_fit && it.computes_in(precision)) {
-            Some(kernels) => {
-                let (input, weight) = (to_float(input), to_float(weight));
-                let (bias, targets) = (bias.map(to_float), targets.into_primitive());
-                let wanted = [false; 3];
-                let (loss, _) =
-                    kernels.linear_cross_entropy(input, weight, bias, targets, precision, wanted);
-                from_float(loss)
-            }
-            None => {
-                let (input, weight) = (factor(input, precision), factor(weight, precision));
-                Self::cross_entropy(Self::dense(input, weight, bias), targets)
-            }
-        }
-    }
-
-    /// [`GptBackend::cross_entropy`], and what is minimised in its place: with ε of label
-    /// smoothing, V tokens and a z-loss of weight w, the mean of
-    /// `(1 - ε) (-log p_target) + ε / V Σ (-log p) + w log² Z`.
+    /// [`GptBackend::cross_entropy`], and what is minimised in its place, which alone has
+    /// gradients: with ε of label smoothing, V tokens and a z-loss of weight w, the mean of
+    /// `(1 - ε) (-log p_target) + ε / V Σ (-log p) + w log² Z`. Without terms they are equal.
     ///
     /// # Shapes
     /// - `logits` `[N, V]`, `targets` `[N]` -> `[1]` and `[1]`
@@ -369,24 +334,46 @@ pub trait GptBackend: Backend {
         logits: Tensor<Self, 2>,
         targets: Tensor<Self, 1, Int>,
         terms: LossTerms,
-    ) -> (Tensor<Self, 1>, Tensor<Self, 1>) {
-        let targets = targets.unsqueeze_dim(1);
-        let log_probabilities = log_softmax(logits.clone(), 1);
-        let of_targets = log_probabilities.clone().gather(1, targets.clone()); // [N, 1]
-        let loss = of_targets.clone().mean().neg();
-        let smoothing = terms.label_smoothing;
-        let mut minimised = loss.clone();
-        if smoothing > 0.0 {
-            // Of rows first, since a single sum over so many numbers would lose digits.
-            let of_all = log_probabilities.mean_dim(1).mean();
-            minimised = minimised * (1.0 - smoothing) - of_all * smoothing;
+    ) -> [Tensor<Self, 1>; 2] {
+        match Self::kernels().filter(|_| fits(&logits)) {
+            Some(kernels) => {
+                let (logits, targets) = (to_float(logits), targets.into_primitive());
+                let [loss, minimised, _] = kernels.cross_entropy(logits, targets, terms);
+                [loss, minimised].map(from_float)
+            }
+            None => default_training_loss(logits, targets, terms),
         }
-        if terms.z_loss > 0.0 {
-            // log p = x - log Z, so that one column says what Z is.
-            let log_z = logits.gather(1, targets) - of_targets;
-            minimised = minimised + (log_z.clone() * log_z).mean() * terms.z_loss;
+    }
+
+    /// [`GptBackend::training_loss`] of the logits that [`GptBackend::dense`] makes of factors in
+    /// this precision, of which a backend with kernels has no more than so many in memory at a
+    /// time.
+    ///
+    /// # Shapes
+    /// - `input` `[N, D]`, `weight` `[D, V]`, `bias` `[V]`, `targets` `[N]` -> `[1]` and `[1]`
+    fn linear_training_loss(
+        input: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        targets: Tensor<Self, 1, Int>,
+        precision: Precision,
+        terms: LossTerms,
+    ) -> [Tensor<Self, 1>; 2] {
+        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
+        match Self::kernels().filter(|it| all_fit && it.computes_in(precision)) {
+            Some(kernels) => {
+                let factors = [input, weight].map(to_float);
+                let (bias, targets) = (bias.map(to_float), targets.into_primitive());
+                let wanted = [false; 3];
+                let (losses, _) =
+                    kernels.linear_cross_entropy(factors, bias, targets, precision, terms, wanted);
+                losses.map(from_float)
+            }
+            None => {
+                let (input, weight) = (factor(input, precision), factor(weight, precision));
+                Self::training_loss(Self::dense(input, weight, bias), targets, terms)
+            }
         }
-        (loss, minimised)
     }
 
     /// The squares of all numbers of all tensors, of which there is at least one, in sums of many:

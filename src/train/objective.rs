@@ -24,10 +24,9 @@ pub struct LanguageModel<B: Backend> {
     balance_weight: f64,
     /// Whether a step keeps no more of a layer than its input.
     gradient_checkpointing: bool,
-    /// In what is minimised; evaluation knows nothing of it.
-    label_smoothing: f64,
-    /// In what is minimised; evaluation knows nothing of it.
-    z_loss: f64,
+    /// In what is minimised; evaluation knows nothing of them.
+    #[module(skip)]
+    terms: LossTerms,
 }
 
 /// What a batch asks of a model.
@@ -47,8 +46,7 @@ impl<B: Backend> LanguageModel<B> {
             model,
             balance_weight: experts.map_or(0.0, |experts| experts.balance_weight),
             gradient_checkpointing: false,
-            label_smoothing: 0.0,
-            z_loss: 0.0,
+            terms: LossTerms::default(),
         }
     }
 
@@ -56,12 +54,8 @@ impl<B: Backend> LanguageModel<B> {
     /// its gradient checkpointing, and with what it adds to the loss.
     pub fn trained_as(mut self, config: &TrainConfig) -> Self {
         self.model.set_precision(config.precision);
-        Self {
-            gradient_checkpointing: config.gradient_checkpointing,
-            label_smoothing: config.label_smoothing,
-            z_loss: config.z_loss,
-            ..self
-        }
+        let TrainConfig { gradient_checkpointing, label_smoothing, z_loss, .. } = *config;
+        Self { gradient_checkpointing, terms: LossTerms { label_smoothing, z_loss }, ..self }
     }
 }
 
@@ -69,7 +63,8 @@ impl<B: GptBackend> LanguageModel<B> {
     /// Nats a token, `[1]`.
     pub fn loss(&self, batch: &TokenBatch) -> Tensor<B, 1> {
         let Answer { hidden, targets, .. } = self.answer(batch, Record::Nobody);
-        self.cross_entropy(hidden, targets)
+        let [_, loss] = self.training_loss(hidden, targets, LossTerms::default());
+        loss
     }
 
     /// What logits are made of for each target that is asked for, `[N, D]`, and the targets, `[N]`.
@@ -78,28 +73,20 @@ impl<B: GptBackend> LanguageModel<B> {
         (hidden, targets)
     }
 
-    /// Of `[N, D]` and `[N]`, without all of the logits in memory where that can be.
-    fn cross_entropy(&self, hidden: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
-        match self.model.linear_head() {
-            Some(LinearHead { weight, bias, precision }) => {
-                B::linear_cross_entropy(hidden, weight, bias, targets, precision)
-            }
-            None => B::cross_entropy(self.model.logits(hidden), targets),
-        }
-    }
-
-    /// The loss, and what is minimised in its place.
+    /// The loss of `[N, D]` and `[N]`, and what is minimised in its place, which alone has
+    /// gradients; without all of the logits in memory where that can be.
     fn training_loss(
         &self,
         hidden: Tensor<B, 2>,
         targets: Tensor<B, 1, Int>,
-    ) -> (Tensor<B, 1>, Tensor<B, 1>) {
-        let terms = LossTerms { label_smoothing: self.label_smoothing, z_loss: self.z_loss };
-        if terms == LossTerms::default() {
-            let loss = self.cross_entropy(hidden, targets);
-            return (loss.clone(), loss);
+        terms: LossTerms,
+    ) -> [Tensor<B, 1>; 2] {
+        match self.model.linear_head() {
+            Some(LinearHead { weight, bias, precision }) => {
+                B::linear_training_loss(hidden, weight, bias, targets, precision, terms)
+            }
+            None => B::training_loss(self.model.logits(hidden), targets, terms),
         }
-        B::training_loss(self.model.logits(hidden), targets, terms)
     }
 
     fn answer(&self, batch: &TokenBatch, record: Record<B>) -> Answer<B> {
@@ -239,7 +226,7 @@ impl<B: TrainBackend> TrainStep for LanguageModel<B> {
         let started = Instant::now();
         let tape = self.gradient_checkpointing.then(Tape::default);
         let Answer { hidden, targets, routing } = self.answer(&batch, Record::taped(tape.as_ref()));
-        let (loss, minimised) = self.training_loss(hidden, targets);
+        let [loss, minimised] = self.training_loss(hidden, targets, self.terms);
         let loss = loss.inner();
         let forward = started.elapsed();
         let minimised = self.balanced(minimised, &routing) * batch.share;
@@ -264,7 +251,7 @@ impl<B: TrainBackend> LanguageModel<B> {
         observer: &dyn Observer<B>,
     ) -> (f64, B::Gradients) {
         let Answer { hidden, targets, routing } = self.answer(batch, Record::Observer(observer));
-        let (loss, minimised) = self.training_loss(hidden, targets);
+        let [loss, minimised] = self.training_loss(hidden, targets, self.terms);
         let loss = loss.inner().into_scalar().elem();
         (loss, (self.balanced(minimised, &routing) * batch.share).backward())
     }
@@ -292,7 +279,7 @@ impl<B: GptBackend> InferenceStep for LanguageModel<B> {
 
     fn step(&self, batch: TokenBatch) -> StepOutput {
         let Answer { hidden, targets, routing } = self.answer(&batch, Record::Nobody);
-        let loss = self.cross_entropy(hidden, targets);
+        let [loss, _] = self.training_loss(hidden, targets, LossTerms::default());
         let mut output = StepOutput::of_loss(loss.into_scalar().elem(), batch.tokens());
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
         output

@@ -5,8 +5,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor};
 use emberlm::backend::{
-    AdamwStep, AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, Rotation, Scaling,
-    Sight, TrainBackend, Turn,
+    AdamwStep, AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, LossTerms, Rotation,
+    Scaling, Sight, TrainBackend, Turn,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,12 @@ const STEP: AdamwStep = AdamwStep {
     step: 1,
     gradient_factor: 0.5,
 };
+
+/// Without terms, and with both.
+const TERMS: [LossTerms; 2] = [
+    LossTerms { label_smoothing: 0.0, z_loss: 0.0 },
+    LossTerms { label_smoothing: 0.1, z_loss: 1e-4 },
+];
 
 /// Every operation that has a kernel, forward and backward.
 fn launch_all<B: TrainBackend>(device: &B::Device) {
@@ -76,13 +82,18 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
             B::InnerBackend::attend_rows(query, heads(2), heads(2), &lengths, &options);
             B::InnerBackend::put(heads(2), heads(2), &vec![[0, 0]; rows]);
         }
-        let targets = Tensor::<B, 1, Int>::zeros([6], device);
-        let (input, weight) = (leaf::<B, 2>([6, 16], device), leaf::<B, 2>([16, 130], device));
-        let bias = Some(leaf::<B, 1>([130], device));
-        B::linear_cross_entropy(input, weight, bias, targets, precision).backward();
+        for terms in TERMS {
+            let targets = || Tensor::<B, 1, Int>::zeros([6], device);
+            let (input, weight) = (leaf::<B, 2>([6, 16], device), leaf::<B, 2>([16, 130], device));
+            let bias = Some(leaf::<B, 1>([130], device));
+            let [_, minimised] =
+                B::linear_training_loss(input, weight, bias, targets(), precision, terms);
+            minimised.backward();
+            let logits = leaf::<B, 2>([6, 70], device);
+            let [_, minimised] = B::training_loss(logits, targets(), terms);
+            minimised.backward();
+        }
     }
-    let targets = Tensor::<B, 1, Int>::zeros([6], device);
-    B::cross_entropy(leaf::<B, 2>([6, 70], device), targets).backward();
     let tokens = Tensor::<B, 2, Int>::zeros([2, 9], device);
     B::embed(leaf::<B, 2>([30, 24], device), tokens).sum().backward();
     let plain = || leaf::<B, 1>([300], device).inner();
@@ -135,8 +146,10 @@ fn launch_large() {
     let turn = Turn { heads: 3, pairing: RotaryPairing::Half, back: false };
     kernels.rotate(large([1 << 8, 1 << 4, 1 << 12, 1 << 8]), angles, turn);
     let targets = || tokens([1 << 16]).into_primitive();
-    let (loss, log_sums) = kernels.cross_entropy(square(), targets());
-    kernels.cross_entropy_backward(square(), targets(), log_sums, loss);
+    for terms in TERMS {
+        let [_, minimised, log_sums] = kernels.cross_entropy(square(), targets(), terms);
+        kernels.cross_entropy_backward(square(), targets(), log_sums, minimised, terms);
+    }
     let places = tokens([1 << 16]).reshape([1, 1 << 16]).into_primitive();
     kernels.embed_backward(places, large([1, 1 << 16, 1 << 16]), 50_257);
     let sight = Sight {

@@ -4,7 +4,7 @@
 use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
 use emberlm::backend::{
     AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, Dropout, GptBackend, Job, KeyRanges,
-    Rotation, TrainBackend,
+    LossTerms, Rotation, TrainBackend,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use std::ops::Range;
@@ -13,6 +13,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::on_each_backend;
 use crate::reference::alibi_slopes;
 use crate::support::{ACTIVATIONS, Inner, floats, is_slow, numbers, on_all_backends};
+
+/// None, each, and both.
+const TERMS: [LossTerms; 4] = [
+    LossTerms { label_smoothing: 0.0, z_loss: 0.0 },
+    LossTerms { label_smoothing: 0.1, z_loss: 0.0 },
+    LossTerms { label_smoothing: 0.0, z_loss: 1e-2 },
+    LossTerms { label_smoothing: 0.3, z_loss: 2e-2 },
+];
 
 /// What a backend computes; and how far apart two may be, relative to the largest number.
 type Results = Vec<(String, Vec<f32>)>;
@@ -743,14 +751,18 @@ impl Job for CrossEntropy {
     fn run<B: TrainBackend>(self, device: B::Device) -> Results {
         let mut results = Vec::new();
         for [n, v] in [[1, 1], [3, 5], [67, 65], [20, 1003]] {
-            for scale in [1.0, 30.0] {
+            for (scale, terms) in
+                [1.0, 30.0].into_iter().flat_map(|it| TERMS.map(|terms| (it, terms)))
+            {
                 let leaf = leaf::<B, 2>([n, v], 11, &device);
                 let targets: Vec<i32> = (0..n).map(|row| (row * 31 % v) as i32).collect();
                 let targets =
                     Tensor::<B, 1, Int>::from_data(TensorData::new(targets, [n]), &device);
                 let logits = leaf.clone() * scale;
-                let loss = B::cross_entropy(logits, targets.clone());
-                let mut observed = Observed::new(format!("loss {n} {v} {scale}"), loss);
+                let [loss, minimised] = B::training_loss(logits, targets.clone(), terms);
+                let name = format!("loss {n} {v} {scale} {terms:?}");
+                results.push((name.clone(), floats(loss.into_data())));
+                let mut observed = Observed::new(name, minimised);
                 observed.gradient("logits", &leaf);
                 results.extend(observed.results);
             }
@@ -765,14 +777,16 @@ fn losses_agree() {
     agree(CrossEntropy, 1e-5);
 }
 
-/// The mean loss of `input weight + bias` in f64, and N times its gradients with respect to input,
-/// weight and bias.
+/// The means of the loss of `input weight + bias` and of what is minimised, in f64, and N times the
+/// gradients of the latter with respect to input, weight and bias.
 fn linear_loss_by_hand(
     [n, d, v]: [usize; 3],
     [input, weight, bias]: [&[f64]; 3],
     target: impl Fn(usize) -> usize,
-) -> (f64, [Vec<f64>; 3]) {
-    let mut loss = 0.0;
+    terms: LossTerms,
+) -> ([f64; 2], [Vec<f64>; 3]) {
+    let LossTerms { label_smoothing: smoothing, z_loss } = terms;
+    let (mut losses, uniform) = ([0.0; 2], 1.0 / v as f64);
     let (mut of_input, mut of_weight) = (vec![0.0; n * d], vec![0.0; d * v]);
     let mut of_bias = vec![0.0; v];
     for row in 0..n {
@@ -784,10 +798,16 @@ fn linear_loss_by_hand(
         }
         let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = logits.iter().map(|x| (x - highest).exp()).sum();
-        loss += (highest + sum.ln() - logits[target(row)]) / n as f64;
+        let log_z = highest + sum.ln();
+        let loss = log_z - logits[target(row)];
+        let of_all = log_z - logits.iter().sum::<f64>() * uniform;
+        let minimised = (1.0 - smoothing) * loss + smoothing * of_all + z_loss * log_z * log_z;
+        losses[0] += loss / n as f64;
+        losses[1] += minimised / n as f64;
         for (token, logit) in logits.into_iter().enumerate() {
-            let asked = if token == target(row) { 1.0 } else { 0.0 };
-            let slope = (logit - highest).exp() / sum - asked;
+            let asked = if token == target(row) { 1.0 - smoothing } else { 0.0 };
+            let probability = (logit - highest).exp() / sum;
+            let slope = (1.0 + 2.0 * z_loss * log_z) * probability - asked - smoothing * uniform;
             of_bias[token] += slope;
             for i in 0..d {
                 of_input[row * d + i] += slope * weight[i * v + token];
@@ -795,73 +815,95 @@ fn linear_loss_by_hand(
             }
         }
     }
-    (loss, [of_input, of_weight, of_bias])
+    (losses, [of_input, of_weight, of_bias])
 }
 
 #[test]
 fn losses_of_products_are_their_formula() {
     on_each_backend!(|device: B| {
-        // Of the last, the logits of no more than 33 rows are made at a time.
-        for [n, d, v] in [[1, 1, 1], [3, 5, 7], [67, 33, 65], [20, 48, 1003], [40, 2, 500_000]] {
-            if v == 500_000 && is_slow::<B>(&device) {
-                continue;
-            }
-            for (with_bias, turned) in [(false, false), (true, false), (true, true)] {
-                let input = leaf::<B, 2>([n, d], 31, &device);
-                let stored = leaf::<B, 2>(if turned { [v, d] } else { [d, v] }, 32, &device);
-                let weight = if turned { stored.clone().transpose() } else { stored.clone() };
-                let bias = with_bias.then(|| leaf::<B, 1>([v], 33, &device));
-                let target = |row: usize| row * 31 % v;
-                let targets: Vec<i32> = (0..n).map(|row| target(row) as i32).collect();
-                let targets = Tensor::from_data(TensorData::new(targets, [n]), &device);
-                let loss = B::linear_cross_entropy(
-                    input.clone(),
-                    weight.clone(),
-                    bias.clone(),
-                    targets.clone(),
-                    Precision::F32,
-                );
-                let untracked = <Inner<B> as GptBackend>::linear_cross_entropy(
-                    input.clone().inner(),
-                    weight.clone().inner(),
-                    bias.clone().map(Tensor::inner),
-                    targets.inner(),
-                    Precision::F32,
-                );
-                let w: Vec<f64> = floats(weight.into_data()).into_iter().map(f64::from).collect();
-                let b = if with_bias { wide(v, 33) } else { vec![0.0; v] };
-                let (expected, [of_input, of_weight, of_bias]) =
-                    linear_loss_by_hand([n, d, v], [&wide(n * d, 31), &w, &b], target);
-                let name = format!("{n} {d} {v} {with_bias} {turned}");
-                let untracked = floats(untracked.into_data());
-                // A mean of a few rows, whose exponentials are right to some units in the last place.
-                check(&format!("{name}: untracked"), &untracked, &[expected], 1e-6);
-                let mut observed = Observed::new(name, loss);
-                // By the weight that a sum has there.
-                let factor = f64::from(numbers(1, 77)[0]) / n as f64;
-                let of_stored = match turned {
-                    true => (0..v * d).map(|place| of_weight[place % d * v + place / d]).collect(),
-                    false => of_weight,
-                };
-                observed.gradient("input", &input);
-                observed.gradient("weight", &stored);
-                if let Some(bias) = &bias {
-                    observed.gradient("bias", bias);
-                }
-                let all = [vec![expected], of_input, of_stored, of_bias];
-                for (number, ((name, found), expected)) in
-                    observed.results.iter().zip(&all).enumerate()
-                {
-                    let scale = if number == 0 { 1.0 } else { 1.0 / factor };
-                    let found: Vec<f32> =
-                        found.iter().map(|x| (f64::from(*x) * scale) as f32).collect();
-                    // Roundings of a sum of so many numbers wander off by the root of their number.
-                    let wander = (v as f64).sqrt() * f64::from(f32::EPSILON);
-                    check(name, &found, expected, TOLERANCE.max(wander));
+        let small = [[1, 1, 1], [3, 5, 7], [67, 33, 65], [20, 48, 1003]];
+        for shape in small {
+            for terms in TERMS {
+                for layout in [(false, false), (true, false), (true, true)] {
+                    linear_loss_is_its_formula::<B>(shape, layout, terms, &device);
                 }
             }
         }
+        if is_slow::<B>(&device) {
+            return;
+        }
+        // The logits of no more than 33 rows are made at a time.
+        let blocks = [40, 2, 500_000];
+        for layout in [(false, false), (true, false), (true, true)] {
+            linear_loss_is_its_formula::<B>(blocks, layout, LossTerms::default(), &device);
+        }
+        // Compositions add up what smoothing takes from so many slopes one by one.
+        if Inner::<B>::kernels().is_some() {
+            linear_loss_is_its_formula::<B>(blocks, (true, true), TERMS[3], &device);
+        }
     });
+}
+
+/// With a bias or without one, and with a weight that lies either way.
+fn linear_loss_is_its_formula<B: TrainBackend>(
+    [n, d, v]: [usize; 3],
+    (with_bias, turned): (bool, bool),
+    terms: LossTerms,
+    device: &B::Device,
+) {
+    let input = leaf::<B, 2>([n, d], 31, device);
+    let stored = leaf::<B, 2>(if turned { [v, d] } else { [d, v] }, 32, device);
+    let weight = if turned { stored.clone().transpose() } else { stored.clone() };
+    let bias = with_bias.then(|| leaf::<B, 1>([v], 33, device));
+    let target = |row: usize| row * 31 % v;
+    let targets: Vec<i32> = (0..n).map(|row| target(row) as i32).collect();
+    let targets = Tensor::from_data(TensorData::new(targets, [n]), device);
+    let [loss, minimised] = B::linear_training_loss(
+        input.clone(),
+        weight.clone(),
+        bias.clone(),
+        targets.clone(),
+        Precision::F32,
+        terms,
+    );
+    let untracked = <Inner<B> as GptBackend>::linear_training_loss(
+        input.clone().inner(),
+        weight.clone().inner(),
+        bias.clone().map(Tensor::inner),
+        targets.inner(),
+        Precision::F32,
+        terms,
+    );
+    let w: Vec<f64> = floats(weight.into_data()).into_iter().map(f64::from).collect();
+    let b = if with_bias { wide(v, 33) } else { vec![0.0; v] };
+    let inputs = [&wide(n * d, 31)[..], &w, &b];
+    let (expected, [of_input, of_weight, of_bias]) =
+        linear_loss_by_hand([n, d, v], inputs, target, terms);
+    let name = format!("{n} {d} {v} {with_bias} {turned} {terms:?}");
+    let untracked = untracked.map(|loss| floats(loss.into_data())[0]);
+    // A mean of a few rows, whose exponentials are right to some units in the last place.
+    check(&format!("{name}: untracked"), &untracked, &expected, 1e-6);
+    check(&format!("{name}: loss"), &floats(loss.into_data()), &expected[..1], TOLERANCE);
+    let mut observed = Observed::new(name, minimised);
+    // By the weight that a sum has there.
+    let factor = f64::from(numbers(1, 77)[0]) / n as f64;
+    let of_stored = match turned {
+        true => (0..v * d).map(|place| of_weight[place % d * v + place / d]).collect(),
+        false => of_weight,
+    };
+    observed.gradient("input", &input);
+    observed.gradient("weight", &stored);
+    if let Some(bias) = &bias {
+        observed.gradient("bias", bias);
+    }
+    let all = [expected[1..].to_vec(), of_input, of_stored, of_bias];
+    for (number, ((name, found), expected)) in observed.results.iter().zip(&all).enumerate() {
+        let scale = if number == 0 { 1.0 } else { 1.0 / factor };
+        let found: Vec<f32> = found.iter().map(|x| (f64::from(*x) * scale) as f32).collect();
+        // Roundings of a sum of so many numbers wander off by the root of their number.
+        let wander = (v as f64).sqrt() * f64::from(f32::EPSILON);
+        check(name, &found, expected, TOLERANCE.max(wander));
+    }
 }
 
 #[test]
@@ -879,11 +921,11 @@ fn only_gradients_that_are_wanted_are_made() {
             let targets = TensorData::new(vec![3; 9], [9]);
             let targets = Tensor::<Inner<B>, 1, Int>::from_data(targets, &device).into_primitive();
             let (_, gradients) = kernels.linear_cross_entropy(
-                input,
-                weight,
+                [input, weight],
                 Some(bias),
                 targets,
                 Precision::F32,
+                TERMS[3],
                 wanted,
             );
             gradients.map(|gradient| {
@@ -1016,8 +1058,24 @@ fn what_is_not_a_number_is_not_hidden() {
             let scaled = B::normalization(input.clone(), None, None, NormKind::Layer, 1e-5);
             assert!(floats(scaled.into_data()).iter().any(|x| x.is_nan()), "{number} in a norm");
             let targets = Tensor::<B, 1, Int>::from_data([0, 1, 2, 3, 0, 1], &device);
-            let loss = B::cross_entropy(input.reshape([6, 4]), targets);
-            assert!(floats(loss.into_data())[0].is_nan(), "{number} in a loss");
+            let logits = input.reshape([6, 4]);
+            let unit = Tensor::<B, 2>::eye(4, &device);
+            for terms in TERMS {
+                let (logits, targets) = (logits.clone(), targets.clone());
+                let plain = B::training_loss(logits.clone(), targets.clone(), terms);
+                let logits = logits.require_grad();
+                let linear = B::linear_training_loss(
+                    logits,
+                    unit.clone(),
+                    None,
+                    targets,
+                    Precision::F32,
+                    terms,
+                );
+                for loss in plain.into_iter().chain(linear) {
+                    assert!(floats(loss.into_data())[0].is_nan(), "{number} in a loss: {terms:?}");
+                }
+            }
         }
     });
 }

@@ -113,6 +113,12 @@ fn compositions_keep_all_scores_and_logits() {
     assert!(head(&without) >= 4 * 5 * 32 * 100);
     // The gradients of what is hidden and of the weight, made on the way forward.
     assert_eq!(head(&with), STREAM + 4 * 100 * 64);
+
+    // Terms beside the likelihood are part of the kernels.
+    let terms = config(json!({}), json!({ "label_smoothing": 0.1, "z_loss": 1e-4 }));
+    for backend in [KERNELS, BackendKind::Cuda] {
+        assert_eq!(foretold(&terms, backend), foretold(&small, backend));
+    }
 }
 
 /// A GPU's head, by what its kernels allocate: logits and their gradients in blocks, of a multiple of
@@ -236,6 +242,12 @@ fn processes_take_what_is_foretold() {
         ("llama", flex, &llama, json!({ "batch_size": 8 })),
         ("twice", flex, &llama, json!({ "batch_size": 16, "gradient_checkpointing": true })),
         ("vocabulary", flex, &vocabulary, json!({ "batch_size": 1 })),
+        (
+            "terms",
+            flex,
+            &vocabulary,
+            json!({ "batch_size": 4, "label_smoothing": 0.1, "z_loss": 1e-4 }),
+        ),
         (
             "average",
             flex,

@@ -27,7 +27,9 @@ use std::mem::MaybeUninit;
 
 use super::compositions::{default_activation, default_activation_backward};
 use super::ops::{from_float, to_float};
-use super::{AdamwStep, AdamwUpdate, Dropout, GptBackend, Kernels, Products, Scaling, Sight, Turn};
+use super::{
+    AdamwStep, AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, Products, Scaling, Sight, Turn,
+};
 use crate::config::Activation;
 use crate::config::Precision;
 use attention::Outcome;
@@ -338,11 +340,17 @@ impl Kernels<Flex> for CpuKernels {
         tensor(output, &[b, t, h, width]).transpose(1, 2)
     }
 
-    fn cross_entropy(&self, logits: FlexTensor, targets: FlexTensor) -> (FlexTensor, FlexTensor) {
+    fn cross_entropy(
+        &self,
+        logits: FlexTensor,
+        targets: FlexTensor,
+        terms: LossTerms,
+    ) -> [FlexTensor; 3] {
         let logits = contiguous(logits);
         let targets = indices(targets);
-        let (loss, log_sums) = loss::forward(elements(&logits), width(&logits), &targets);
-        (tensor(vec![loss], &[1]), tensor(log_sums, &[targets.len()]))
+        let (losses, log_sums) = loss::forward(elements(&logits), width(&logits), &targets, terms);
+        let [loss, minimised] = losses.map(|loss| tensor(vec![loss], &[1]));
+        [loss, minimised, tensor(log_sums, &[targets.len()])]
     }
 
     fn cross_entropy_backward(
@@ -351,6 +359,7 @@ impl Kernels<Flex> for CpuKernels {
         targets: FlexTensor,
         log_sums: FlexTensor,
         gradient: FlexTensor,
+        terms: LossTerms,
     ) -> FlexTensor {
         let (logits, log_sums) = (contiguous(logits), contiguous(log_sums));
         let gradient = contiguous(gradient);
@@ -358,24 +367,25 @@ impl Kernels<Flex> for CpuKernels {
         let factor = elements(&gradient)[0] / targets.len() as f32;
         let width = width(&logits);
         let log_sums = elements(&log_sums);
-        like(loss::backward(elements(&logits), width, &targets, log_sums, factor), &logits)
+        let slopes = loss::backward(elements(&logits), width, &targets, log_sums, factor, terms);
+        like(slopes, &logits)
     }
 
     fn linear_cross_entropy(
         &self,
-        input: FlexTensor,
-        weight: FlexTensor,
+        factors: [FlexTensor; 2],
         bias: Option<FlexTensor>,
         targets: FlexTensor,
         _precision: Precision, // f32, as `computes_in` says
+        terms: LossTerms,
         wanted: [bool; 3],
-    ) -> (FlexTensor, [Option<FlexTensor>; 3]) {
-        let [input, weight] = [input, weight].map(forwards);
+    ) -> ([FlexTensor; 2], [Option<FlexTensor>; 3]) {
+        let [input, weight] = factors.map(forwards);
         let bias = bias.map(contiguous);
         let (x, w, targets) = (matrix(&input), matrix(&weight), indices(targets));
         let bias = bias.as_ref().map(elements);
-        let (loss, gradients) = loss::of_product(x, w, bias, &targets, wanted);
-        (tensor(vec![loss], &[1]), dense_gradients(gradients, x, w))
+        let (losses, gradients) = loss::of_product(x, w, bias, &targets, terms, wanted);
+        (losses.map(|loss| tensor(vec![loss], &[1])), dense_gradients(gradients, x, w))
     }
 
     fn scaled(&self, tensor: FlexTensor, factor: FlexTensor) -> FlexTensor {

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 
 use super::optimizer::{MOST_PARAMETERS, shares, squares};
 use super::{Cube, CubeKernels};
-use crate::backend::{AdamwUpdate, Dropout, GptBackend, Kernels, Scaling, Sight, Turn};
+use crate::backend::{AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, Scaling, Sight, Turn};
 #[cfg(feature = "cuda")]
 use crate::backend::{LeftAlone, Member};
 use crate::config::Activation;
@@ -291,16 +291,13 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         output
     }
 
-    fn cross_entropy(&self, logits: Lazy<R>, targets: Lazy<R>) -> (Lazy<R>, Lazy<R>) {
-        let outputs = vec![floats([1]), floats([logits.shape[0]])];
+    fn cross_entropy(&self, logits: Lazy<R>, targets: Lazy<R>, terms: LossTerms) -> [Lazy<R>; 3] {
+        let outputs = vec![floats([1]), floats([1]), floats([logits.shape[0]])];
         let inputs = vec![logits, targets];
-        let [loss, log_sums] =
-            fixed(defer::<R, BT>("cross_entropy", inputs, outputs, move |inputs| {
-                let [logits, targets] = fixed(inputs);
-                let (loss, log_sums) = kernels::<R, BT>().cross_entropy(logits, targets);
-                vec![loss, log_sums]
-            }));
-        (loss, log_sums)
+        fixed(defer::<R, BT>("cross_entropy", inputs, outputs, move |inputs| {
+            let [logits, targets] = fixed(inputs);
+            kernels::<R, BT>().cross_entropy(logits, targets, terms).into()
+        }))
     }
 
     fn cross_entropy_backward(
@@ -309,6 +306,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         targets: Lazy<R>,
         log_sums: Lazy<R>,
         gradient: Lazy<R>,
+        terms: LossTerms,
     ) -> Lazy<R> {
         let outputs = vec![like(&logits)];
         let inputs = vec![logits, targets, log_sums, gradient];
@@ -316,38 +314,39 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
             fixed(defer::<R, BT>("cross_entropy_backward", inputs, outputs, move |inputs| {
                 let [logits, targets, log_sums, gradient] = fixed(inputs);
                 let kernels = kernels::<R, BT>();
-                vec![kernels.cross_entropy_backward(logits, targets, log_sums, gradient)]
+                vec![kernels.cross_entropy_backward(logits, targets, log_sums, gradient, terms)]
             }));
         output
     }
 
     fn linear_cross_entropy(
         &self,
-        input: Lazy<R>,
-        weight: Lazy<R>,
+        [input, weight]: [Lazy<R>; 2],
         bias: Option<Lazy<R>>,
         targets: Lazy<R>,
         precision: Precision,
+        terms: LossTerms,
         wanted: [bool; 3],
-    ) -> (Lazy<R>, [Option<Lazy<R>>; 3]) {
+    ) -> ([Lazy<R>; 2], [Option<Lazy<R>>; 3]) {
         let of_bias = floats([weight.shape[1]]);
         let gradients = [like(&input), like(&weight), of_bias];
         let gradients = gradients.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
-        let outputs = [floats([1])].into_iter().chain(gradients.map(|(it, _)| it)).collect();
+        let losses = [(); 2].map(|()| floats([1]));
+        let outputs = losses.into_iter().chain(gradients.map(|(it, _)| it)).collect();
         let inputs = [Some(input), Some(weight), Some(targets), bias];
         let inputs = inputs.into_iter().flatten().collect();
         let computed = defer::<R, BT>("linear_cross_entropy", inputs, outputs, move |inputs| {
             let mut inputs = inputs.into_iter();
             let [input, weight, targets] =
                 [(); 3].map(|()| inputs.next().expect("there are always three"));
-            let bias = inputs.next();
-            let (loss, gradients) = kernels::<R, BT>()
-                .linear_cross_entropy(input, weight, bias, targets, precision, wanted);
-            [Some(loss)].into_iter().chain(gradients).flatten().collect()
+            let (factors, bias) = ([input, weight], inputs.next());
+            let (losses, gradients) = kernels::<R, BT>()
+                .linear_cross_entropy(factors, bias, targets, precision, terms, wanted);
+            losses.into_iter().chain(gradients.into_iter().flatten()).collect()
         });
         let mut computed = computed.into_iter();
-        let loss = computed.next().expect("the loss comes first");
-        (loss, wanted.map(|wanted| if wanted { computed.next() } else { None }))
+        let losses = [(); 2].map(|()| computed.next().expect("both losses come first"));
+        (losses, wanted.map(|wanted| if wanted { computed.next() } else { None }))
     }
 
     fn scaled(&self, tensor: Lazy<R>, factor: Lazy<R>) -> Lazy<R> {

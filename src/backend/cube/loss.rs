@@ -1,6 +1,8 @@
-//! Cross-entropy, a cube a row of logits.
+//! Cross-entropy and what is minimised in its place, a cube a row of logits. See
+//! [`GptBackend::training_loss`](crate::backend::GptBackend::training_loss).
 //!
-//! N rows, I width of what is hidden, V vocabulary
+//! N rows, I width of what is hidden, V vocabulary, K kinds of losses: one where there are no terms,
+//! and two with them
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor};
@@ -16,12 +18,28 @@ use super::tensors::{
     UNITS, address, at_most, count, cubes, cubes_of_elements, empty, empty_of, rows,
 };
 use crate::backend::ops::{from_float, to_float};
-use crate::backend::{GPU_LOGITS, GPU_LOGITS_ALIGNMENT, gpu_logits_rows};
+use crate::backend::{GPU_LOGITS, GPU_LOGITS_ALIGNMENT, LossTerms, gpu_logits_rows};
 use crate::config::Precision;
 
-/// `log Σ eˣ` of a row.
+/// [`LossTerms`]
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Terms {
+    label_smoothing: f32,
+    z_loss: f32,
+}
+
+fn argument<R: CubeRuntime>(terms: LossTerms) -> TermsLaunch<R> {
+    TermsLaunch::new(terms.label_smoothing as f32, terms.z_loss as f32)
+}
+
+/// `log Σ eˣ` of a row and, with terms, the mean of x.
 #[cube]
-fn log_sum(logits: &Array<f32>, start: usize, width: u32) -> f32 {
+fn log_sum_and_mean(
+    logits: &Array<f32>,
+    start: usize,
+    width: u32,
+    #[comptime] has_terms: bool,
+) -> (f32, f32) {
     let mut highest = f32::new(LOWEST);
     let mut place = UNIT_POS;
     while place < width {
@@ -30,12 +48,67 @@ fn log_sum(logits: &Array<f32>, start: usize, width: u32) -> f32 {
     }
     let highest = max_of_units(highest, ROW_UNITS);
     let mut sum = 0.0f32;
+    let mut total = 0.0f32;
     let mut place = UNIT_POS;
     while place < width {
-        sum += f32::exp(logits[start + place as usize] - highest);
+        let logit = logits[start + place as usize];
+        sum += f32::exp(logit - highest);
+        if has_terms {
+            total += logit;
+        }
         place += ROW_UNITS;
     }
-    highest + f32::ln(sum_of_units(sum, ROW_UNITS))
+    let log_sum = highest + f32::ln(sum_of_units(sum, ROW_UNITS));
+    let mut mean = 0.0f32;
+    if has_terms {
+        mean = sum_of_units(total, ROW_UNITS) / f32::cast_from(width);
+    }
+    (log_sum, mean)
+}
+
+/// Writes the loss of a row, `log Z - x_target`, and, with terms, what is minimised beside it, to
+/// which they add `ε (x_target - mean x) + w log² Z`.
+#[cube]
+fn write_losses(
+    losses: &mut Array<f32>,
+    row: usize,
+    of_target: f32,
+    log_sum: f32,
+    mean: f32,
+    terms: Terms,
+    #[comptime] has_terms: bool,
+) {
+    let loss = log_sum - of_target;
+    if comptime!(has_terms) {
+        let share = terms.label_smoothing;
+        // Zero times an infinite logit would be no number.
+        let smoothing = select(share > 0.0f32, share * (of_target - mean), 0.0f32);
+        losses[2 * row] = loss;
+        losses[2 * row + 1] = loss + smoothing + terms.z_loss * log_sum * log_sum;
+    } else {
+        losses[row] = loss;
+    }
+}
+
+/// The slope of what is minimised at a logit of this probability, and at the target:
+/// `p - [target]`, to which terms add `2 w log Z p + ε ([target] - 1 / V)`.
+#[cube]
+fn slope(
+    probability: f32,
+    is_target: bool,
+    log_sum: f32,
+    width: u32,
+    terms: Terms,
+    #[comptime] has_terms: bool,
+) -> f32 {
+    let one = select(is_target, 1.0f32, 0.0f32);
+    let mut slope = probability - one;
+    if has_terms {
+        let uniform = 1.0f32 / f32::cast_from(width);
+        slope += 2.0f32 * terms.z_loss * log_sum * probability;
+        slope += terms.label_smoothing * (one - uniform);
+    }
+    slope
 }
 
 #[cube(launch, address_type = "dynamic")]
@@ -47,29 +120,36 @@ fn forward_kernel(
     width: u32,
     pitch: u32,
     rows: u32,
+    terms: Terms,
+    #[comptime] has_terms: bool,
 ) {
     let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
     let start = row * pitch as usize;
-    let log_sum = log_sum(logits, start, width);
+    let (log_sum, mean) = log_sum_and_mean(logits, start, width, has_terms);
     if UNIT_POS == 0 {
         let target = targets[row] as u32;
-        losses[row] = log_sum - logits[start + target as usize];
+        let of_target = logits[start + target as usize];
+        write_losses(losses, row, of_target, log_sum, mean, terms, has_terms);
         log_sums[row] = log_sum;
     }
 }
 
-/// The loss of each row and `log Σ eˣ` of each, `[N]`. Beyond `width` there are no logits.
+/// The losses of each row, `[N, K]`, and `log Σ eˣ` of each, `[N]`. Beyond `width` there are no
+/// logits.
 pub fn forward<R: CubeRuntime>(
     logits: CubeTensor<R>,
     targets: CubeTensor<R>,
     width: usize,
+    terms: LossTerms,
 ) -> [CubeTensor<R>; 2] {
+    let has_terms = terms != LossTerms::default();
     let (logits, targets) = (into_contiguous(logits), into_contiguous(targets));
     let ([rows, pitch], client) = (rows(&logits), logits.client.clone());
-    let [losses, log_sums] = [(); 2].map(|()| empty(&logits, [rows]));
+    let losses = empty(&logits, [rows, 1 + usize::from(has_terms)]);
+    let log_sums = empty(&logits, [rows]);
     forward_kernel::launch(
         &client,
         cubes(rows),
@@ -82,11 +162,13 @@ pub fn forward<R: CubeRuntime>(
         width as u32,
         pitch as u32,
         rows as u32,
+        argument(terms),
+        has_terms,
     );
     [losses, log_sums]
 }
 
-/// `gradient / N (softmax(x) - 1 at the target)`, element by element.
+/// `gradient / N` times the slope of what is minimised, element by element.
 #[cube(launch, address_type = "dynamic")]
 fn backward_kernel(
     logits: &Array<f32>,
@@ -96,14 +178,17 @@ fn backward_kernel(
     output: &mut Array<f32>,
     width: u32,
     share: f32,
+    terms: Terms,
+    #[comptime] has_terms: bool,
 ) {
     if ABSOLUTE_POS < output.len() {
         let row = ABSOLUTE_POS / width as usize;
         let column = (ABSOLUTE_POS % width as usize) as u32;
-        let target = targets[row] as u32;
-        let one = select(column == target, 1.0f32, 0.0f32);
-        let probability = f32::exp(logits[ABSOLUTE_POS] - log_sums[row]);
-        output[ABSOLUTE_POS] = gradient[0] * share * (probability - one);
+        let is_target = column == targets[row] as u32;
+        let log_sum = log_sums[row];
+        let probability = f32::exp(logits[ABSOLUTE_POS] - log_sum);
+        let slope = slope(probability, is_target, log_sum, width, terms, has_terms);
+        output[ABSOLUTE_POS] = gradient[0] * share * slope;
     }
 }
 
@@ -113,6 +198,7 @@ pub fn backward<R: CubeRuntime>(
     targets: CubeTensor<R>,
     log_sums: CubeTensor<R>,
     gradient: CubeTensor<R>,
+    terms: LossTerms,
 ) -> CubeTensor<R> {
     let inputs = [logits, targets, log_sums, gradient];
     let [logits, targets, log_sums, gradient] = inputs.map(into_contiguous);
@@ -130,12 +216,14 @@ pub fn backward<R: CubeRuntime>(
         output.clone().into_array_arg(),
         width as u32,
         1.0 / rows as f32,
+        argument(terms),
+        terms != LossTerms::default(),
     );
     output
 }
 
-/// The loss of each row; logits are replaced by `share (softmax(x) - 1 at the target)`, in the
-/// type of the products that follow.
+/// The losses of each row; logits are replaced by `share` times the slope of what is minimised, in
+/// the type of the products that follow.
 #[cube(launch, address_type = "dynamic")]
 fn loss_and_gradient_kernel<E: Float>(
     logits: &Array<f32>,
@@ -147,6 +235,8 @@ fn loss_and_gradient_kernel<E: Float>(
     pitch: u32,
     rows: u32,
     share: f32,
+    terms: Terms,
+    #[comptime] has_terms: bool,
     #[define(E)] _element: StorageType,
 ) {
     let row = CUBE_POS;
@@ -154,32 +244,35 @@ fn loss_and_gradient_kernel<E: Float>(
         terminate!();
     }
     let start = row * pitch as usize;
-    let log_sum = log_sum(logits, start, width);
+    let (log_sum, mean) = log_sum_and_mean(logits, start, width, has_terms);
     let target = targets[row] as u32;
     let mut place = UNIT_POS;
     while place < pitch {
         let index = start + place as usize;
-        let one = select(place == target, 1.0f32, 0.0f32);
-        let slope = share * (f32::exp(logits[index] - log_sum) - one);
+        let probability = f32::exp(logits[index] - log_sum);
+        let slope = share * slope(probability, place == target, log_sum, width, terms, has_terms);
         gradient[index] = E::cast_from(select(place < width, slope, 0.0f32));
         place += ROW_UNITS;
     }
     if UNIT_POS == 0 {
-        losses[row] = log_sum - logits[start + target as usize];
+        let of_target = logits[start + target as usize];
+        write_losses(losses, row, of_target, log_sum, mean, terms, has_terms);
     }
 }
 
-/// The loss of each row, and the gradient of their sum times `share`. Beyond `width` there are no
-/// logits, and their gradient is zero.
+/// The losses of each row, `[N, K]`, and the gradient of the sum of what is minimised, times `share`.
+/// Beyond `width` there are no logits, and their gradient is zero.
 fn loss_and_gradient<R: CubeRuntime>(
     logits: CubeTensor<R>,
     targets: CubeTensor<R>,
     width: usize,
     element: DType,
     share: f32,
+    terms: LossTerms,
 ) -> [CubeTensor<R>; 2] {
+    let has_terms = terms != LossTerms::default();
     let ([rows, pitch], client) = (rows(&logits), logits.client.clone());
-    let losses = empty(&logits, [rows]);
+    let losses = empty(&logits, [rows, 1 + usize::from(has_terms)]);
     let gradient = empty_of(&logits, logits.meta.shape().clone(), element);
     loss_and_gradient_kernel::launch(
         &client,
@@ -194,19 +287,22 @@ fn loss_and_gradient<R: CubeRuntime>(
         pitch as u32,
         rows as u32,
         share,
+        argument(terms),
+        has_terms,
         element.into(),
     );
     [losses, gradient]
 }
 
-/// The losses of all rows, `[N]`, and the gradients of their mean, as far as they are wanted. See
+/// The losses of all rows, `[N, K]`, and the gradients of the mean of what is minimised, as far as
+/// they are wanted. See
 /// [`Kernels::linear_cross_entropy`](crate::backend::Kernels::linear_cross_entropy).
 pub fn of_product<R: CubeRuntime, BT: BoolElement>(
-    input: CubeTensor<R>,
-    weight: CubeTensor<R>,
+    [input, weight]: [CubeTensor<R>; 2],
     bias: Option<CubeTensor<R>>,
     targets: CubeTensor<R>,
     precision: Precision,
+    terms: LossTerms,
     [of_input, of_weight, of_bias]: [bool; 3],
 ) -> (CubeTensor<R>, [Option<CubeTensor<R>>; 3]) {
     let element = element(precision);
@@ -232,11 +328,12 @@ pub fn of_product<R: CubeRuntime, BT: BoolElement>(
         let logits = into_contiguous(to_float(logits));
         let asked = into_contiguous(targets.clone().slice([range]).into_primitive());
         if !(of_input || of_weight || of_bias) {
-            let [loss, _] = forward(logits, asked, v);
+            let [loss, _] = forward(logits, asked, v, terms);
             losses.push(from_float(loss));
             continue;
         }
-        let [loss, gradient] = loss_and_gradient(logits, asked, v, element, 1.0 / n as f32);
+        let share = 1.0 / n as f32;
+        let [loss, gradient] = loss_and_gradient(logits, asked, v, element, share, terms);
         losses.push(from_float(loss));
         if of_input {
             let weight: Tensor<Cube<R, BT>, 2> = from_float(transposed(weight.clone()));
@@ -250,7 +347,7 @@ pub fn of_product<R: CubeRuntime, BT: BoolElement>(
             add(&mut biases, matrix(cast(gradient, DType::F32)).sum_dim(0));
         }
     }
-    let losses: Tensor<Cube<R, BT>, 1> = Tensor::cat(losses, 0);
+    let losses: Tensor<Cube<R, BT>, 2> = Tensor::cat(losses, 0);
     let of_input = of_input.then(|| to_float(Tensor::cat(inputs, 0)));
     let of_weight = weights.map(|sum| to_float(sum.slice([0..d, 0..v])));
     let of_bias = biases.map(|sum| to_float::<_, 1>(sum.slice([0..1, 0..v]).reshape([v])));

@@ -31,7 +31,8 @@ use cubecl::tf32;
 use super::compositions::{default_activation, default_activation_backward, default_separate};
 use super::ops::{fits, from_float, to_float};
 use super::{
-    AdamwUpdate, Dropout, GptBackend, Kernels, NVIDIA_DEVICES, Scaling, Sight, Turn, nvidia_model,
+    AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, NVIDIA_DEVICES, Scaling, Sight, Turn,
+    nvidia_model,
 };
 #[cfg(feature = "cuda")]
 use super::{LeftAlone, Member};
@@ -199,10 +200,12 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         &self,
         logits: CubeTensor<R>,
         targets: CubeTensor<R>,
-    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        terms: LossTerms,
+    ) -> [CubeTensor<R>; 3] {
         let width = logits.meta.shape()[1];
-        let [losses, log_sums] = loss::forward(logits, targets, width);
-        (mean::<R, BT>(losses), log_sums)
+        let [losses, log_sums] = loss::forward(logits, targets, width, terms);
+        let [loss, minimised] = means::<R, BT>(losses);
+        [loss, minimised, log_sums]
     }
 
     fn cross_entropy_backward(
@@ -211,22 +214,23 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         targets: CubeTensor<R>,
         log_sums: CubeTensor<R>,
         gradient: CubeTensor<R>,
+        terms: LossTerms,
     ) -> CubeTensor<R> {
-        loss::backward(logits, targets, log_sums, gradient)
+        loss::backward(logits, targets, log_sums, gradient, terms)
     }
 
     fn linear_cross_entropy(
         &self,
-        input: CubeTensor<R>,
-        weight: CubeTensor<R>,
+        factors: [CubeTensor<R>; 2],
         bias: Option<CubeTensor<R>>,
         targets: CubeTensor<R>,
         precision: Precision,
+        terms: LossTerms,
         wanted: [bool; 3],
-    ) -> (CubeTensor<R>, [Option<CubeTensor<R>>; 3]) {
+    ) -> ([CubeTensor<R>; 2], [Option<CubeTensor<R>>; 3]) {
         let (losses, gradients) =
-            loss::of_product::<R, BT>(input, weight, bias, targets, precision, wanted);
-        (mean::<R, BT>(losses), gradients)
+            loss::of_product::<R, BT>(factors, bias, targets, precision, terms, wanted);
+        (means::<R, BT>(losses), gradients)
     }
 
     fn scaled(&self, tensor: CubeTensor<R>, factor: CubeTensor<R>) -> CubeTensor<R> {
@@ -252,7 +256,12 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
     }
 }
 
-fn mean<R: CubeRuntime, BT: BoolElement>(numbers: CubeTensor<R>) -> CubeTensor<R> {
-    let numbers: Tensor<Cube<R, BT>, 1> = from_float(numbers);
-    to_float(numbers.mean())
+/// The means of losses, `[N, K]`, of which a single kind stands for both.
+fn means<R: CubeRuntime, BT: BoolElement>(losses: CubeTensor<R>) -> [CubeTensor<R>; 2] {
+    let losses: Tensor<Cube<R, BT>, 2> = from_float(losses);
+    if losses.dims()[1] == 1 {
+        let mean = to_float(losses.mean());
+        return [mean.clone(), mean];
+    }
+    [0, 1].map(|kind| to_float(losses.clone().narrow(1, kind, 1).mean()))
 }

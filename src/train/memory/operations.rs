@@ -5,12 +5,24 @@
 
 use super::Operations;
 use super::trace::{Record, Slope, Trace, Value};
-use crate::backend::gpu_logits_rows;
+use crate::backend::{LossTerms, gpu_logits_rows};
 use crate::config::NormKind;
 use crate::config::Precision;
 
 /// Of f32.
 pub(super) const WIDTH: u64 = 4;
+
+/// What is minimised.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loss {
+    /// Of a micro-batch.
+    pub(super) targets: u64,
+    pub(super) vocab_size: u64,
+    /// Of several micro-batches of a step.
+    pub(super) is_share: bool,
+    /// Kernels take no memory for them.
+    pub(super) terms: LossTerms,
+}
 
 /// Records operations as a backend has them.
 #[derive(Debug)]
@@ -238,19 +250,19 @@ impl Recorder {
         })
     }
 
-    /// The loss of a linear head, `[N, I]`, `[I, V]`, in blocks of logits where there is a kernel;
-    /// `is_share` says whether the loss is a part of a step's.
+    /// What is minimised of a linear head, `[N, I]`, `[I, V]`, in blocks of logits where there is a
+    /// kernel.
     pub(super) fn linear_loss(
         &mut self,
         hidden: Value,
         weight: Value,
         bias: Option<Value>,
-        [rows, vocab_size]: [u64; 2],
-        is_share: bool,
+        loss: &Loss,
     ) -> Value {
+        let Loss { targets, vocab_size, is_share, .. } = *loss;
         if !self.has_kernel() {
-            let logits = self.dense(hidden, weight, bias, WIDTH * rows * vocab_size);
-            return self.loss(logits, rows);
+            let logits = self.dense(hidden, weight, bias, WIDTH * targets * vocab_size);
+            return self.loss(logits, loss);
         }
         // Scaled by a share, they are in memory a second time; on a GPU also by one.
         let is_new = is_share || self.operations.aligned_logits.is_some();
@@ -263,7 +275,7 @@ impl Recorder {
             inputs: &inputs,
             keeps: &keeps,
             bytes: WIDTH,
-            forward_scratch: self.loss_scratch(hidden, weight, [rows, vocab_size]),
+            forward_scratch: self.loss_scratch(hidden, weight, [targets, vocab_size]),
             ..Record::default()
         })
     }
@@ -307,26 +319,22 @@ impl Recorder {
         copies + with_logits.max(with_weights).max(with_copy)
     }
 
-    /// The loss of logits.
-    pub(super) fn loss(&mut self, logits: Value, rows: u64) -> Value {
+    /// What is minimised of logits.
+    pub(super) fn loss(&mut self, logits: Value, loss: &Loss) -> Value {
         if self.operations.kernels {
             return self.unary(logits, WIDTH, &[logits], [0; 2]);
         }
-        let log_probabilities = self.log_softmax(logits, rows);
-        self.reduced(log_probabilities, WIDTH)
-    }
-
-    /// The loss of logits with terms beside the likelihood of the targets.
-    pub(super) fn loss_with_terms(&mut self, logits: Value, rows: u64, z_loss: bool) -> Value {
-        let log_probabilities = self.log_softmax(logits, rows);
-        let of_targets = self.reduced(log_probabilities, WIDTH * rows);
-        let of_all = self.reduced(log_probabilities, WIDTH * rows);
-        let mut loss = self.add(of_targets, of_all);
-        if z_loss {
-            let log_z = self.reduced(logits, WIDTH * rows);
-            loss = self.add(loss, log_z);
+        let log_probabilities = self.log_softmax(logits, loss.targets);
+        let mut minimised = self.reduced(log_probabilities, WIDTH);
+        if loss.terms.label_smoothing > 0.0 {
+            let of_all = self.reduced(log_probabilities, WIDTH);
+            minimised = self.add(minimised, of_all);
         }
-        self.reduced(loss, WIDTH)
+        if loss.terms.z_loss > 0.0 {
+            let log_z = self.reduced(logits, WIDTH);
+            minimised = self.add(minimised, log_z);
+        }
+        minimised
     }
 
     fn log_softmax(&mut self, logits: Value, rows: u64) -> Value {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Operations;
 use super::attention::{Extras, Sizes};
-use super::operations::{Recorder, WIDTH};
+use super::operations::{Loss, Recorder, WIDTH};
 use super::steps::Parameter;
 use super::trace::{Trace, Value};
 use crate::config::ModelConfig;
@@ -303,9 +303,8 @@ impl<'a> Pass<'a> {
         self.norm_if(self.model.has_final_norm(), &format!("{stack}.final_norm"), stream)
     }
 
-    /// The loss of as many targets, and what else is minimised with it.
+    /// What is minimised.
     pub(super) fn loss(&mut self, stream: Value, loss: &Loss) -> Value {
-        let vocab_size = loss.vocab_size;
         let hidden = match loss.targets < self.rows() {
             true => {
                 let bytes = WIDTH * loss.targets * self.model.d_model as u64;
@@ -319,31 +318,13 @@ impl<'a> Pass<'a> {
         };
         let weight = weight.unwrap_or_else(|| self.recorder.trace.constant(0));
         let bias = self.parameter("head.bias");
-        if self.model.logit_soft_cap.is_none() && !loss.has_terms {
-            let sizes = [loss.targets, vocab_size];
-            return self.recorder.linear_loss(hidden, weight, bias, sizes, loss.is_share);
-        }
         let recorder = &mut self.recorder;
-        let mut logits = recorder.dense(hidden, weight, bias, WIDTH * loss.targets * vocab_size);
-        if self.model.logit_soft_cap.is_some() {
-            logits = recorder.soft_cap(logits);
+        if self.model.logit_soft_cap.is_none() {
+            return recorder.linear_loss(hidden, weight, bias, loss);
         }
-        match loss.has_terms {
-            true => recorder.loss_with_terms(logits, loss.targets, loss.has_z_loss),
-            false => recorder.loss(logits, loss.targets),
-        }
+        let bytes = WIDTH * loss.targets * loss.vocab_size;
+        let logits = recorder.dense(hidden, weight, bias, bytes);
+        let capped = recorder.soft_cap(logits);
+        recorder.loss(capped, loss)
     }
-}
-
-/// What is minimised.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Loss {
-    /// Of a micro-batch.
-    pub(super) targets: u64,
-    pub(super) vocab_size: u64,
-    /// Of several micro-batches of a step.
-    pub(super) is_share: bool,
-    /// Label smoothing or a z-loss.
-    pub(super) has_terms: bool,
-    pub(super) has_z_loss: bool,
 }

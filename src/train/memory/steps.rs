@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use super::account::{Account, Amounts, Block, Kind, most_idle};
-use super::operations::WIDTH;
-use super::passes::{Loss, Pass, Place};
+use super::operations::{Loss, WIDTH};
+use super::passes::{Pass, Place};
 use super::trace::{Slopes, Value};
 use super::{MemoryError, Operations, PartMemory, PeakMemory, TrainingMemory};
+use crate::backend::LossTerms;
 use crate::config::Architecture;
 use crate::config::{DataConfig, Packing, RunConfig};
 use crate::data::{BatchPlan, Task};
@@ -185,8 +186,7 @@ impl<'a> Steps<'a> {
             targets,
             vocab_size: self.vocab_size,
             is_share: BatchPlan::of_run(train).accumulation > 1,
-            has_terms: train.label_smoothing > 0.0 || train.z_loss > 0.0,
-            has_z_loss: train.z_loss > 0.0,
+            terms: LossTerms { label_smoothing: train.label_smoothing, z_loss: train.z_loss },
         }
     }
 
