@@ -193,7 +193,7 @@ impl HeldOut {
         let batches = self.places.chunks(batch_size).map_while(|places| {
             let examples: Vec<Example> = places.iter().map(|place| self.example(place)).collect();
             let batch = TokenBatch::new(&examples, 1.0);
-            // Told of it when it is taken: what is counted is one batch ahead.
+            // Told of it when it is taken: what is counted is ahead of what a device has done.
             stopped = watch(places.len());
             stopped.is_ok().then_some(batch)
         });

@@ -1,8 +1,13 @@
 use burn_train::InferenceStep;
 
 use super::LanguageModel;
+use super::clip::read;
 use crate::backend::GptBackend;
 use crate::data::{DataError, Split, TokenBatch};
+
+/// Batches whose losses are read together, so that a device seldom waits for the host: so few that
+/// nobody waits long for the device, either, when an evaluation is to stop.
+const UNREAD: usize = 16;
 
 /// A loss and how many targets it is a mean of.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,15 +35,25 @@ pub fn evaluate<B: GptBackend>(
     model: &LanguageModel<B>,
     batches: impl Iterator<Item = TokenBatch>,
 ) -> Evaluation {
+    let (device, mut batches) = (model.model.device(), batches.fuse());
     let (mut sum, mut tokens) = (0.0, 0);
     let mut expert_tokens = Vec::new();
-    for batch in batches {
-        let output = model.step(batch);
-        sum += output.loss * output.tokens as f64;
-        tokens += output.tokens;
-        add_counts(&mut expert_tokens, output.expert_tokens);
+    loop {
+        let (mut losses, mut counts) = (Vec::new(), Vec::new());
+        for output in batches.by_ref().take(UNREAD).map(|batch| model.step(batch)) {
+            losses.push(output.loss.into_tensor(&device));
+            counts.push(output.tokens);
+            add_counts(&mut expert_tokens, output.expert_tokens);
+        }
+        if losses.is_empty() {
+            return Evaluation { loss: sum / tokens as f64, tokens, expert_tokens };
+        }
+        let (losses, _) = read(losses, None);
+        for (loss, count) in losses.into_iter().zip(counts) {
+            sum += loss * count as f64;
+            tokens += count;
+        }
     }
-    Evaluation { loss: sum / tokens as f64, tokens, expert_tokens }
 }
 
 /// [`evaluate`] on batches of a split, of which nothing must be cut off meanwhile: that would read as

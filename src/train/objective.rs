@@ -140,7 +140,7 @@ impl<B: Backend> Loss<B> {
 /// What a step or an evaluation reports to the metrics: plain numbers, so that nothing large is
 /// kept or copied. What is known only once the optimizer has stepped is not a number before.
 ///
-/// The loss of a micro-batch is a [`Loss`], which is read with those of the others.
+/// The loss of a batch is a [`Loss`], which is read with those of others.
 #[derive(Debug, Clone)]
 pub struct StepOutput<L = f64> {
     /// Mean over the step's tokens, in nats.
@@ -275,12 +275,12 @@ impl<B: TrainBackend> LanguageModel<B> {
 
 impl<B: GptBackend> InferenceStep for LanguageModel<B> {
     type Input = TokenBatch;
-    type Output = StepOutput;
+    type Output = StepOutput<Loss<B>>;
 
-    fn step(&self, batch: TokenBatch) -> StepOutput {
+    fn step(&self, batch: TokenBatch) -> Self::Output {
         let Answer { hidden, targets, routing } = self.answer(&batch, Record::Nobody);
         let [loss, _] = self.training_loss(hidden, targets, LossTerms::default());
-        let mut output = StepOutput::of_loss(loss.into_scalar().elem(), batch.tokens());
+        let mut output = StepOutput::of_loss(Loss::OnDevice(loss), batch.tokens());
         output.expert_tokens = routing.into_iter().map(|routing| routing.counts).collect();
         output
     }

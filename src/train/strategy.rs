@@ -282,7 +282,7 @@ impl<B: TrainBackend> Fit<'_, B> {
         }
         self.state.evaluation_due = false;
         self.evaluated = Some(step);
-        let mut output = StepOutput::of_loss(evaluation.loss, evaluation.tokens);
+        let mut output = StepOutput::of_loss(Loss::Read(evaluation.loss), evaluation.tokens);
         output.stories = stories;
         output.expert_tokens.clone_from(&evaluation.expert_tokens);
         let item = self.item(output, None);

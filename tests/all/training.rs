@@ -1,6 +1,7 @@
 use burn::lr_scheduler::LrScheduler;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
+use burn::tensor::ElementConversion;
 use burn_train::TrainStep;
 use emberlm::config::{self, AdamwConfig, OptimizerConfig, RunConfig, ScheduleConfig};
 use emberlm::data::{TokenBatch, Window};
@@ -205,6 +206,15 @@ fn a_model_learns_a_sequence_by_heart() {
         assert!(last.loss < 0.2, "{}", last.loss);
         assert!((last.bits_per_byte(2.0) - last.loss / 2f64.ln() / 2.0).abs() < 1e-12);
         assert!(valid.num_params() > 0);
+        // More batches than losses are read at a time, of which the last has more tokens.
+        let starts = |number: usize| if number < 36 { vec![number] } else { vec![3, 5, 8] };
+        let batches = || (0..37).map(|number| batch(&starts(number), 1.0));
+        let found = evaluate(&valid, batches());
+        let sum: f64 = batches()
+            .map(|batch| batch.tokens() as f64 * valid.loss(&batch).into_scalar().elem::<f64>())
+            .sum();
+        assert_eq!(found.tokens, (36 + 3) * 8);
+        assert!((found.loss - sum / found.tokens as f64).abs() < 1e-6, "{}", found.loss);
     });
 }
 
