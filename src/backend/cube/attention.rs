@@ -18,6 +18,7 @@ use super::products::{element, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
 use super::tensors::{
     UNITS, address, at_most, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
+    writable, zeroed,
 };
 use crate::backend::alibi::alibi_sequence;
 use crate::backend::ops::{from_float, to_float};
@@ -374,11 +375,13 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
         let (probabilities, of_rows) = softmax(&plan, to_float(scores), &block);
         let probabilities = plan.dropped(probabilities, &block);
         let output = multiply(from_float(probabilities), part(&value, keys));
-        outputs.push(plan.apart(output));
+        outputs.push(plan.apart(output).swap_dims(1, 2));
         let of_rows: Tensor<Cube<R, BT>, 1> = from_float(of_rows);
         log_sums.push(of_rows.reshape([plan.batch, plan.heads, queries.len()]));
     }
-    (to_float(Tensor::cat(outputs, 2)), to_float(Tensor::cat(log_sums, 2)))
+    // The heads of a token side by side in memory, as the layer behind takes them.
+    let output = Tensor::cat(outputs, 1).swap_dims(1, 2);
+    (to_float(output), to_float(Tensor::cat(log_sums, 2)))
 }
 
 fn softmax<R: CubeRuntime>(
@@ -441,14 +444,14 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
         let [probabilities, of_scores] =
             scores_backward(&plan, [scores, of_probabilities], kept, &block);
         let share = multiply(probabilities.swap_dims(2, 3), slope);
-        of_value = Some(add(of_value, plan.keys, keys, share));
+        of_value = Some(add(of_value, plan.keys, keys, to_float(share)));
         of_queries.push(plan.apart(multiply(of_scores.clone(), seen)));
         let share = multiply(of_scores.swap_dims(2, 3), of_block);
-        of_key = Some(add(of_key, plan.keys, keys, share));
+        of_key = Some(add(of_key, plan.keys, keys, to_float(share)));
     }
     of_queries.reverse();
     let [of_key, of_value] = [of_key, of_value].map(|sum| sum.expect("there is a query"));
-    [Tensor::cat(of_queries, 2), of_key, of_value].map(to_float)
+    [to_float(Tensor::cat(of_queries, 2)), of_key, of_value]
 }
 
 /// Probabilities, and the gradients of the scores.
@@ -488,21 +491,40 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
     [plan.dropped(probabilities, block), of_scores].map(from_float)
 }
 
-/// A sum over so many positions, with a share of some of them.
-fn add<R: CubeRuntime, BT: BoolElement>(
-    sum: Option<Heads<R, BT>>,
+/// Adds to a range of the rows of each matrix, `[.., S, W]`.
+#[cube(launch, address_type = "dynamic")]
+fn add_kernel(share: &Array<f32>, sum: &mut Array<f32>, start: u32, matrix: u32, part: u32) {
+    if ABSOLUTE_POS < share.len() {
+        let number = ABSOLUTE_POS / part as usize;
+        let place = number * matrix as usize + start as usize + ABSOLUTE_POS % part as usize;
+        sum[place] += share[ABSOLUTE_POS];
+    }
+}
+
+/// A sum over so many positions, with a share of some of them, in place.
+fn add<R: CubeRuntime>(
+    sum: Option<CubeTensor<R>>,
     positions: usize,
     range: &Range<usize>,
-    share: Heads<R, BT>,
-) -> Heads<R, BT> {
-    let [b, h, _, width] = share.dims();
+    share: CubeTensor<R>,
+) -> CubeTensor<R> {
+    let [b, h, _, width] = dims(&share);
     let sum = match sum {
         None if *range == (0..positions) => return share,
-        None => Tensor::zeros([b, h, positions, width], (&share.device(), DType::F32)),
-        Some(sum) => sum,
+        None => zeroed(&share, [b, h, positions, width]),
+        Some(sum) => writable(sum),
     };
-    let range = [0..b, 0..h, range.clone(), 0..width];
-    let share = sum.clone().slice(range.clone()) + share;
-    // Without a second handle of it, so that it is written in place.
-    sum.slice_assign(range, share)
+    let (share, client) = (into_contiguous(share), sum.client.clone());
+    add_kernel::launch(
+        &client,
+        cubes_of_elements(count(&share)),
+        CubeDim::new_1d(UNITS),
+        address(&[&sum]),
+        share.into_array_arg(),
+        sum.clone().into_array_arg(),
+        (range.start * width) as u32,
+        (positions * width) as u32,
+        (range.len() * width) as u32,
+    );
+    sum
 }

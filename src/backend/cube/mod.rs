@@ -77,6 +77,11 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
         }
     }
 
+    /// The heads of a token side by side in memory, as they were in what a layer made of it.
+    fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
+        Tensor::cat(parts.map(|part| part.swap_dims(1, 2)).into(), 2).swap_dims(1, 2)
+    }
+
     #[cfg(feature = "cuda")]
     fn collectives(device: &Self::Device) -> Option<&'static str> {
         is_cuda::<R>(device).then(collectives::library).flatten()
