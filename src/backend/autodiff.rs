@@ -131,6 +131,16 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         }
     }
 
+    fn add_bias(rows: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
+        let (rows, bias) = (to_float(rows), to_float(bias));
+        let sum =
+            B::add_bias(from_float(rows.primitive.clone()), from_float(bias.primitive.clone()));
+        record::<B, C, 2, _>([&rows, &bias], to_float(sum), |gradient, [_, of_bias]| {
+            let of_bias = of_bias.then(|| to_float(B::sum_rows(from_float(gradient.clone()))));
+            [Some(gradient), of_bias]
+        })
+    }
+
     fn normalization<const D: usize>(
         input: Tensor<Self, D>,
         weight: Option<Tensor<Self, 1>>,

@@ -18,7 +18,7 @@ use crate::config::NormKind;
 use crate::config::RotaryPairing;
 
 /// [`GptBackend::dense`] by burn's own operations.
-pub(super) fn default_dense<B: Backend, const D: usize>(
+pub(super) fn default_dense<B: GptBackend, const D: usize>(
     input: Tensor<B, D>,
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
@@ -27,14 +27,19 @@ pub(super) fn default_dense<B: Backend, const D: usize>(
     on_rows(input, d_output, |input| {
         let output = product(input, weight);
         match bias {
-            Some(bias) => output + bias.unsqueeze(),
+            Some(bias) => B::add_bias(output, bias),
             None => output,
         }
     })
 }
 
+/// [`GptBackend::sum_rows`] by burn's own operations.
+pub(super) fn default_sum_rows<B: Backend>(rows: Tensor<B, 2>) -> Tensor<B, 1> {
+    rows.sum_dim(0).squeeze_dim(0)
+}
+
 /// [`GptBackend::dense_int8`] by burn's own operations.
-pub(super) fn default_dense_int8<B: Backend, const D: usize>(
+pub(super) fn default_dense_int8<B: GptBackend, const D: usize>(
     input: Tensor<B, D>,
     values: Tensor<B, 2, Int>,
     scales: Tensor<B, 1>,

@@ -15,8 +15,8 @@ use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 use super::compositions::{
     default_activation, default_activation_backward, default_adamw, default_attend,
     default_attend_rows, default_dense, default_dense_int8, default_dropout, default_normalization,
-    default_put, default_rotate, default_separate, default_sums_of_squares, default_training_loss,
-    scaling,
+    default_put, default_rotate, default_separate, default_sum_rows, default_sums_of_squares,
+    default_training_loss, scaling,
 };
 use super::group::all_reduce_over_host;
 use super::precision::factor;
@@ -126,6 +126,22 @@ pub trait GptBackend: Backend {
             )),
             _ => default_normalization(input, weight, bias, kind, epsilon),
         }
+    }
+
+    /// What is added to each row.
+    ///
+    /// # Shapes
+    /// - `rows` `[N, O]`, `bias` `[O]` -> `[N, O]`
+    fn add_bias(rows: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
+        rows + bias.unsqueeze()
+    }
+
+    /// The sum of all rows, which is the gradient of what [`GptBackend::add_bias`] adds to them.
+    ///
+    /// # Shapes
+    /// - `rows` `[N, O]` -> `[O]`
+    fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
+        default_sum_rows(rows)
     }
 
     /// The sum of two tensors of one shape, such as the residual stream and a sublayer's output.

@@ -41,6 +41,7 @@ use sha2::{Digest, Sha256};
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -57,7 +58,15 @@ type CudaCompiler = CppCompiler<CudaDialect<CudaWmmaCompiler>>;
 pub static SOURCES: Mutex<BTreeMap<String, Result<String, String>>> = Mutex::new(BTreeMap::new());
 
 /// These kernels, as they were launched, one after the other.
-pub static LAUNCHED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+pub static LAUNCHED: Mutex<Vec<Launch>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// As in [`SOURCES`].
+    pub kernel: String,
+    /// Of the buffers that it was given.
+    pub bytes: u64,
+}
 
 /// A device that is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -194,9 +203,14 @@ impl Printer {
         options.warp_size = 32;
         options.supports_features.grid_constants = true;
         options.supports_features.fast_math = true;
-        let compiled =
-            kernel.compile(&mut CudaCompiler::default(), &options, mode, kernel.address_type());
-        let compiled = compiled.map_err(|error| format!("{error:?}"))?;
+        let mut compiler = CudaCompiler::default();
+        let address = kernel.address_type();
+        let compiled = catch_unwind(AssertUnwindSafe(|| {
+            kernel.compile(&mut compiler, &options, mode, address)
+        }));
+        let compiled = compiled
+            .map_err(|_| "CubeCL panics".to_string())?
+            .map_err(|error| format!("{error:?}"))?;
         let (function, source) = (compiled.entrypoint_name, compiled.source);
         let written = Written { function, source, block: compiled.cube_dim };
         self.written.insert(id.into(), written.clone());
@@ -402,8 +416,9 @@ impl ComputeServer for Printer {
         match self.device {
             Paper::Written => {
                 let source = written.map(|written| written.source);
+                let bytes = arguments.buffers.iter().map(Binding::size_in_used).sum();
                 SOURCES.lock().unwrap().insert(id.clone(), source);
-                LAUNCHED.lock().unwrap().push(id);
+                LAUNCHED.lock().unwrap().push(Launch { kernel: id, bytes });
             }
             Paper::Computed => match written {
                 Ok(written) => self.compute(&id, &written, grid, arguments),

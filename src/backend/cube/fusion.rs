@@ -1,8 +1,6 @@
 //! The same kernels in the stream of operations that burn fuses: each waits for its turn there.
 
-#[cfg(feature = "cuda")]
-use burn::tensor::Tensor;
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::fusion::FusionCubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeRuntime};
@@ -14,6 +12,8 @@ use std::marker::PhantomData;
 
 use super::optimizer::{MOST_PARAMETERS, shares, squares};
 use super::{Cube, CubeKernels};
+use crate::backend::compositions::default_sum_rows;
+use crate::backend::ops::{fits, from_float, to_float};
 use crate::backend::{AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, Scaling, Sight, Turn};
 #[cfg(feature = "cuda")]
 use crate::backend::{LeftAlone, Member};
@@ -31,6 +31,19 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&FusedKernels)
+    }
+
+    fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
+        if !fits(&rows) {
+            return default_sum_rows(rows);
+        }
+        let outputs = vec![floats([rows.dims()[1]])];
+        let [sum] = fixed(defer::<R, BT>("sum_rows", vec![to_float(rows)], outputs, |inputs| {
+            let [rows] = fixed(inputs);
+            let sum = Cube::<R, BT>::sum_rows(from_float(rows));
+            vec![to_float(sum)]
+        }));
+        from_float(sum)
     }
 
     #[cfg(feature = "cuda")]

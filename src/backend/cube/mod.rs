@@ -17,6 +17,7 @@ mod optimizer;
 mod products;
 mod rotation;
 mod rows;
+mod sums;
 mod tensors;
 
 pub use fusion::Fused;
@@ -28,7 +29,9 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
 use cubecl::tf32;
 
-use super::compositions::{default_activation, default_activation_backward, default_separate};
+use super::compositions::{
+    default_activation, default_activation_backward, default_separate, default_sum_rows,
+};
 use super::ops::{fits, from_float, to_float};
 use super::{
     AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, NVIDIA_DEVICES, Scaling, Sight, Turn,
@@ -74,6 +77,13 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
         match fits(&input) && fits(&gradient) {
             true => from_float(activation::backward(to_float(input), to_float(gradient), kind)),
             false => default_activation_backward(input, gradient, kind),
+        }
+    }
+
+    fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
+        match fits(&rows) {
+            true => from_float(sums::of_rows(to_float(rows))),
+            false => default_sum_rows(rows),
         }
     }
 
@@ -151,11 +161,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
     ) -> [CubeTensor<R>; 3] {
         let [of_input, of_weight, of_bias] =
             normalization::backward(input, weight, gradient, scaling);
-        let total = |slabs: CubeTensor<R>| {
-            let slabs: Tensor<Cube<R, BT>, 2> = from_float(slabs);
-            to_float::<_, 1>(slabs.sum_dim(0).squeeze_dim(0))
-        };
-        [of_input, total(of_weight), total(of_bias)]
+        [of_input, sums::of_rows(of_weight), sums::of_rows(of_bias)]
     }
 
     fn attend(&self, inputs: [CubeTensor<R>; 3], sight: &Sight) -> (CubeTensor<R>, CubeTensor<R>) {

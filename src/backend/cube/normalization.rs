@@ -8,11 +8,9 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::rows::{ROW_UNITS, sum_of_units};
+use super::sums::slab;
 use super::tensors::{UNITS, address, cubes, empty, rows};
 use crate::backend::Scaling;
-
-/// Rows whose share of a weight's gradient is summed at once.
-const SLAB: usize = 64;
 
 /// The mean of a row, and what its distances from it are multiplied by.
 #[cube]
@@ -178,7 +176,7 @@ fn columns_kernel(
     of_bias: &mut Array<f32>,
     width: u32,
     rows: u32,
-    #[comptime] slab: u32,
+    slab: u32,
 ) {
     let column = CUBE_POS_X * UNITS + UNIT_POS;
     if column < width {
@@ -231,7 +229,7 @@ pub fn backward<R: CubeRuntime>(
         scaling.centered,
         weighted,
     );
-    let slab = SLAB.max(rows.div_ceil(1024));
+    let slab = slab(rows);
     let slabs = rows.div_ceil(slab);
     let [of_weight, of_bias] = [(); 2].map(|()| empty(&input, [slabs, width]));
     columns_kernel::launch(

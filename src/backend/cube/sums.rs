@@ -1,0 +1,77 @@
+//! Sums over the rows of a matrix, a unit a column of a slab of rows.
+
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::tensors::{UNITS, address, cubes, empty, rows};
+
+/// Slabs of a tall matrix: enough to keep a large GPU busy, and few enough to be one slab themselves.
+const SLABS: usize = 128;
+/// Rows of a slab at least, but for the last.
+const ROWS: usize = 64;
+
+/// Rows that a unit adds up one after the other, of so many.
+pub fn slab(rows: usize) -> usize {
+    match rows {
+        ..=SLABS => rows.max(1),
+        _ => rows.div_ceil(SLABS).max(ROWS),
+    }
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn slabs_kernel(
+    input: &Array<f32>,
+    output: &mut Array<f32>,
+    width: u32,
+    rows: u32,
+    // Of columns, which are as many as the units of a cube.
+    groups: u32,
+    slabs: u32,
+    slab: u32,
+) {
+    let number = CUBE_POS / groups as usize;
+    let column = (CUBE_POS % groups as usize) as u32 * UNITS + UNIT_POS;
+    if number < slabs as usize && column < width {
+        let first = number as u32 * slab;
+        let last = min(first + slab, rows);
+        let mut sum = 0.0f32;
+        let mut row = first;
+        while row < last {
+            sum += input[row as usize * width as usize + column as usize];
+            row += 1;
+        }
+        output[number * width as usize + column as usize] = sum;
+    }
+}
+
+/// `[N, W]` -> `[W]`: sums of slabs, and the sum of these. Always in one order.
+pub fn of_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+    let mut tensor = into_contiguous(tensor);
+    let [mut count, width] = rows(&tensor);
+    loop {
+        let slab = slab(count);
+        let (slabs, groups) = (count.div_ceil(slab), width.div_ceil(UNITS as usize));
+        let shape: &[usize] = if slabs == 1 { &[width] } else { &[slabs, width] };
+        let output = empty(&tensor, shape);
+        let client = tensor.client.clone();
+        slabs_kernel::launch(
+            &client,
+            cubes(slabs * groups),
+            CubeDim::new_1d(UNITS),
+            address(&[&tensor]),
+            tensor.into_array_arg(),
+            output.clone().into_array_arg(),
+            width as u32,
+            count as u32,
+            groups as u32,
+            slabs as u32,
+            slab as u32,
+        );
+        if slabs == 1 {
+            return output;
+        }
+        (tensor, count) = (output, slabs);
+    }
+}
