@@ -23,12 +23,15 @@ use cubecl::server::{
 };
 use cubecl::stream_id::StreamId;
 use cubecl::zspace::{Shape, Strides};
-use cubecl::{Compiler, CubeTask, MemoryConfiguration, MemoryUsage, Runtime};
+use cubecl::{CubeTask, MemoryConfiguration, MemoryUsage, Runtime};
 use cubecl_cpp::cuda::CudaDialect;
 use cubecl_cpp::cuda::arch::CudaArchitecture;
 use cubecl_cpp::cuda::mma::CudaWmmaCompiler;
 use cubecl_cpp::register_supported_types;
-use cubecl_cpp::shared::{CppCompiler, DialectWmmaCompiler, register_wmma_features};
+use cubecl_cpp::shared::{
+    CompilationOptions, CppCompiler, CppSupportedFeatures, DialectWmmaCompiler,
+    register_wmma_features,
+};
 use cubecl_runtime::allocator::PitchedMemoryLayoutPolicy;
 use cubecl_runtime::logging::ServerLogger;
 use cubecl_runtime::memory_management::{
@@ -199,10 +202,9 @@ impl Printer {
         if let Some(written) = self.written.get(id) {
             return Ok(written.clone());
         }
-        let mut options = <CudaCompiler as Compiler>::CompilationOptions::default();
-        options.warp_size = 32;
-        options.supports_features.grid_constants = true;
-        options.supports_features.fast_math = true;
+        let supports_features =
+            CppSupportedFeatures { grid_constants: true, fast_math: true, ..Default::default() };
+        let options = CompilationOptions { warp_size: 32, supports_features };
         let mut compiler = CudaCompiler::default();
         let address = kernel.address_type();
         let compiled = catch_unwind(AssertUnwindSafe(|| {
