@@ -133,9 +133,9 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
 
     fn add_bias(rows: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
         let (rows, bias) = (to_float(rows), to_float(bias));
-        let sum =
-            B::add_bias(from_float(rows.primitive.clone()), from_float(bias.primitive.clone()));
-        record::<B, C, 2, _>([&rows, &bias], to_float(sum), |gradient, [_, of_bias]| {
+        let prepared = prepare::<B, C, 2>([&rows, &bias]);
+        let sum = B::add_bias(from_float(rows.primitive), from_float(bias.primitive));
+        finish(prepared, to_float(sum), |gradient, [_, of_bias]| {
             let of_bias = of_bias.then(|| to_float(B::sum_rows(from_float(gradient.clone()))));
             [Some(gradient), of_bias]
         })

@@ -17,7 +17,7 @@ use crate::config::Activation;
 use crate::config::NormKind;
 use crate::config::RotaryPairing;
 
-/// [`GptBackend::dense`] by burn's own operations.
+/// [`GptBackend::dense`] by burn's own product.
 pub(super) fn default_dense<B: GptBackend, const D: usize>(
     input: Tensor<B, D>,
     weight: Tensor<B, 2>,

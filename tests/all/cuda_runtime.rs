@@ -7,6 +7,7 @@
 use burn::tensor::backend::DeviceOps;
 use burn_cubecl::CubeBackend;
 use burn_fusion::Fusion;
+use cubecl::backtrace::BackTrace;
 use cubecl::bytes::Bytes;
 use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::future::DynFut;
@@ -105,6 +106,9 @@ pub struct Printer {
     /// By the kernel's name, as in [`SOURCES`].
     written: HashMap<String, Written>,
     programs: HashMap<String, Library>,
+    /// The first launch that went wrong, for whoever reads anything later: CubeCL keeps panics of a
+    /// launch to itself.
+    fault: Option<String>,
 }
 
 /// A kernel as CUDA source, with the name of its function.
@@ -123,6 +127,7 @@ impl std::fmt::Debug for Printer {
 
 impl DeviceService for Printer {
     fn init(id: DeviceId) -> Self {
+        let device = Paper::from_id(id);
         // An H100's, as far as they matter.
         let hardware = HardwareProperties {
             load_width: 128,
@@ -140,12 +145,13 @@ impl DeviceService for Printer {
             max_vector_size: VectorSize::MAX,
         };
         let memory = MemoryDeviceProperties { max_page_size: 1 << 34, alignment: 512 };
-        let mut properties = DeviceProperties::new(
-            Features::default(),
-            memory.clone(),
-            hardware,
-            TimingMethod::System,
-        );
+        let mut said = memory.clone();
+        if device == Paper::Computed {
+            // So little that small logits and scores come in blocks, too. It keeps nobody from more.
+            said.max_page_size = 1 << 15;
+        }
+        let mut properties =
+            DeviceProperties::new(Features::default(), said, hardware, TimingMethod::System);
         register_supported_types(&mut properties);
         let planes = [Plane::Ops, Plane::Sync, Plane::NonUniformControlFlow];
         properties.features.plane.extend(planes);
@@ -167,13 +173,14 @@ impl DeviceService for Printer {
             MemoryManagementOptions::new("paper"),
         );
         Self {
-            device: Paper::from_id(id),
+            device,
             utilities,
             profiler: TimestampProfiler::default(),
             memory,
             lent: Vec::new(),
             written: HashMap::new(),
             programs: HashMap::new(),
+            fault: None,
         }
     }
 
@@ -254,14 +261,17 @@ impl Printer {
 fn compiler() -> Option<&'static str> {
     static FOUND: LazyLock<Option<String>> = LazyLock::new(|| {
         let named = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-        let answers = Command::new(&named).arg("--version").output().is_ok();
-        answers.then_some(named)
+        let answer = Command::new(&named).arg("--version").output();
+        answer.is_ok_and(|answer| answer.status.success()).then_some(named)
     });
     FOUND.as_deref()
 }
 
 /// Why there is nothing that computes.
 pub fn missing() -> Option<&'static str> {
+    if !cfg!(all(target_os = "linux", target_env = "gnu")) {
+        return Some("the threads are those of Linux and glibc");
+    }
     compiler().is_none().then_some("there is no C++ compiler, neither c++ nor what CXX names")
 }
 
@@ -368,7 +378,14 @@ impl ComputeServer for Printer {
             Bytes::from_bytes_vec((0..count).flat_map(row).copied().collect())
         };
         let bytes = descriptors.into_iter().map(&mut read).collect();
-        Box::pin(async move { Ok(bytes) })
+        let result = match &self.fault {
+            Some(fault) => {
+                let backtrace = BackTrace::capture();
+                Err(ServerError::Generic { reason: fault.clone(), backtrace })
+            }
+            None => Ok(bytes),
+        };
+        Box::pin(async move { result })
     }
 
     fn write(&mut self, descriptors: Vec<(CopyDescriptor, Bytes)>, _: StreamId) {
@@ -422,10 +439,18 @@ impl ComputeServer for Printer {
                 SOURCES.lock().unwrap().insert(id.clone(), source);
                 LAUNCHED.lock().unwrap().push(Launch { kernel: id, bytes });
             }
-            Paper::Computed => match written {
-                Ok(written) => self.compute(&id, &written, grid, arguments),
-                Err(error) => panic!("{id}: {error}"),
-            },
+            Paper::Computed => {
+                let compute = |written: Written| {
+                    let compute = || self.compute(&id, &written, grid, arguments);
+                    catch_unwind(AssertUnwindSafe(compute)).map_err(|panic| {
+                        let text = panic.downcast::<String>().map(|text| *text);
+                        text.unwrap_or_else(|_| "a panic".into())
+                    })
+                };
+                if let Err(error) = written.and_then(compute) {
+                    self.fault.get_or_insert(format!("{id}: {error}"));
+                }
+            }
         }
     }
 

@@ -12,15 +12,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::on_each_backend;
 use crate::reference::alibi_slopes;
-use crate::support::{ACTIVATIONS, Inner, floats, is_slow, numbers, on_all_backends};
-
-/// None, each, and both.
-const TERMS: [LossTerms; 4] = [
-    LossTerms { label_smoothing: 0.0, z_loss: 0.0 },
-    LossTerms { label_smoothing: 0.1, z_loss: 0.0 },
-    LossTerms { label_smoothing: 0.0, z_loss: 1e-2 },
-    LossTerms { label_smoothing: 0.3, z_loss: 2e-2 },
-];
+use crate::support::{
+    ACTIVATIONS, Inner, LOSS_TERMS, floats, is_cuda_on_cpu, numbers, on_all_backends,
+};
 
 /// What a backend computes; and how far apart two may be, relative to the largest number.
 type Results = Vec<(String, Vec<f32>)>;
@@ -631,7 +625,7 @@ fn attention_is_its_formula() {
 #[test]
 fn attention_in_many_blocks_is_that_of_its_queries_alone() {
     on_each_backend!(|device: B| {
-        if is_slow::<B>(&device) {
+        if is_cuda_on_cpu::<B>(&device) {
             return;
         }
         // More scores than kernels for GPUs have at a time; compositions have them all.
@@ -752,7 +746,7 @@ impl Job for CrossEntropy {
         let mut results = Vec::new();
         for [n, v] in [[1, 1], [3, 5], [67, 65], [20, 1003]] {
             for (scale, terms) in
-                [1.0, 30.0].into_iter().flat_map(|it| TERMS.map(|terms| (it, terms)))
+                [1.0, 30.0].into_iter().flat_map(|it| LOSS_TERMS.map(|terms| (it, terms)))
             {
                 let leaf = leaf::<B, 2>([n, v], 11, &device);
                 let targets: Vec<i32> = (0..n).map(|row| (row * 31 % v) as i32).collect();
@@ -823,13 +817,13 @@ fn losses_of_products_are_their_formula() {
     on_each_backend!(|device: B| {
         let small = [[1, 1, 1], [3, 5, 7], [67, 33, 65], [20, 48, 1003]];
         for shape in small {
-            for terms in TERMS {
+            for terms in LOSS_TERMS {
                 for layout in [(false, false), (true, false), (true, true)] {
                     linear_loss_is_its_formula::<B>(shape, layout, terms, &device);
                 }
             }
         }
-        if is_slow::<B>(&device) {
+        if is_cuda_on_cpu::<B>(&device) {
             return;
         }
         // The logits of no more than 33 rows are made at a time.
@@ -839,7 +833,7 @@ fn losses_of_products_are_their_formula() {
         }
         // Compositions add up what smoothing takes from so many slopes one by one.
         if Inner::<B>::kernels().is_some() {
-            linear_loss_is_its_formula::<B>(blocks, (true, true), TERMS[3], &device);
+            linear_loss_is_its_formula::<B>(blocks, (true, true), LOSS_TERMS[3], &device);
         }
     });
 }
@@ -925,7 +919,7 @@ fn only_gradients_that_are_wanted_are_made() {
                 Some(bias),
                 targets,
                 Precision::F32,
-                TERMS[3],
+                LOSS_TERMS[3],
                 wanted,
             );
             gradients.map(|gradient| {
@@ -1060,7 +1054,7 @@ fn what_is_not_a_number_is_not_hidden() {
             let targets = Tensor::<B, 1, Int>::from_data([0, 1, 2, 3, 0, 1], &device);
             let logits = input.reshape([6, 4]);
             let unit = Tensor::<B, 2>::eye(4, &device);
-            for terms in TERMS {
+            for terms in LOSS_TERMS {
                 let (logits, targets) = (logits.clone(), targets.clone());
                 let plain = B::training_loss(logits.clone(), targets.clone(), terms);
                 let logits = logits.require_grad();
@@ -1139,6 +1133,21 @@ fn sums_are_exact_and_leave_what_others_hold() {
             let gradient = |leaf: &Tensor<B, 2>| floats(leaf.grad(&gradients).unwrap().into_data());
             let twice: Vec<f32> = weights.iter().map(|weight| 2.0 * weight).collect();
             assert_eq!((gradient(&a), gradient(&b)), (twice, weights));
+        }
+    });
+}
+
+#[test]
+fn sums_of_many_rows_are_those_of_f64() {
+    on_each_backend!(|device: B| {
+        for [n, o] in [[1, 1], [128, 5], [129, 300], [9000, 3]] {
+            let rows: Tensor<B, 2> = leaf([n, o], 5, &device);
+            let found = floats(<Inner<B>>::sum_rows(rows.inner()).into_data());
+            let values = wide(n * o, 5);
+            let sum = |column| values.iter().skip(column).step_by(o).sum::<f64>();
+            let expected: Vec<f64> = (0..o).map(sum).collect();
+            // Of up to 9,000 numbers below one.
+            check(&format!("{n} rows of {o}"), &found, &expected, 1e-5);
         }
     });
 }

@@ -9,7 +9,7 @@ use emberlm::model::{Initializer, Model, parameters};
 use emberlm::train::LanguageModel;
 
 use crate::on_each_backend;
-use crate::support::{Inner, assert_close, floats, numbers};
+use crate::support::{Inner, LOSS_TERMS, assert_close, floats, numbers};
 
 /// Of logits, and of the product that is the same: plain cross-entropy, what is minimised, and its
 /// gradient by the logits.
@@ -69,8 +69,7 @@ fn the_terms_are_their_formulas() {
         let targets: Vec<i32> = (0..n).map(|row| (row * 29 % v) as i32).collect();
         let wide: Vec<f64> = logits.iter().map(|x| f64::from(*x)).collect();
         let places: Vec<usize> = targets.iter().map(|target| *target as usize).collect();
-        for (label_smoothing, z_loss) in [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2), (0.3, 2e-2)] {
-            let terms = LossTerms { label_smoothing, z_loss };
+        for terms in LOSS_TERMS {
             let expected = by_hand(&wide, &places, terms);
             for (loss, minimised, gradient) in both::<B>(&logits, &targets, terms, &device) {
                 // Relative to losses of about ten.

@@ -15,7 +15,7 @@ use emberlm::train::{LanguageModel, ModelOptimizer};
 
 use crate::command_line::{TINY, refused};
 use crate::on_each_backend;
-use crate::support::{assert_close, floats, is_slow, numbers, relative_error, window_batch};
+use crate::support::{assert_close, floats, is_cuda_on_cpu, numbers, relative_error, window_batch};
 
 /// What rounding to bf16, with 8 bits of mantissa, may change relative to a number.
 const ROUNDING: f64 = 1.0 / 512.0;
@@ -186,7 +186,7 @@ fn losses_follow_those_in_f32() {
         if !computes_in_bf16::<B>(&device) {
             return false;
         }
-        let steps = if is_slow::<B>(&device) { 20 } else { 50 };
+        let steps = if is_cuda_on_cpu::<B>(&device) { 20 } else { 50 };
         let (exact, weights) = learn::<B>(steps, Precision::F32, &device);
         let (rounded, others) = learn::<B>(steps, Precision::Bf16, &device);
         assert!(exact[steps - 1] < 0.9 * exact[0], "{exact:?}");

@@ -2,7 +2,7 @@
 
 use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
-use emberlm::backend::{self, BackendKind, Job};
+use emberlm::backend::{self, BackendKind, Job, LossTerms};
 use emberlm::config::Activation;
 use emberlm::data::{Example, ExamplePlace, Place, Split, Task, TokenBatch, Window};
 use std::collections::HashMap;
@@ -36,13 +36,8 @@ pub fn on_all_backends<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
 
 /// With CUDA, that is what a C++ compiler makes of its source for the CPU.
 fn on_gpus<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
-    let mut all = Vec::new();
-    if cfg!(feature = "wgpu") {
-        all.extend(on_wgpu(job.clone()));
-    }
-    if cfg!(feature = "cuda-source") {
-        all.extend(on_cuda_source(job));
-    }
+    let mut all = on_wgpu(job.clone());
+    all.extend(on_cuda_source(job));
     all
 }
 
@@ -99,13 +94,21 @@ fn on_cuda_source<J: Job + Clone>(job: J) -> Vec<(String, J::Output)> {
     ]
 }
 
+/// No terms, each, and both.
+pub const LOSS_TERMS: [LossTerms; 4] = [
+    LossTerms { label_smoothing: 0.0, z_loss: 0.0 },
+    LossTerms { label_smoothing: 0.1, z_loss: 0.0 },
+    LossTerms { label_smoothing: 0.0, z_loss: 1e-2 },
+    LossTerms { label_smoothing: 0.3, z_loss: 2e-2 },
+];
+
 /// Whether a backend is CUDA on a CPU, where large shapes take minutes.
-pub fn is_slow<B: Backend>(device: &B::Device) -> bool {
-    let is_slow = B::name(device).contains("cuda");
-    if is_slow {
+pub fn is_cuda_on_cpu<B: Backend>(device: &B::Device) -> bool {
+    let is_cuda_on_cpu = B::name(device).contains("cuda");
+    if is_cuda_on_cpu {
         println!("skipped on CUDA source: what takes minutes on a CPU");
     }
-    is_slow
+    is_cuda_on_cpu
 }
 
 /// A closure over backends cannot be generic; this names the job that a test runs. With a type, it

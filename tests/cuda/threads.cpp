@@ -116,6 +116,15 @@ bool release(unsigned int start, unsigned int end, State waiting) {
     return any;
 }
 
+// Whether a thread has written to where its stack ends.
+bool overflown() {
+    bool found = false;
+    for (unsigned int thread = 0; thread < count; thread++) {
+        found |= *reinterpret_cast<unsigned long long*>(stacks[thread]) != 0;
+    }
+    return found;
+}
+
 const char* run_block() {
     std::memset(dynamic_shared_mem, 0xff, SHARED_MEMORY);
     for (unsigned int thread = 0; thread < count; thread++) {
@@ -130,7 +139,7 @@ const char* run_block() {
             ended &= threads[thread].state == State::Ended;
         }
         if (ended) {
-            return nullptr;
+            return overflown() ? "a stack is too small for a thread" : nullptr;
         }
         bool released = release(0, count, State::WaitsForBlock);
         for (unsigned int start = 0; start < count; start += warpSize) {
@@ -138,6 +147,9 @@ const char* run_block() {
             released |= release(start, end, State::WaitsForWarp);
         }
         if (!released) {
+            for (Thread& thread : threads) {
+                thread.begun = false;
+            }
             return "its threads wait for each other at different barriers";
         }
     }

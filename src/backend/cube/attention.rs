@@ -381,7 +381,17 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
     }
     // The heads of a token side by side in memory, as the layer behind takes them.
     let output = Tensor::cat(outputs, 1).swap_dims(1, 2);
-    (to_float(output), to_float(Tensor::cat(log_sums, 2)))
+    (to_float(output), to_float(joined(log_sums)))
+}
+
+/// Blocks of queries, one after the other. Burn copies a single one, too.
+fn joined<R: CubeRuntime, BT: BoolElement, const D: usize>(
+    mut blocks: Vec<Tensor<Cube<R, BT>, D>>,
+) -> Tensor<Cube<R, BT>, D> {
+    match blocks.len() {
+        1 => blocks.remove(0),
+        _ => Tensor::cat(blocks, 2),
+    }
 }
 
 fn softmax<R: CubeRuntime>(
@@ -451,7 +461,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
     }
     of_queries.reverse();
     let [of_key, of_value] = [of_key, of_value].map(|sum| sum.expect("there is a query"));
-    [to_float(Tensor::cat(of_queries, 2)), of_key, of_value]
+    [to_float(joined(of_queries)), of_key, of_value]
 }
 
 /// Probabilities, and the gradients of the scores.

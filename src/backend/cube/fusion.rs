@@ -11,7 +11,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::marker::PhantomData;
 
 use super::optimizer::{MOST_PARAMETERS, shares, squares};
-use super::{Cube, CubeKernels};
+use super::{Cube, CubeKernels, join_by_tokens};
 use crate::backend::compositions::default_sum_rows;
 use crate::backend::ops::{fits, from_float, to_float};
 use crate::backend::{AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, Scaling, Sight, Turn};
@@ -31,6 +31,10 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
 
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&FusedKernels)
+    }
+
+    fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
+        join_by_tokens(parts)
     }
 
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {

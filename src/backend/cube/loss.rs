@@ -14,6 +14,7 @@ use cubecl::prelude::*;
 use super::Cube;
 use super::products::{element, long_product, product, transposed};
 use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
+use super::sums;
 use super::tensors::{
     UNITS, address, at_most, count, cubes, cubes_of_elements, empty, empty_of, rows,
 };
@@ -344,7 +345,9 @@ pub fn of_product<R: CubeRuntime, BT: BoolElement>(
             add(&mut weights, share);
         }
         if of_bias {
-            add(&mut biases, matrix(cast(gradient, DType::F32)).sum_dim(0));
+            let share: Tensor<Cube<R, BT>, 1> =
+                from_float(sums::of_rows(cast(gradient, DType::F32)));
+            add(&mut biases, share.unsqueeze());
         }
     }
     let losses: Tensor<Cube<R, BT>, 2> = Tensor::cat(losses, 0);

@@ -22,6 +22,7 @@ mod tensors;
 
 pub use fusion::Fused;
 
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{Shape, Tensor};
 use burn_cubecl::tensor::CubeTensor;
@@ -87,9 +88,8 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
         }
     }
 
-    /// The heads of a token side by side in memory, as they were in what a layer made of it.
     fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
-        Tensor::cat(parts.map(|part| part.swap_dims(1, 2)).into(), 2).swap_dims(1, 2)
+        join_by_tokens(parts)
     }
 
     #[cfg(feature = "cuda")]
@@ -101,6 +101,12 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
     fn all_reduce(tensor: Tensor<Self, 1>, member: &Member) -> Result<Tensor<Self, 1>, LeftAlone> {
         collectives::all_reduce(tensor, member)
     }
+}
+
+/// [`GptBackend::join`] with the heads of a token side by side in memory, as they were in what a layer
+/// made of it.
+fn join_by_tokens<B: Backend>(parts: [Tensor<B, 4>; 3]) -> Tensor<B, 4> {
+    Tensor::cat(parts.map(|part| part.swap_dims(1, 2)).into(), 2).swap_dims(1, 2)
 }
 
 fn is_cuda<R: CubeRuntime>(device: &R::Device) -> bool {

@@ -9,7 +9,7 @@ use super::tensors::{UNITS, address, cubes, empty, rows};
 
 /// Slabs of a tall matrix: enough to keep a large GPU busy, and few enough to be one slab themselves.
 const SLABS: usize = 128;
-/// Rows of a slab at least, but for the last.
+/// Rows of a slab at least, where there are several, but for the last.
 const ROWS: usize = 64;
 
 /// Rows that a unit adds up one after the other, of so many.
