@@ -197,7 +197,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             return default_attend(query, key, value, options);
         };
         let inputs = [query, key, value].map(to_float);
-        let values = inputs.each_ref().map(|input| input.primitive.clone());
+        let values =
+            inputs.each_ref().map(|input| factor_of::<B>(&input.primitive, options.precision));
         let (output, log_sums) = kernels.attend(values.clone(), &sight);
         let saved = output.clone();
         record::<B, C, 3, _>(inputs.each_ref(), output, move |gradient, _| {
@@ -218,9 +219,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             return default_attend(query, key, value, options);
         };
         let joined = to_float(joined);
-        let all = joined.primitive.clone();
-        let parts = B::separate(from_float::<B, 4>(all.clone()), heads).map(to_float);
-        let (output, log_sums) = kernels.attend(parts, &sight);
+        let all = factor_of::<B>(&joined.primitive, options.precision);
+        let (output, log_sums) = kernels.attend_joined(all.clone(), heads, &sight);
         let saved = output.clone();
         record::<B, C, 1, _>([&joined], output, move |gradient, _| {
             let (all, output, log_sums) = (all.clone(), saved.clone(), log_sums.clone());
@@ -334,6 +334,11 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
             [Some(kernels.embed_backward(tokens, gradient, vocab_size))]
         })
     }
+}
+
+/// Heads as factors of products in this precision, in which they are kept for the gradients, too.
+fn factor_of<B: GptBackend>(heads: &FloatTensor<B>, precision: Precision) -> FloatTensor<B> {
+    to_float(factor::<B, 4>(from_float(heads.clone()), precision))
 }
 
 /// The kernels for a product of these, where there are any.

@@ -268,7 +268,17 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         sight: &Sight,
     ) -> (FloatTensor<B>, FloatTensor<B>);
 
-    /// The gradients with respect to queries, keys and values, from that of the output.
+    /// [`Kernels::attend`] of H query heads, then G key heads, then their values, which stand in one
+    /// tensor, `[B, H + 2 G, T, K]`.
+    fn attend_joined(
+        &self,
+        joined: FloatTensor<B>,
+        heads: [usize; 2],
+        sight: &Sight,
+    ) -> (FloatTensor<B>, FloatTensor<B>);
+
+    /// The gradients with respect to queries, keys and values, from that of the output. What went in
+    /// may be in the sight's precision.
     fn attend_backward(
         &self,
         inputs: [FloatTensor<B>; 3],

@@ -235,8 +235,16 @@ pub trait GptBackend: Backend {
         heads: [usize; 2],
         options: &AttentionOptions,
     ) -> Tensor<Self, 4> {
-        let [query, key, value] = Self::separate(joined, heads);
-        Self::attend(query, key, value, options)
+        let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
+        match (kernels, options.sight(&[&joined])) {
+            (Some(kernels), Some(sight)) => {
+                from_float(kernels.attend_joined(to_float(joined), heads, &sight).0)
+            }
+            _ => {
+                let [query, key, value] = Self::separate(joined, heads);
+                default_attend(query, key, value, options)
+            }
+        }
     }
 
     /// H query heads, G key heads and their values, which stand in one tensor.

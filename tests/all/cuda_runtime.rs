@@ -13,8 +13,8 @@ use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::future::DynFut;
 use cubecl::ir::features::{Features, Plane};
 use cubecl::ir::{
-    DeviceProperties, ElemType, FloatKind, HardwareProperties, MemoryDeviceProperties,
-    TargetProperties, VectorSize,
+    ContiguousElements, DeviceProperties, ElemType, FloatKind, HardwareProperties, MatrixLayout,
+    MemoryDeviceProperties, MmaProperties, TargetProperties, VectorSize,
 };
 use cubecl::prelude::{ComputeClient, CubeCount, CubeDim, ExecutionMode};
 use cubecl::profile::{ProfileDuration, TimingMethod};
@@ -27,11 +27,11 @@ use cubecl::zspace::{Shape, Strides};
 use cubecl::{CubeTask, MemoryConfiguration, MemoryUsage, Runtime};
 use cubecl_cpp::cuda::CudaDialect;
 use cubecl_cpp::cuda::arch::CudaArchitecture;
-use cubecl_cpp::cuda::mma::CudaWmmaCompiler;
+use cubecl_cpp::cuda::mma::{CudaWmmaCompiler, contiguous_elements_cuda};
 use cubecl_cpp::register_supported_types;
 use cubecl_cpp::shared::{
     CompilationOptions, CppCompiler, CppSupportedFeatures, DialectWmmaCompiler,
-    register_wmma_features,
+    register_mma_features, register_wmma_features,
 };
 use cubecl_runtime::allocator::PitchedMemoryLayoutPolicy;
 use cubecl_runtime::logging::ServerLogger;
@@ -160,6 +160,11 @@ impl DeviceService for Printer {
             CudaWmmaCompiler::supported_wmma_combinations(&CudaArchitecture { version: 90 });
         products.retain(|it| it.a_type == ElemType::Float(FloatKind::BF16).into());
         register_wmma_features(products, &mut properties);
+        let mut products =
+            CudaWmmaCompiler::supported_mma_combinations(&CudaArchitecture { version: 90 });
+        products.retain(|it| it.a_type == ElemType::Float(FloatKind::BF16).into());
+        register_mma_features(products, &mut properties);
+        properties.features.matmul.ldmatrix.insert(ElemType::Float(FloatKind::BF16).into());
         properties.features.memory_reinterpret = true;
         properties.features.alignment = true;
         let logger = Arc::new(ServerLogger::default());
@@ -314,8 +319,21 @@ fn load(path: &Path, visible: i32) -> Library {
     unsafe { Library::open(Some(path), RTLD_NOW | visible) }.unwrap()
 }
 
+/// Without CubeCL's functions whose bodies are PTX. Those of these names are in `mma.h`.
+fn without_assembly(source: &str) -> String {
+    let mut functions = source.split("\ninline __device__ void\n__");
+    let mut rest = functions.next().unwrap_or_default().to_owned();
+    for function in functions {
+        let (_, behind) = function.split_once("\n    }\n").expect("a function ends");
+        rest.push('\n');
+        rest.push_str(behind);
+    }
+    rest
+}
+
 /// Where the library with a kernel is.
 fn program(Written { function, source, .. }: &Written) -> PathBuf {
+    let source = without_assembly(source);
     // The threads, which all kernels share.
     static THREADS: LazyLock<Library> =
         LazyLock::new(|| load(&compiled("#include \"threads.cpp\"\n"), RTLD_GLOBAL));
@@ -508,7 +526,19 @@ impl Runtime for CudaSource {
     }
 
     fn target_properties() -> TargetProperties {
-        TargetProperties { mma: Default::default() }
+        TargetProperties {
+            mma: MmaProperties {
+                register_size_bits: 32,
+                const_plane_size: 32,
+                register_layout_a: MatrixLayout::RowMajor,
+                register_layout_b: MatrixLayout::ColMajor,
+                register_layout_acc: MatrixLayout::RowMajor,
+                register_duplication_a: 1,
+                register_duplication_b: 1,
+                register_duplication_acc: 1,
+                contiguous_elements: ContiguousElements::new(contiguous_elements_cuda),
+            },
+        }
     }
 
     fn enumerate_devices(_: u16, _: &()) -> Vec<DeviceId> {

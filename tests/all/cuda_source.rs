@@ -71,8 +71,11 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     }
     for precision in [Precision::F32, Precision::Bf16] {
         let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
-        let [query, key, value] = [4, 2, 2].map(|heads| leaf::<B, 4>([2, heads, 9, 16], device));
-        B::attend(query, key, value, &options).sum().backward();
+        // By tensor cores, where heads are as wide as they like it, and by blocks.
+        for width in [16, 64, 128, 9] {
+            let heads = |heads| leaf::<B, 4>([2, heads, 9, width], device);
+            B::attend(heads(4), heads(2), heads(2), &options).sum().backward();
+        }
         let (dropout, soft_cap) = (Some(Dropout::new(0.1, 7)), Some(5.0));
         let dropping = AttentionOptions { dropout, soft_cap, ..options.clone() };
         let biased = AttentionOptions { alibi: true, ..options.clone() };
@@ -182,6 +185,10 @@ fn launch_large() {
     let (output, log_sums) = kernels.attend(long(), &sight);
     kernels.attend_backward(long(), output.clone(), log_sums, output, &sight);
     let room = || large([1 << 8, 1 << 4, 1 << 14, 1 << 6]);
+    let in_bf16 = Sight { precision: Precision::Bf16, ..sight.clone() };
+    let (output, log_sums) = kernels.attend([room(), room(), room()], &in_bf16);
+    let rooms = [room(), room(), room()];
+    kernels.attend_backward(rooms, output.clone(), log_sums, output, &in_bf16);
     kernels.put(room(), room(), &vec![[0, 0]; 1 << 8]);
     let query = large([1, 1 << 4, 1, 1 << 6]);
     kernels.attend_rows([query, room(), room()], &[1 << 14], &sight);
@@ -195,8 +202,9 @@ fn launch_large() {
 fn kernels_of_ours() -> Vec<String> {
     let mut names = Vec::new();
     let folder = crate::support::repository().join("src/backend/cube");
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    let files = [folder.join("*.rs"), folder.join("*/*.rs")];
+    let files = files.iter().flat_map(|pattern| glob::glob(&pattern.to_string_lossy()).unwrap());
+    for path in files.map(Result::unwrap) {
         let text = std::fs::read_to_string(&path).unwrap();
         let module = path.file_stem().unwrap().to_string_lossy().into_owned();
         let after = text.match_indices("#[cube(launch").map(|(at, _)| &text[at..]);
@@ -246,7 +254,7 @@ fn kernels_become_cuda_source() {
             "embedding::link_kernel::",
             "loss::loss_and_gradient_kernel::",
             // Burn's products of so many keys do not compile.
-            "attention::add_kernel::",
+            "blocks::add_kernel::",
         ];
         let counts = sources.keys().any(|id| id.contains(&kernel) && id.contains("type: U64"));
         assert!(counts || never.contains(&&*kernel), "{kernel} counts by 32 bits");

@@ -1,12 +1,13 @@
-//! Kernels of the CPU, forward and backward, against loops in f64 and against the compositions that
+//! Kernels, forward and backward, against loops in f64 and against the compositions that
 //! `ndarray` computes, over shapes that fit no block and no vector.
 
-use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use emberlm::backend::{
     AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, Dropout, GptBackend, Job, KeyRanges,
     LossTerms, Rotation, TrainBackend,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
+use half::bf16;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -522,104 +523,174 @@ impl Filled {
     }
 }
 
+/// How queries see keys.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    window: Option<usize>,
+    dropped: Option<f64>,
+    cap: Option<f64>,
+    alibi: bool,
+    rows: Filled,
+}
+
+const WHOLE: View =
+    View { window: None, dropped: None, cap: None, alibi: false, rows: Filled::Whole };
+
+const VIEWS: [View; 16] = [
+    WHOLE,
+    View { window: Some(1), ..WHOLE },
+    View { window: Some(3), ..WHOLE },
+    View { window: Some(64), ..WHOLE },
+    View { window: Some(500), ..WHOLE },
+    View { dropped: Some(0.3), ..WHOLE },
+    // Scores are some units high.
+    View { cap: Some(1.5), ..WHOLE },
+    View { window: Some(64), dropped: Some(0.1), cap: Some(0.02), ..WHOLE },
+    View { alibi: true, ..WHOLE },
+    View { window: Some(64), dropped: Some(0.1), cap: Some(1.5), alibi: true, ..WHOLE },
+    View { rows: Filled::InPart, ..WHOLE },
+    View { window: Some(3), rows: Filled::InPart, ..WHOLE },
+    View { dropped: Some(0.1), cap: Some(1.5), alibi: true, rows: Filled::InPart, ..WHOLE },
+    View { rows: Filled::ByDocuments, ..WHOLE },
+    View { window: Some(3), rows: Filled::ByDocuments, ..WHOLE },
+    View {
+        window: Some(64),
+        dropped: Some(0.1),
+        cap: Some(1.5),
+        alibi: true,
+        rows: Filled::ByDocuments,
+        ..WHOLE
+    },
+];
+
+impl View {
+    /// Whether there is such a thing among tensors of this shape.
+    fn is_of(self, [_, _, _, t, s, k, _]: [usize; 7], causal: bool) -> bool {
+        // A window has no middle, and no query a document, where queries are not keys.
+        let has_middle = causal || self.window.is_none() || t == s;
+        let has_documents = self.rows != Filled::ByDocuments || t == s;
+        // The first queries would see no key.
+        let sees = !causal || t <= s;
+        // Scores are rounded to more than the tolerance of the cap.
+        let is_rough = self.cap.is_some_and(|cap| cap < 0.1) && k > 16 && t > 1;
+        has_middle && has_documents && sees && !is_rough
+    }
+}
+
+/// A number as products in this precision take it.
+fn in_precision(x: f32, precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => x,
+        Precision::Bf16 => bf16::from_f32(x).to_f32(),
+    }
+}
+
+/// Attention in some precision of the products, against its formula.
+fn attention_is_by_hand<B: TrainBackend>(
+    device: &B::Device,
+    shape: [usize; 7],
+    causal: bool,
+    view: View,
+    precision: Precision,
+    tolerance: f64,
+) {
+    let View { window, dropped, cap, alibi, rows } = view;
+    let [b, h, g, t, s, k, w] = shape;
+    // As in a model: the heads of a token stand side by side.
+    let shapes = [[b, t, h, k], [b, s, g, k], [b, s, g, w]];
+    let values = [0, 1, 2].map(|i| {
+        let values = numbers(shapes[i].iter().product(), 7 + i as u64);
+        values.into_iter().map(|x| in_precision(x, precision)).collect::<Vec<f32>>()
+    });
+    let leaves = [0, 1, 2].map(|i| {
+        let data = TensorData::new(values[i].clone(), shapes[i]);
+        Tensor::<B, 4>::from_data(data, device).require_grad()
+    });
+    let [query, key, value] = leaves.clone().map(|leaf| leaf.swap_dims(1, 2));
+    let scale = 3.0;
+    let options = AttentionOptions {
+        causal,
+        window,
+        soft_cap: cap,
+        alibi,
+        ranges: rows.ranges([b, s]),
+        dropout: dropped.map(|probability| Dropout::new(probability, 9)),
+        precision,
+        ..AttentionOptions::full(scale)
+    };
+    let place = |query: usize| if causal { query + s - t } else { query };
+    let sees = |entry: usize, query: usize, key: usize| {
+        let place = place(query);
+        let near = window.is_none_or(|window| place.abs_diff(key) < window);
+        near && (!causal || key <= place) && rows.has(s, entry, query, key)
+    };
+    // What a query gets that sees nothing is left open.
+    let queries = (0..b).flat_map(|entry| (0..t).map(move |query| (entry, query)));
+    let sight =
+        queries.map(|(entry, query)| (0..s).any(|key| sees(entry, query, key)) as u8 as f32);
+    let sight = TensorData::new(sight.collect::<Vec<_>>(), [b, t, 1, 1]);
+    let sight = Tensor::<B, 4>::from_data(sight, device);
+    let output = B::attend(query, key, value, &options).swap_dims(1, 2);
+    let name = format!("attend {shape:?} {causal} {window:?} {dropped:?} {cap:?} {alibi} {rows:?}");
+    let mut observed = Observed::new(name, output * sight);
+    for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
+        observed.gradient(of, leaf);
+    }
+    let values = values.map(|values| values.into_iter().map(f64::from).collect::<Vec<f64>>());
+    let penalties = alibi_slopes(h);
+    let loss = |head: usize, query: usize, key: usize| match alibi {
+        true => penalties[head] * place(query).abs_diff(key) as f64,
+        false => 0.0,
+    };
+    let slopes = wide(b * t * h * w, 77);
+    let values = values.each_ref().map(Vec::as_slice);
+    let factor = |row, key| dropped.map_or(1.0, |share| factor_by_hand(share, 9, row, key));
+    let expected = attention_by_hand(shape, values, &slopes, (scale, cap), (sees, loss), factor);
+    for ((name, found), expected) in observed.results.iter().zip(&expected) {
+        check(name, found, expected, tolerance);
+    }
+}
+
 #[test]
 fn attention_is_its_formula() {
     on_each_backend!(|device: B| {
         for shape in ATTENTION {
-            let [b, h, g, t, s, k, w] = shape;
             for causal in [false, true] {
-                for (window, dropped, cap, alibi, rows) in [
-                    (None, None, None, false, Filled::Whole),
-                    (Some(1), None, None, false, Filled::Whole),
-                    (Some(3), None, None, false, Filled::Whole),
-                    (Some(64), None, None, false, Filled::Whole),
-                    (Some(500), None, None, false, Filled::Whole),
-                    (None, Some(0.3), None, false, Filled::Whole),
-                    // Scores are some units high.
-                    (None, None, Some(1.5), false, Filled::Whole),
-                    (Some(64), Some(0.1), Some(0.02), false, Filled::Whole),
-                    (None, None, None, true, Filled::Whole),
-                    (Some(64), Some(0.1), Some(1.5), true, Filled::Whole),
-                    (None, None, None, false, Filled::InPart),
-                    (Some(3), None, None, false, Filled::InPart),
-                    (None, Some(0.1), Some(1.5), true, Filled::InPart),
-                    (None, None, None, false, Filled::ByDocuments),
-                    (Some(3), None, None, false, Filled::ByDocuments),
-                    (Some(64), Some(0.1), Some(1.5), true, Filled::ByDocuments),
-                ] {
-                    if !causal && window.is_some() && t != s {
-                        continue; // a window has no middle there
-                    }
-                    if rows == Filled::ByDocuments && t != s {
-                        continue; // a query's document is that of its place
-                    }
-                    if causal && t > s {
-                        continue; // the first queries would see no key
-                    }
-                    if cap.is_some_and(|cap| cap < 0.1) && k > 16 && t > 1 {
-                        continue; // scores are rounded to more than the tolerance of the cap
-                    }
-                    // As in a model: the heads of a token stand side by side.
-                    let shapes = [[b, t, h, k], [b, s, g, k], [b, s, g, w]];
-                    let leaves = [(shapes[0], 7), (shapes[1], 8), (shapes[2], 9)]
-                        .map(|(shape, seed)| leaf::<B, 4>(shape, seed, &device));
-                    let [query, key, value] = leaves.clone().map(|leaf| leaf.swap_dims(1, 2));
-                    let scale = 3.0;
-                    let options = AttentionOptions {
-                        causal,
-                        window,
-                        soft_cap: cap,
-                        alibi,
-                        ranges: rows.ranges([b, s]),
-                        dropout: dropped.map(|probability| Dropout::new(probability, 9)),
-                        ..AttentionOptions::full(scale)
-                    };
-                    let place = |query: usize| if causal { query + s - t } else { query };
-                    let sees = |entry: usize, query: usize, key: usize| {
-                        let place = place(query);
-                        let near = window.is_none_or(|window| place.abs_diff(key) < window);
-                        near && (!causal || key <= place) && rows.has(s, entry, query, key)
-                    };
-                    // What a query gets that sees nothing is left open.
-                    let queries = (0..b).flat_map(|entry| (0..t).map(move |query| (entry, query)));
-                    let sight = queries.map(|(entry, query)| {
-                        (0..s).any(|key| sees(entry, query, key)) as u8 as f32
-                    });
-                    let sight = TensorData::new(sight.collect::<Vec<_>>(), [b, t, 1, 1]);
-                    let sight = Tensor::<B, 4>::from_data(sight, &device);
-                    let output = B::attend(query, key, value, &options).swap_dims(1, 2);
-                    let name = format!(
-                        "attend {shape:?} {causal} {window:?} {dropped:?} {cap:?} {alibi} {rows:?}"
-                    );
-                    let mut observed = Observed::new(name, output * sight);
-                    for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
-                        observed.gradient(of, leaf);
-                    }
-                    let values = [0, 1, 2].map(|i| wide(shapes[i].iter().product(), 7 + i as u64));
-                    let penalties = alibi_slopes(h);
-                    let loss = |head: usize, query: usize, key: usize| match alibi {
-                        true => penalties[head] * place(query).abs_diff(key) as f64,
-                        false => 0.0,
-                    };
-                    let slopes = wide(b * t * h * w, 77);
-                    let values = values.each_ref().map(Vec::as_slice);
-                    let factor =
-                        |row, key| dropped.map_or(1.0, |share| factor_by_hand(share, 9, row, key));
-                    let expected = attention_by_hand(
-                        shape,
-                        values,
-                        &slopes,
-                        (scale, cap),
-                        (sees, loss),
-                        factor,
-                    );
-                    for ((name, found), expected) in observed.results.iter().zip(&expected) {
-                        check(name, found, expected, TOLERANCE);
-                    }
+                for view in VIEWS.into_iter().filter(|view| view.is_of(shape, causal)) {
+                    let precision = Precision::F32;
+                    attention_is_by_hand::<B>(&device, shape, causal, view, precision, TOLERANCE);
                 }
             }
         }
     });
+}
+
+/// The weights, by way of the output those in the sum that gradients of scores are made of, these and
+/// the output's gradient are rounded once each, to 8 bits, and what is added up is in all up to twice
+/// as large as the largest sum.
+const TOLERANCE_BF16: f64 = 8.0 / 512.0;
+
+#[test]
+fn attention_of_products_in_bf16_is_its_formula() {
+    let computed = on_each_backend!(|device: B| -> bool {
+        let kernels = Inner::<B>::kernels();
+        let kernels = kernels.filter(|kernels| kernels.computes_in(Precision::Bf16));
+        if kernels.is_none() || !B::supports_dtype(&device, DType::BF16) {
+            return false;
+        }
+        // By tensor cores where nothing is dropped, and by blocks of scores where something is.
+        let longer = [false, true].map(|causal| ([1, 2, 1, 130, 201, 16, 16], causal));
+        for (shape, causal) in longer.into_iter().chain([([2, 4, 2, 70, 70, 32, 48], true)]) {
+            for view in VIEWS.into_iter().filter(|view| view.is_of(shape, causal)) {
+                let precision = Precision::Bf16;
+                attention_is_by_hand::<B>(&device, shape, causal, view, precision, TOLERANCE_BF16);
+            }
+        }
+        true
+    });
+    for (backend, _) in computed.iter().filter(|(_, computed)| !computed) {
+        println!("skipped: {backend} has no kernels in bf16");
+    }
 }
 
 #[test]
@@ -674,12 +745,17 @@ fn attention_in_many_blocks_is_that_of_its_queries_alone() {
 #[test]
 fn attention_of_joined_heads_is_that_of_its_parts() {
     on_each_backend!(|device: B| {
-        for [b, h, g, t, k] in [[1, 1, 1, 1, 1], [2, 4, 4, 70, 6], [3, 6, 2, 33, 5]] {
+        let shapes = [[1, 1, 1, 1, 1], [2, 4, 4, 70, 6], [3, 6, 2, 33, 5], [2, 6, 2, 70, 16]];
+        let in_f32 = shapes.map(|shape| (shape, Precision::F32));
+        let has_bf16 = B::supports_dtype(&device, DType::BF16);
+        let in_bf16 = has_bf16.then_some((shapes[3], Precision::Bf16));
+        for ([b, h, g, t, k], precision) in in_f32.into_iter().chain(in_bf16) {
             let leaf = leaf::<B, 4>([b, t, h + 2 * g, k], 10, &device);
             // Without and with ranges, which every entry has its own of.
             for rows in [Filled::Whole, Filled::InPart, Filled::ByDocuments] {
                 let options = AttentionOptions {
                     ranges: rows.ranges([b, t]),
+                    precision,
                     ..AttentionOptions::causal(0.7)
                 };
                 let joined = leaf.clone().swap_dims(1, 2);
@@ -1041,11 +1117,16 @@ fn what_is_not_a_number_is_not_hidden() {
             Tensor::<B, 4>::from_data(TensorData::new(values, shape), &device)
         };
         let shape = [1, 1, 6, 4];
-        for place in 0..3 {
-            let [query, key, value] =
-                [0, 1, 2].map(|input| with(if input == place { f32::NAN } else { 0.5 }, shape));
-            let output = B::attend(query, key, value, &AttentionOptions::causal(0.5));
-            assert!(floats(output.into_data()).iter().any(|x| x.is_nan()), "input {place}");
+        let has_bf16 = B::supports_dtype(&device, DType::BF16);
+        let in_bf16 = has_bf16.then_some(([1, 1, 6, 16], Precision::Bf16));
+        for (shape, precision) in [(shape, Precision::F32)].into_iter().chain(in_bf16) {
+            for place in 0..3 {
+                let [query, key, value] =
+                    [0, 1, 2].map(|input| with(if input == place { f32::NAN } else { 0.5 }, shape));
+                let options = AttentionOptions { precision, ..AttentionOptions::causal(0.5) };
+                let output = B::attend(query, key, value, &options);
+                assert!(floats(output.into_data()).iter().any(|x| x.is_nan()), "input {place}");
+            }
         }
         for number in [f32::NAN, f32::INFINITY] {
             let input = with(number, shape);

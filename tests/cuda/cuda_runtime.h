@@ -32,16 +32,20 @@ namespace emulation {
 // This thread's place in its warp.
 unsigned int lane();
 
-// Gives bytes to the other threads of the warp, and takes those of one of them. All of them call
-// this together.
-constexpr unsigned int MOST_EXCHANGED = 16;
-void exchange(const void* given, void* taken, unsigned int bytes, unsigned int from);
+// Gives bytes to the other threads of the warp. All of them call this together, and again
+// __syncwarp once they have what they need.
+constexpr unsigned int MOST_GIVEN = 32;
+void give(const void* given, unsigned int bytes);
+
+// What a thread of the warp has given.
+const void* given_by(unsigned int lane);
 
 template <class T>
 T of_lane(T value, unsigned int from) {
-    static_assert(sizeof(T) <= MOST_EXCHANGED);
-    T taken;
-    exchange(&value, &taken, sizeof(T), from);
+    static_assert(sizeof(T) <= MOST_GIVEN);
+    give(&value, sizeof(T));
+    const T taken = *static_cast<const T*>(given_by(from));
+    __syncwarp();
     return taken;
 }
 

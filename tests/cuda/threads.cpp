@@ -30,7 +30,7 @@ struct Thread {
     // Whether its stack is in use.
     bool begun;
     Place place;
-    unsigned char given[MOST_EXCHANGED];
+    alignas(16) unsigned char given[MOST_GIVEN];
 };
 
 Thread threads[MOST_THREADS];
@@ -159,11 +159,13 @@ const char* run_block() {
 
 unsigned int lane() { return current % warpSize; }
 
-void exchange(const void* given, void* taken, unsigned int bytes, unsigned int from) {
+void give(const void* given, unsigned int bytes) {
     std::memcpy(threads[current].given, given, bytes);
     __syncwarp();
-    std::memcpy(taken, threads[current / warpSize * warpSize + from].given, bytes);
-    __syncwarp();
+}
+
+const void* given_by(unsigned int lane) {
+    return threads[current / warpSize * warpSize + lane].given;
 }
 
 const char* run(void (*call)(const void*, void**), const void* kernel, void** arguments,

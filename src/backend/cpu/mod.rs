@@ -256,6 +256,16 @@ impl Kernels<Flex> for CpuKernels {
         (tensor(output, &[b, t, h, width]).transpose(1, 2), tensor(log_sums, &[b, h, t]))
     }
 
+    fn attend_joined(
+        &self,
+        joined: FlexTensor,
+        heads: [usize; 2],
+        sight: &Sight,
+    ) -> (FlexTensor, FlexTensor) {
+        let parts = Flex::separate(from_float(joined), heads).map(to_float);
+        Kernels::<Flex>::attend(self, parts, sight)
+    }
+
     fn attend_backward(
         &self,
         inputs: [FlexTensor; 3],

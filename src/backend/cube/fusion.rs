@@ -247,6 +247,24 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         (output, log_sums)
     }
 
+    fn attend_joined(
+        &self,
+        joined: Lazy<R>,
+        heads: [usize; 2],
+        sight: &Sight,
+    ) -> (Lazy<R>, Lazy<R>) {
+        let [b, _, t, k] = fixed(joined.shape.to_vec());
+        let outputs = vec![floats([b, heads[0], t, k]), floats([b, heads[0], t])];
+        let sight = sight.clone();
+        let [output, log_sums] =
+            fixed(defer::<R, BT>("attend_joined", vec![joined], outputs, move |inputs| {
+                let [joined] = fixed(inputs);
+                let (output, log_sums) = kernels::<R, BT>().attend_joined(joined, heads, &sight);
+                vec![output, log_sums]
+            }));
+        (output, log_sums)
+    }
+
     fn attend_backward(
         &self,
         inputs: [Lazy<R>; 3],
@@ -255,7 +273,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         gradient: Lazy<R>,
         sight: &Sight,
     ) -> [Lazy<R>; 3] {
-        let (outputs, sight) = (inputs.each_ref().map(like).into(), sight.clone());
+        let outputs = inputs.each_ref().map(|input| floats(input.shape.clone())).into();
+        let sight = sight.clone();
         let [query, key, value] = inputs;
         let inputs = vec![query, key, value, output, log_sums, gradient];
         fixed(defer::<R, BT>("attend_backward", inputs, outputs, move |inputs| {
@@ -274,7 +293,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         gradient: Lazy<R>,
         sight: &Sight,
     ) -> Lazy<R> {
-        let (outputs, sight) = (vec![like(&joined)], sight.clone());
+        let (outputs, sight) = (vec![floats(joined.shape.clone())], sight.clone());
         let inputs = vec![joined, output, log_sums, gradient];
         let [output] =
             fixed(defer::<R, BT>("attend_joined_backward", inputs, outputs, move |inputs| {

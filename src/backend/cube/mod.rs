@@ -30,9 +30,7 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
 use cubecl::tf32;
 
-use super::compositions::{
-    default_activation, default_activation_backward, default_separate, default_sum_rows,
-};
+use super::compositions::{default_activation, default_activation_backward, default_sum_rows};
 use super::ops::{fits, from_float, to_float};
 use super::{
     AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, NVIDIA_DEVICES, Scaling, Sight, Turn,
@@ -171,7 +169,16 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
     }
 
     fn attend(&self, inputs: [CubeTensor<R>; 3], sight: &Sight) -> (CubeTensor<R>, CubeTensor<R>) {
-        attention::forward::<R, BT>(inputs, sight)
+        attention::forward::<R, BT>(attention::Inputs::Apart(inputs), sight)
+    }
+
+    fn attend_joined(
+        &self,
+        joined: CubeTensor<R>,
+        heads: [usize; 2],
+        sight: &Sight,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        attention::forward::<R, BT>(attention::Inputs::Joined(joined, heads), sight)
     }
 
     fn attend_backward(
@@ -182,7 +189,10 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         gradient: CubeTensor<R>,
         sight: &Sight,
     ) -> [CubeTensor<R>; 3] {
+        let inputs = attention::Inputs::Apart(inputs);
         attention::backward::<R, BT>(inputs, output, log_sums, gradient, sight)
+            .try_into()
+            .expect("as many as go in")
     }
 
     fn attend_joined_backward(
@@ -194,10 +204,10 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         gradient: CubeTensor<R>,
         sight: &Sight,
     ) -> CubeTensor<R> {
-        let joined: Tensor<Cube<R, BT>, 4> = from_float(joined);
-        let parts = default_separate(joined, heads).map(to_float);
-        let gradients = attention::backward::<R, BT>(parts, output, log_sums, gradient, sight);
-        to_float(Cube::<R, BT>::join(gradients.map(from_float)))
+        let inputs = attention::Inputs::Joined(joined, heads);
+        attention::backward::<R, BT>(inputs, output, log_sums, gradient, sight)
+            .pop()
+            .expect("as many as go in")
     }
 
     fn put(&self, room: CubeTensor<R>, new: CubeTensor<R>, places: &[[usize; 2]]) -> CubeTensor<R> {

@@ -4,6 +4,7 @@
 
 use super::operations::{Recorder, WIDTH};
 use super::trace::{Record, Slope, Value};
+use crate::config::Precision;
 
 /// What attention asks for beside its tensors.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,9 +72,10 @@ impl Recorder {
     /// Attention of heads in one tensor.
     pub(super) fn attend_joined(&mut self, joined: Value, sizes: Sizes, extras: Extras) -> Value {
         if self.has_kernel() {
+            let kept = self.kept(joined);
             let attended = self.trace.record(Record {
                 inputs: &[(joined, Slope::New)],
-                saves: &[joined],
+                saves: &[kept],
                 saves_output: true,
                 keeps: &[sizes.log_sum_bytes()],
                 bytes: sizes.query_bytes(),
@@ -86,6 +88,16 @@ impl Recorder {
         let query = self.part(joined, sizes.query_bytes());
         let [key, value] = [(); 2].map(|()| self.part(joined, sizes.key_bytes()));
         self.attend([query, key, value], sizes, extras)
+    }
+
+    /// Heads as kernels keep them for the gradients: in the precision of their products.
+    fn kept(&mut self, heads: Value) -> Value {
+        match self.precision {
+            Precision::F32 => heads,
+            Precision::Bf16 => {
+                self.trace.record(Record { bytes: heads.bytes / 2, ..Record::default() })
+            }
+        }
     }
 
     /// Of the scores that are in memory at a time.
@@ -102,9 +114,10 @@ impl Recorder {
         extras: Extras,
     ) -> Value {
         if self.has_kernel() {
+            let kept = [query, key, value].map(|input| self.kept(input));
             let attended = self.trace.record(Record {
                 inputs: &[query, key, value].map(|input| (input, Slope::New)),
-                saves: &[query, key, value],
+                saves: &kept,
                 saves_output: true,
                 keeps: &[sizes.log_sum_bytes()],
                 bytes: sizes.query_bytes(),

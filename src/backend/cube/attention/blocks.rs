@@ -4,58 +4,26 @@
 //!
 //! B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeRuntime};
 use cubecl::prelude::*;
-use std::f32::consts::LN_2;
 use std::ops::Range;
 
-use super::Cube;
-use super::dropout::drop_part;
-use super::products::{element, product, transposed};
-use super::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
-use super::tensors::{
+use super::scores::{Rules, alibi_slope, loss, score, sees};
+use super::{Cube, Inputs, ranges_on_device};
+use crate::backend::alibi::alibi_sequence;
+use crate::backend::cube::dropout::drop_part;
+use crate::backend::cube::join_by_tokens;
+use crate::backend::cube::products::{element, product, transposed};
+use crate::backend::cube::rows::{LOWEST, ROW_UNITS, max_of_units, sum_of_units};
+use crate::backend::cube::tensors::{
     UNITS, address, at_most, count, cubes, cubes_of_elements, dims, empty, empty_of, rows,
     writable, zeroed,
 };
-use crate::backend::alibi::alibi_sequence;
 use crate::backend::ops::{from_float, to_float};
 use crate::backend::{Sight, gpu_queries};
-
-/// Whether a query sees a key, by their places among all keys. A window of none is 2³² wide.
-#[cube]
-fn sees(query: u32, key: u32, window: u32, #[comptime] causal: bool) -> bool {
-    let distance = select(query > key, query - key, key - query);
-    let near = distance < window;
-    if comptime!(causal) { near && key <= query } else { near }
-}
-
-/// A score from its product, kept within ± the cap where there is one.
-#[cube]
-pub fn score(product: f32, scale: f32, cap: f32, #[comptime] is_capped: bool) -> f32 {
-    let score = product * scale;
-    if comptime!(is_capped) { cap * tanh(score / cap) } else { score }
-}
-
-/// What a score loses for each place between query and key (see
-/// [`alibi_slope`](crate::backend::alibi_slope)); the first so many heads have a sequence of their
-/// own.
-#[cube]
-pub fn alibi_slope(head: u32, sequence: u32) -> f32 {
-    let own = f32::cast_from(head + 1) / f32::cast_from(sequence);
-    let between =
-        f32::cast_from(2 * (head - min(head, sequence)) + 1) / f32::cast_from(2 * sequence);
-    // 2^(-8 x)
-    f32::exp(-8.0f32 * LN_2 * select(head < sequence, own, between))
-}
-
-/// Of arguments that some devices have no exponential for, too; what is not a number stays so.
-#[cube]
-fn tanh(x: f32) -> f32 {
-    f32::tanh(select(x > 20.0f32, 20.0f32, select(x < -20.0f32, -20.0f32, x)))
-}
 
 /// What a row of scores is a row of.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
@@ -92,16 +60,6 @@ fn slope_of_row(row: usize, block: Block, #[comptime] has_alibi: bool) -> f32 {
     }
 }
 
-/// What a score loses whose query and key have these places.
-#[cube]
-fn loss(slope: f32, query: u32, key: u32, #[comptime] has_alibi: bool) -> f32 {
-    if comptime!(has_alibi) {
-        slope * f32::cast_from(select(query > key, query - key, key - query))
-    } else {
-        f32::new(0.0)
-    }
-}
-
 /// The keys that are there for a row's query, with the one behind the last.
 #[cube]
 fn keys_of_row(
@@ -129,10 +87,7 @@ fn softmax_kernel<E: Float>(
     log_sums: &mut Array<f32>,
     ranges: &Array<i32>,
     block: Block,
-    #[comptime] causal: bool,
-    #[comptime] is_capped: bool,
-    #[comptime] has_alibi: bool,
-    #[comptime] has_ranges: bool,
+    #[comptime] rules: Rules,
     #[define(E)] _element: StorageType,
 ) {
     let row = CUBE_POS;
@@ -141,15 +96,16 @@ fn softmax_kernel<E: Float>(
     }
     let start = row * block.width as usize;
     let query = block.first_query + (row % block.queries as usize) as u32;
-    let of_place = slope_of_row(row, block, has_alibi);
-    let (from, to) = keys_of_row(row, ranges, block, has_ranges);
+    let of_place = slope_of_row(row, block, rules.alibi);
+    let (from, to) = keys_of_row(row, ranges, block, rules.ranges);
     let mut highest = f32::new(LOWEST);
     let mut place = UNIT_POS;
     while place < block.width {
         let key = block.first_key + place;
-        if key >= from && key < to && sees(query, key, block.window, causal) {
-            let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
-            highest = max(highest, score - loss(of_place, query, key, has_alibi));
+        if key >= from && key < to && sees(query, key, block.window, rules.causal) {
+            let score =
+                score(scores[start + place as usize], block.scale, block.cap, rules.soft_cap);
+            highest = max(highest, score - loss(of_place, query, key, rules.alibi));
         }
         place += ROW_UNITS;
     }
@@ -158,9 +114,10 @@ fn softmax_kernel<E: Float>(
     let mut place = UNIT_POS;
     while place < block.width {
         let key = block.first_key + place;
-        if key >= from && key < to && sees(query, key, block.window, causal) {
-            let score = score(scores[start + place as usize], block.scale, block.cap, is_capped);
-            sum += f32::exp(score - loss(of_place, query, key, has_alibi) - highest);
+        if key >= from && key < to && sees(query, key, block.window, rules.causal) {
+            let score =
+                score(scores[start + place as usize], block.scale, block.cap, rules.soft_cap);
+            sum += f32::exp(score - loss(of_place, query, key, rules.alibi) - highest);
         }
         place += ROW_UNITS;
     }
@@ -170,9 +127,9 @@ fn softmax_kernel<E: Float>(
         let index = start + place as usize;
         let mut probability = 0.0f32;
         let key = block.first_key + place;
-        if key >= from && key < to && sees(query, key, block.window, causal) {
-            let score = score(scores[index], block.scale, block.cap, is_capped);
-            let loss = loss(of_place, query, key, has_alibi);
+        if key >= from && key < to && sees(query, key, block.window, rules.causal) {
+            let score = score(scores[index], block.scale, block.cap, rules.soft_cap);
+            let loss = loss(of_place, query, key, rules.alibi);
             probability = f32::exp(score - loss - log_sum);
         }
         probabilities[index] = E::cast_from(probability);
@@ -194,26 +151,23 @@ fn scores_backward_kernel<E: Float>(
     of_scores: &mut Array<E>,
     ranges: &Array<i32>,
     block: Block,
-    #[comptime] causal: bool,
-    #[comptime] is_capped: bool,
-    #[comptime] has_alibi: bool,
-    #[comptime] has_ranges: bool,
+    #[comptime] rules: Rules,
     #[define(E)] _element: StorageType,
 ) {
     if ABSOLUTE_POS < scores.len() {
         let row = ABSOLUTE_POS / block.width as usize;
         let query = block.first_query + (row % block.queries as usize) as u32;
         let key = block.first_key + (ABSOLUTE_POS % block.width as usize) as u32;
-        let of_place = slope_of_row(row, block, has_alibi);
-        let (from, to) = keys_of_row(row, ranges, block, has_ranges);
+        let of_place = slope_of_row(row, block, rules.alibi);
+        let (from, to) = keys_of_row(row, ranges, block, rules.ranges);
         let mut probability = 0.0f32;
-        let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, is_capped);
-        if key >= from && key < to && sees(query, key, block.window, causal) {
-            let loss = loss(of_place, query, key, has_alibi);
+        let score = score(scores[ABSOLUTE_POS], block.scale, block.cap, rules.soft_cap);
+        if key >= from && key < to && sees(query, key, block.window, rules.causal) {
+            let loss = loss(of_place, query, key, rules.alibi);
             probability = f32::exp(score - loss - log_sums_and_sums[2 * row]);
         }
         let mut slope = gradients[ABSOLUTE_POS] - log_sums_and_sums[2 * row + 1];
-        if comptime!(is_capped) {
+        if comptime!(rules.soft_cap) {
             let height = score / block.cap;
             slope *= 1.0f32 - height * height;
         }
@@ -245,15 +199,7 @@ impl<'a, R: CubeRuntime> Plan<'a, R> {
     fn new<BT: BoolElement>(query: &CubeTensor<R>, key: &CubeTensor<R>, sight: &'a Sight) -> Self {
         let ([batch, heads, queries, _], [_, key_heads, keys, _]) = (dims(query), dims(key));
         let element = element(sight.precision);
-        let copied = |numbers: &[i32]| {
-            let data = TensorData::new(numbers.to_vec(), [numbers.len()]);
-            let place = (&query.device, DType::I32);
-            Tensor::<Cube<R, BT>, 1, Int>::from_data(data, place).into_primitive()
-        };
-        let ranges = match &sight.ranges {
-            Some(ranges) => ranges.on_device(&query.device, copied),
-            None => empty_of(query, [1], DType::I32),
-        };
+        let ranges = ranges_on_device::<R, BT>(query, sight);
         let most_scores = at_most(usize::MAX, query);
         Self { batch, heads, key_heads, queries, keys, sight, ranges, most_scores, element }
     }
@@ -362,9 +308,10 @@ fn multiply_transposed<R: CubeRuntime, BT: BoolElement>(
 
 /// [`Kernels::attend`](crate::backend::Kernels::attend).
 pub fn forward<R: CubeRuntime, BT: BoolElement>(
-    inputs: [CubeTensor<R>; 3],
+    inputs: Inputs<R>,
     sight: &Sight,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
+    let inputs = inputs.apart::<BT>();
     let plan = Plan::new::<BT>(&inputs[0], &inputs[1], sight);
     let [query, key, value] = inputs.map(|input| factor::<R, BT>(input, plan.element));
     let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
@@ -414,17 +361,30 @@ fn softmax<R: CubeRuntime>(
         log_sums.clone().into_array_arg(),
         plan.ranges.clone().into_array_arg(),
         of_rows,
-        plan.sight.causal,
-        plan.sight.soft_cap.is_some(),
-        plan.sight.alibi,
-        plan.sight.ranges.is_some(),
+        Rules::of(plan.sight),
         plan.element.into(),
     );
     (probabilities, log_sums)
 }
 
-/// [`Kernels::attend_backward`](crate::backend::Kernels::attend_backward).
+/// The gradients of what goes in.
 pub fn backward<R: CubeRuntime, BT: BoolElement>(
+    inputs: Inputs<R>,
+    output: CubeTensor<R>,
+    log_sums: CubeTensor<R>,
+    gradient: CubeTensor<R>,
+    sight: &Sight,
+) -> Vec<CubeTensor<R>> {
+    let is_joined = matches!(inputs, Inputs::Joined(..));
+    let inputs = inputs.apart::<BT>();
+    let gradients = backward_apart::<R, BT>(inputs, output, log_sums, gradient, sight);
+    match is_joined {
+        true => vec![to_float(join_by_tokens::<Cube<R, BT>>(gradients.map(from_float)))],
+        false => gradients.into(),
+    }
+}
+
+fn backward_apart<R: CubeRuntime, BT: BoolElement>(
     inputs: [CubeTensor<R>; 3],
     output: CubeTensor<R>,
     log_sums: CubeTensor<R>,
@@ -433,9 +393,11 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
 ) -> [CubeTensor<R>; 3] {
     let plan = Plan::new::<BT>(&inputs[0], &inputs[1], sight);
     let heads = |input: CubeTensor<R>| -> Heads<R, BT> { from_float(input) };
-    let gradient = heads(gradient);
-    let sums = (heads(output) * gradient.clone()).sum_dim(3); // [B, H, T, 1]
-    let gradient = factor(to_float(gradient), plan.element);
+    let gradient: Heads<R, BT> = factor(gradient, plan.element);
+    // Of the gradient as it is in the products: otherwise that of a query which sees one key were not
+    // zero.
+    let rounded: Heads<R, BT> = from_float(cast(to_float(gradient.clone()), DType::F32));
+    let sums = (heads(output) * rounded).sum_dim(3); // [B, H, T, 1]
     let log_sums: Tensor<Cube<R, BT>, 3> = from_float(log_sums);
     // As one tensor: of storage buffers WebGPU promises eight.
     let log_sums_and_sums = Tensor::cat(vec![log_sums.unsqueeze_dim(3), sums], 3); // [B, H, T, 2]
@@ -491,10 +453,7 @@ fn scores_backward<R: CubeRuntime, BT: BoolElement>(
         of_scores.into_array_arg(),
         plan.ranges.clone().into_array_arg(),
         of_rows,
-        plan.sight.causal,
-        plan.sight.soft_cap.is_some(),
-        plan.sight.alibi,
-        plan.sight.ranges.is_some(),
+        Rules::of(plan.sight),
         plan.element.into(),
     );
     let [probabilities, of_scores] = outputs;

@@ -1,0 +1,145 @@
+//! Which way of attention is the quicker one on a device, by timing both the first time that tensors
+//! of such sizes come. Without the feature `autotune` it is always the fused one.
+
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeRuntime};
+
+use super::{Inputs, fused};
+use crate::backend::Sight;
+
+#[cfg(feature = "autotune")]
+pub use timed::{backward, forward};
+
+/// [`Kernels::attend`](crate::backend::Kernels::attend).
+#[cfg(not(feature = "autotune"))]
+pub fn forward<R: CubeRuntime, BT: BoolElement>(
+    inputs: Inputs<R>,
+    sight: &Sight,
+) -> (CubeTensor<R>, CubeTensor<R>) {
+    fused::forward::<R, BT>(inputs, sight)
+}
+
+/// The gradients of what goes in.
+#[cfg(not(feature = "autotune"))]
+pub fn backward<R: CubeRuntime, BT: BoolElement>(
+    inputs: Inputs<R>,
+    output: CubeTensor<R>,
+    log_sums: CubeTensor<R>,
+    gradient: CubeTensor<R>,
+    sight: &Sight,
+) -> Vec<CubeTensor<R>> {
+    fused::backward::<R, BT>(inputs, output, log_sums, gradient, sight)
+}
+
+#[cfg(feature = "autotune")]
+mod timed {
+    use burn_cubecl::CubeTuneId;
+    use cubecl::AutotuneKey;
+    use cubecl::tune::{AutotuneOutput, LocalTuner, Tunable, TunableSet, local_tuner};
+    use serde::{Deserialize, Serialize};
+
+    use super::super::scores::Rules;
+    use super::super::{Sizes, blocks};
+    use super::{BoolElement, CubeRuntime, CubeTensor, Inputs, Sight, fused};
+
+    /// What the choice depends on. Numbers that are anchored count up to the next power of two.
+    #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, AutotuneKey)]
+    struct Key {
+        /// Of all entries of the batch.
+        #[autotune(anchor)]
+        heads: usize,
+        #[autotune(anchor)]
+        key_heads: usize,
+        #[autotune(anchor)]
+        queries: usize,
+        #[autotune(anchor)]
+        keys: usize,
+        #[autotune(anchor)]
+        window: usize,
+        key_width: usize,
+        value_width: usize,
+        rules: Rules,
+    }
+
+    impl Key {
+        fn of<R: CubeRuntime>(inputs: &Inputs<R>, sight: &Sight) -> Self {
+            let Sizes { batch, heads, key_heads, queries, keys, key_width, value_width } =
+                inputs.sizes();
+            let window = sight.window.unwrap_or(keys).min(keys);
+            let (heads, key_heads, rules) = (batch * heads, batch * key_heads, Rules::of(sight));
+            Self::new(heads, key_heads, queries, keys, window, key_width, value_width, rules)
+        }
+    }
+
+    /// The tensors that come out.
+    struct Output<R: CubeRuntime>(Vec<CubeTensor<R>>);
+
+    impl<R: CubeRuntime> AutotuneOutput for Output<R> {}
+
+    /// Queries, keys and values, and how they are seen.
+    type Forward<R> = (Inputs<R>, Sight);
+
+    /// The same, then the output, the logarithms of its sums and its gradient.
+    type Backward<R> = (Inputs<R>, Sight, [CubeTensor<R>; 3]);
+
+    /// [`Kernels::attend`](crate::backend::Kernels::attend).
+    pub fn forward<R: CubeRuntime, BT: BoolElement>(
+        inputs: Inputs<R>,
+        sight: &Sight,
+    ) -> (CubeTensor<R>, CubeTensor<R>) {
+        static TUNER: LocalTuner<Key, CubeTuneId> = local_tuner!("attention-forward");
+        let ways = TUNER.init(|| {
+            let of_blocks = |(inputs, sight): Forward<R>| {
+                let (output, log_sums) = blocks::forward::<R, BT>(inputs, &sight);
+                Ok::<_, String>(Output(vec![output, log_sums]))
+            };
+            let fused = |(inputs, sight): Forward<R>| {
+                let (output, log_sums) = fused::forward::<R, BT>(inputs, &sight);
+                Ok::<_, String>(Output(vec![output, log_sums]))
+            };
+            let key = |(inputs, sight): &Forward<R>| Key::of(inputs, sight);
+            TunableSet::<_, Forward<R>, _>::new_cloning_inputs(key)
+                .with(Tunable::new("blocks", of_blocks))
+                .with(Tunable::new("fused", fused))
+        });
+        let (client, device) = (inputs.first().client.clone(), inputs.first().device.clone());
+        let id = CubeTuneId::new(&client, &device);
+        let Output(outputs) = TUNER.execute(&id, &client, ways, (inputs, sight.clone()));
+        let [output, log_sums] = outputs.try_into().expect("there are two");
+        (output, log_sums)
+    }
+
+    /// The gradients of what goes in.
+    pub fn backward<R: CubeRuntime, BT: BoolElement>(
+        inputs: Inputs<R>,
+        output: CubeTensor<R>,
+        log_sums: CubeTensor<R>,
+        gradient: CubeTensor<R>,
+        sight: &Sight,
+    ) -> Vec<CubeTensor<R>> {
+        static TUNER: LocalTuner<Key, CubeTuneId> = local_tuner!("attention-backward");
+        let ways = TUNER.init(|| {
+            let of_blocks = |(inputs, sight, kept): Backward<R>| {
+                let [output, log_sums, gradient] = kept;
+                let gradients =
+                    blocks::backward::<R, BT>(inputs, output, log_sums, gradient, &sight);
+                Ok::<_, String>(Output(gradients))
+            };
+            let fused = |(inputs, sight, kept): Backward<R>| {
+                let [output, log_sums, gradient] = kept;
+                let gradients =
+                    fused::backward::<R, BT>(inputs, output, log_sums, gradient, &sight);
+                Ok::<_, String>(Output(gradients))
+            };
+            let key = |(inputs, sight, _): &Backward<R>| Key::of(inputs, sight);
+            TunableSet::<_, Backward<R>, _>::new_cloning_inputs(key)
+                .with(Tunable::new("blocks", of_blocks))
+                .with(Tunable::new("fused", fused))
+        });
+        let (client, device) = (inputs.first().client.clone(), inputs.first().device.clone());
+        let id = CubeTuneId::new(&client, &device);
+        let given = (inputs, sight.clone(), [output, log_sums, gradient]);
+        let Output(gradients) = TUNER.execute(&id, &client, ways, given);
+        gradients
+    }
+}
