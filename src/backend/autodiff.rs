@@ -12,8 +12,8 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compositions::{
-    default_attend, default_dense, default_dropout, default_normalization, default_rotate,
-    default_separate, default_training_loss, on_rows, scaling,
+    default_attend, default_dense, default_dense_activated, default_dropout, default_normalization,
+    default_rotate, default_separate, default_training_loss, on_rows, scaling,
 };
 use super::ops::{all_fit, fits, from_float, to_float};
 use super::precision::factor;
@@ -127,7 +127,34 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
     ) -> Tensor<Self, D> {
         match products_of(&input, &weight, &bias) {
             Some(products) => dense(products, input, weight, bias, Some(kind)),
-            None => Self::activation(default_dense(input, weight, bias), kind),
+            None => default_dense_activated(input, weight, bias, kind),
+        }
+    }
+
+    fn activated(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        let (product, bias) = (to_float(product), bias.map(to_float));
+        let p = product.primitive.clone();
+        let b = bias.as_ref().map(|bias| bias.primitive.clone());
+        let output = B::activated(from_float(p.clone()), b.clone().map(from_float), kind);
+        let gradients = move |gradient| {
+            let (product, bias) = (from_float(p.clone()), b.clone().map(from_float));
+            let (of_product, of_bias) =
+                B::activated_backward(product, bias, from_float(gradient), kind);
+            [Some(to_float(of_product)), of_bias.map(to_float)]
+        };
+        let output = to_float(output);
+        match &bias {
+            Some(bias) => record::<B, C, 2, _>([&product, bias], output, move |gradient, _| {
+                gradients(gradient)
+            }),
+            None => record::<B, C, 1, _>([&product], output, move |gradient, _| {
+                let [of_product, _] = gradients(gradient);
+                [of_product]
+            }),
         }
     }
 

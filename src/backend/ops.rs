@@ -13,10 +13,10 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
-    default_activation, default_activation_backward, default_adamw, default_attend,
-    default_attend_rows, default_dense, default_dense_int8, default_dropout, default_normalization,
-    default_put, default_rotate, default_separate, default_sum_rows, default_sums_of_squares,
-    default_training_loss, scaling,
+    default_activated, default_activated_backward, default_activation, default_activation_backward,
+    default_adamw, default_attend, default_attend_rows, default_dense, default_dense_activated,
+    default_dense_int8, default_dropout, default_normalization, default_put, default_rotate,
+    default_separate, default_sum_rows, default_sums_of_squares, default_training_loss, scaling,
 };
 use super::group::all_reduce_over_host;
 use super::precision::factor;
@@ -68,8 +68,9 @@ pub trait GptBackend: Backend {
         from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
     }
 
-    /// [`GptBackend::activation`] of [`GptBackend::dense`]. For the gradient, a backend with products
-    /// of its own keeps the activation's slopes in place of what it is applied to.
+    /// [`GptBackend::activation`] of [`GptBackend::dense`], rounded to the precision of the factors:
+    /// it is to be a factor itself. For the gradient, a backend with products of its own keeps the
+    /// activation's slopes in place of what it is applied to, and any other the product alone.
     ///
     /// # Shapes
     /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]`, `bias` `[d_output]` ->
@@ -80,7 +81,38 @@ pub trait GptBackend: Backend {
         bias: Option<Tensor<Self, 1>>,
         kind: Activation,
     ) -> Tensor<Self, D> {
-        Self::activation(Self::dense(input, weight, bias), kind)
+        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
+        match Self::products().filter(|_| all_fit) {
+            Some(_) => Self::activation(Self::dense(input, weight, bias), kind),
+            None => default_dense_activated(input, weight, bias, kind),
+        }
+    }
+
+    /// [`GptBackend::activation`] of a product with a bias, whose sum is in f32, in the product's
+    /// own precision.
+    ///
+    /// # Shapes
+    /// - `product` `[N, O]`, `bias` `[O]` -> `[N, O]`
+    fn activated(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        default_activated(product, bias, kind)
+    }
+
+    /// The gradients with respect to product, in its precision, and bias, in f32, of
+    /// [`GptBackend::activated`], from the gradient with respect to its output.
+    ///
+    /// # Shapes
+    /// - `product` and `gradient` `[N, O]`, `bias` `[O]` -> `[N, O]` and `[O]`
+    fn activated_backward(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        gradient: Tensor<Self, 2>,
+        kind: Activation,
+    ) -> (Tensor<Self, 2>, Option<Tensor<Self, 1>>) {
+        default_activated_backward(product, bias, gradient, kind)
     }
 
     /// `input (values scales) + bias`: a product with weights of a byte each, in units of their
@@ -446,6 +478,12 @@ pub trait GptBackend: Backend {
 /// Whether kernels take a tensor: f32, and some of it.
 pub(super) fn fits<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.shape().num_elements() > 0
+}
+
+/// [`fits`] of a product, whose factors and so itself may be in bf16, and of its gradient.
+pub(super) fn products_fit<B: Backend>(product: &Tensor<B, 2>, gradient: &Tensor<B, 2>) -> bool {
+    let is_known = matches!(product.dtype(), DType::F32 | DType::BF16);
+    is_known && gradient.dtype() == product.dtype() && product.shape().num_elements() > 0
 }
 
 pub(super) fn all_fit<B: Backend>(tensors: &[&Option<Tensor<B, 1>>]) -> bool {

@@ -61,7 +61,8 @@ impl<B: GptBackend> Linear<B> {
         }
     }
 
-    /// An activation of [`Linear::forward`].
+    /// An activation of [`Linear::forward`], as a factor of the next product: in the precision of
+    /// this one, where nothing else is added to it.
     ///
     /// # Shapes
     /// - `input` `[.., d_input]` -> `[.., d_output]`

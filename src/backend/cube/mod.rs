@@ -31,9 +31,10 @@ use cubecl::prelude::CubePrimitive;
 use cubecl::tf32;
 
 use super::compositions::{
-    default_activation, default_activation_backward, default_separate, default_sum_rows,
+    default_activated, default_activated_backward, default_activation, default_activation_backward,
+    default_separate, default_sum_rows,
 };
-use super::ops::{fits, from_float, to_float};
+use super::ops::{all_fit, fits, from_float, products_fit, to_float};
 use super::{
     AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, NVIDIA_DEVICES, Scaling, Sight, Turn,
     nvidia_model,
@@ -79,6 +80,32 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
             true => from_float(activation::backward(to_float(input), to_float(gradient), kind)),
             false => default_activation_backward(input, gradient, kind),
         }
+    }
+
+    /// As [`GptBackend::activation`].
+    fn activated(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        if !(products_fit(&product, &product) && all_fit(&[&bias])) {
+            return default_activated(product, bias, kind);
+        }
+        from_float(activation::activated(to_float(product), bias.map(to_float), kind))
+    }
+
+    fn activated_backward(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        gradient: Tensor<Self, 2>,
+        kind: Activation,
+    ) -> (Tensor<Self, 2>, Option<Tensor<Self, 1>>) {
+        if !(products_fit(&product, &gradient) && all_fit(&[&bias])) {
+            return default_activated_backward(product, bias, gradient, kind);
+        }
+        let (product, bias, gradient) = (to_float(product), bias.map(to_float), to_float(gradient));
+        let (of_product, of_bias) = activation::activated_backward(product, bias, gradient, kind);
+        (from_float(of_product), of_bias.map(from_float))
     }
 
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
