@@ -5,7 +5,7 @@
 
 use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, relu, sigmoid, softmax};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
@@ -27,6 +27,15 @@ pub(super) fn default_dense<B: GptBackend, const D: usize>(
     on_rows(input, d_output, |input| biased(input.matmul(weight), bias))
 }
 
+/// [`GptBackend::product`] by burn's own.
+pub(super) fn default_product<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+) -> Tensor<B, D> {
+    let d_output = weight.dims()[1];
+    on_rows(input, d_output, |input| input.matmul(weight))
+}
+
 /// [`GptBackend::dense_activated`] by burn's own product.
 pub(super) fn default_dense_activated<B: GptBackend, const D: usize>(
     input: Tensor<B, D>,
@@ -40,10 +49,24 @@ pub(super) fn default_dense_activated<B: GptBackend, const D: usize>(
 
 /// A product with what is added to each of its rows, in f32.
 fn biased<B: GptBackend>(product: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
-    let product = product.cast(FloatDType::F32);
     match bias {
         Some(bias) => B::add_bias(product, bias),
-        None => product,
+        None => product.cast(FloatDType::F32),
+    }
+}
+
+/// [`GptBackend::gated`] in f32, by the operations that it is made of, and rounded to bf16.
+pub(super) fn default_gated<B: GptBackend, const D: usize>(
+    gate: Tensor<B, D>,
+    up: Tensor<B, D>,
+    kind: Activation,
+) -> Tensor<B, D> {
+    match gate.dtype() {
+        DType::BF16 => {
+            let [gate, up] = [gate, up].map(|tensor| tensor.cast(FloatDType::F32));
+            B::gated(gate, up, kind).cast(FloatDType::BF16)
+        }
+        _ => B::activation(gate, kind) * up,
     }
 }
 

@@ -213,7 +213,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         precision == Precision::F32
     }
 
-    /// `activation(gate) * up`, of any shape.
+    /// `activation(gate) * up`, of any shape, in the precision that both have.
     fn gated(&self, gate: FloatTensor<B>, up: FloatTensor<B>, kind: Activation) -> FloatTensor<B>;
 
     /// The gradients with respect to gate and up.

@@ -7,7 +7,9 @@ use cubecl::prelude::*;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use super::sums::{self, slab};
-use super::tensors::{UNITS, address, count, cubes_of_elements, empty, empty_of, rows, zeroed};
+use super::tensors::{
+    UNITS, address, count, cubes_of_elements, empty, empty_of, lanes, rows, zeroed,
+};
 use crate::config::Activation;
 
 /// `1 / sqrt(2 π)`
@@ -117,11 +119,6 @@ pub fn backward<R: CubeRuntime>(
         kind,
     );
     output
-}
-
-/// Numbers of a row that a unit takes together, in one access to memory, of so many.
-fn lanes(width: usize) -> usize {
-    if width.is_multiple_of(4) { 4 } else { 1 }
 }
 
 #[cube(launch, address_type = "dynamic")]
@@ -243,15 +240,21 @@ pub fn activated_backward<R: CubeRuntime>(
 }
 
 #[cube(launch, address_type = "dynamic")]
-fn gated_kernel(
-    gate: &Array<f32>,
-    up: &Array<f32>,
-    output: &mut Array<f32>,
+fn gated_kernel<E: Float, N: Size>(
+    gate: &Array<Vector<E, N>>,
+    up: &Array<Vector<E, N>>,
+    output: &mut Array<Vector<E, N>>,
     #[comptime] kind: Activation,
+    #[define(E)] _element: StorageType,
 ) {
     if ABSOLUTE_POS < output.len() {
-        let (value, _) = value_and_slope(gate[ABSOLUTE_POS], kind);
-        output[ABSOLUTE_POS] = value * up[ABSOLUTE_POS];
+        let mut values = Vector::<f32, N>::cast_from(gate[ABSOLUTE_POS]);
+        #[unroll]
+        for lane in 0..N::value() {
+            let (value, _) = value_and_slope(values[lane], kind);
+            values[lane] = value;
+        }
+        output[ABSOLUTE_POS] = Vector::cast_from(values * Vector::cast_from(up[ABSOLUTE_POS]));
     }
 }
 
@@ -262,35 +265,47 @@ pub fn gated<R: CubeRuntime>(
     kind: Activation,
 ) -> CubeTensor<R> {
     let (gate, up) = (into_contiguous(gate), into_contiguous(up));
-    let output = empty(&gate, gate.meta.shape().clone());
+    let (count, dtype) = (count(&gate), gate.dtype);
+    let output = empty_of(&gate, gate.meta.shape().clone(), dtype);
     let client = gate.client.clone();
     gated_kernel::launch(
         &client,
-        cubes_of_elements(count(&gate)),
+        cubes_of_elements(count / lanes(count)),
         CubeDim::new_1d(UNITS),
         address(&[&gate]),
+        lanes(count),
         gate.into_array_arg(),
         up.into_array_arg(),
         output.clone().into_array_arg(),
         kind,
+        dtype.into(),
     );
     output
 }
 
 #[cube(launch, address_type = "dynamic")]
-fn gated_backward_kernel(
-    gate: &Array<f32>,
-    up: &Array<f32>,
-    gradient: &Array<f32>,
-    of_gate: &mut Array<f32>,
-    of_up: &mut Array<f32>,
+fn gated_backward_kernel<E: Float, N: Size>(
+    gate: &Array<Vector<E, N>>,
+    up: &Array<Vector<E, N>>,
+    gradient: &Array<Vector<E, N>>,
+    of_gate: &mut Array<Vector<E, N>>,
+    of_up: &mut Array<Vector<E, N>>,
     #[comptime] kind: Activation,
+    #[define(E)] _element: StorageType,
 ) {
     if ABSOLUTE_POS < of_gate.len() {
-        let (value, slope) = value_and_slope(gate[ABSOLUTE_POS], kind);
-        let gradient = gradient[ABSOLUTE_POS];
-        of_gate[ABSOLUTE_POS] = gradient * up[ABSOLUTE_POS] * slope;
-        of_up[ABSOLUTE_POS] = gradient * value;
+        let mut values = Vector::<f32, N>::cast_from(gate[ABSOLUTE_POS]);
+        let mut slopes = values;
+        #[unroll]
+        for lane in 0..N::value() {
+            let (value, slope) = value_and_slope(values[lane], kind);
+            values[lane] = value;
+            slopes[lane] = slope;
+        }
+        let gradient = Vector::<f32, N>::cast_from(gradient[ABSOLUTE_POS]);
+        let up = Vector::<f32, N>::cast_from(up[ABSOLUTE_POS]);
+        of_gate[ABSOLUTE_POS] = Vector::cast_from(gradient * up * slopes);
+        of_up[ABSOLUTE_POS] = Vector::cast_from(gradient * values);
     }
 }
 
@@ -302,19 +317,22 @@ pub fn gated_backward<R: CubeRuntime>(
     kind: Activation,
 ) -> [CubeTensor<R>; 2] {
     let [gate, up, gradient] = [gate, up, gradient].map(into_contiguous);
-    let [of_gate, of_up] = [(); 2].map(|()| empty(&gate, gate.meta.shape().clone()));
+    let (count, dtype) = (count(&gate), gate.dtype);
+    let [of_gate, of_up] = [(); 2].map(|()| empty_of(&gate, gate.meta.shape().clone(), dtype));
     let client = gate.client.clone();
     gated_backward_kernel::launch(
         &client,
-        cubes_of_elements(count(&gate)),
+        cubes_of_elements(count / lanes(count)),
         CubeDim::new_1d(UNITS),
         address(&[&gate]),
+        lanes(count),
         gate.into_array_arg(),
         up.into_array_arg(),
         gradient.into_array_arg(),
         of_gate.clone().into_array_arg(),
         of_up.clone().into_array_arg(),
         kind,
+        dtype.into(),
     );
     [of_gate, of_up]
 }

@@ -64,6 +64,26 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
         (from_float(of_product), gradients.next().map(from_float))
     }
 
+    fn add_bias_backward(
+        gradient: Tensor<Self, 2>,
+        product: DType,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 1>) {
+        if product == DType::F32 || !fits(&gradient) {
+            return (gradient.clone().cast(product), Self::sum_rows(gradient));
+        }
+        let shape = gradient.shape();
+        let outputs = vec![(shape.clone(), product), floats([shape[1]])];
+        let inputs = vec![to_float(gradient)];
+        let [of_product, of_bias] =
+            fixed(defer::<R, BT>("add_bias_backward", inputs, outputs, move |inputs| {
+                let [gradient] = fixed(inputs);
+                let (of_product, of_bias) =
+                    Cube::<R, BT>::add_bias_backward(from_float(gradient), product);
+                vec![to_float(of_product), to_float(of_bias)]
+            }));
+        (from_float(of_product), from_float(of_bias))
+    }
+
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
         if !fits(&rows) {
             return default_sum_rows(rows);

@@ -24,7 +24,7 @@ pub use fusion::Fused;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
@@ -106,6 +106,17 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
         let (product, bias, gradient) = (to_float(product), bias.map(to_float), to_float(gradient));
         let (of_product, of_bias) = activation::activated_backward(product, bias, gradient, kind);
         (from_float(of_product), of_bias.map(from_float))
+    }
+
+    fn add_bias_backward(
+        gradient: Tensor<Self, 2>,
+        product: DType,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 1>) {
+        if product == DType::F32 || !fits(&gradient) {
+            return (gradient.clone().cast(product), Self::sum_rows(gradient));
+        }
+        let [of_product, of_bias] = sums::of_rows_rounding(to_float(gradient), product);
+        (from_float(of_product), from_float(of_bias))
     }
 
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
