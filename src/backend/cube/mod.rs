@@ -1,7 +1,7 @@
 //! Kernels for GPUs in CubeCL: the same for CUDA and wgpu, with fusion and without.
 //!
-//! They take tensors of f32. What is elementary, and what burn's fusion makes one kernel of by
-//! itself, stays a composition.
+//! They take tensors of f32, and those of feed-forward networks products in bf16, too. What is
+//! elementary, and what burn's fusion makes one kernel of by itself, stays a composition.
 
 mod activation;
 mod attention;

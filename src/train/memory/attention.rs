@@ -79,6 +79,7 @@ impl Recorder {
                 bytes: sizes.query_bytes(),
                 forward_scratch: SCRATCH[0] * self.block_bytes(sizes),
                 backward_scratch: SCRATCH[1] * self.block_bytes(sizes),
+                ..Record::default()
             });
             // Kernels that have products of their own write them so.
             return if self.operations.products { attended } else { self.joined(attended) };
@@ -110,6 +111,7 @@ impl Recorder {
                 bytes: sizes.query_bytes(),
                 forward_scratch: SCRATCH[0] * self.block_bytes(sizes),
                 backward_scratch: SCRATCH[1] * self.block_bytes(sizes),
+                ..Record::default()
             });
             // Kernels that have products of their own write them so.
             return if self.operations.products { attended } else { self.joined(attended) };
