@@ -12,10 +12,11 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compositions::{
-    default_attend, default_dense, default_dropout, default_normalization, default_rotate,
-    default_separate, default_training_loss, on_rows, scaling,
+    default_attend, default_dense, default_dense_activated, default_dropout, default_gated,
+    default_normalization, default_rotate, default_separate, default_training_loss, on_rows,
+    scaling,
 };
-use super::ops::{all_fit, fits, from_float, to_float};
+use super::ops::{all_fit, fits, from_float, kernels_for, to_float};
 use super::precision::factor;
 use super::{AttentionOptions, Dropout, GptBackend, LossTerms, Products, Rotation, Turn};
 use crate::config::Activation;
@@ -84,8 +85,8 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         up: Tensor<Self, D>,
         kind: Activation,
     ) -> Tensor<Self, D> {
-        let Some(kernels) = B::kernels().filter(|_| fits(&gate) && fits(&up)) else {
-            return Self::activation(gate, kind) * up;
+        let Some(kernels) = kernels_for::<B, _, _>(&gate, &up) else {
+            return default_gated(gate, up, kind);
         };
         let (gate, up) = (to_float(gate), to_float(up));
         let (g, u) = (gate.primitive.clone(), up.primitive.clone());
@@ -127,17 +128,49 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
     ) -> Tensor<Self, D> {
         match products_of(&input, &weight, &bias) {
             Some(products) => dense(products, input, weight, bias, Some(kind)),
-            None => Self::activation(default_dense(input, weight, bias), kind),
+            None => default_dense_activated(input, weight, bias, kind),
         }
     }
 
-    fn add_bias(rows: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
-        let (rows, bias) = (to_float(rows), to_float(bias));
-        let prepared = prepare::<B, C, 2>([&rows, &bias]);
-        let sum = B::add_bias(from_float(rows.primitive), from_float(bias.primitive));
-        finish(prepared, to_float(sum), |gradient, [_, of_bias]| {
-            let of_bias = of_bias.then(|| to_float(B::sum_rows(from_float(gradient.clone()))));
-            [Some(gradient), of_bias]
+    fn activated(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        let (product, bias) = (to_float(product), bias.map(to_float));
+        let p = product.primitive.clone();
+        let b = bias.as_ref().map(|bias| bias.primitive.clone());
+        let output = B::activated(from_float(p.clone()), b.clone().map(from_float), kind);
+        let gradients = move |gradient| {
+            let (product, bias) = (from_float(p.clone()), b.clone().map(from_float));
+            let (of_product, of_bias) =
+                B::activated_backward(product, bias, from_float(gradient), kind);
+            [Some(to_float(of_product)), of_bias.map(to_float)]
+        };
+        let output = to_float(output);
+        match &bias {
+            Some(bias) => record::<B, C, 2, _>([&product, bias], output, move |gradient, _| {
+                gradients(gradient)
+            }),
+            None => record::<B, C, 1, _>([&product], output, move |gradient, _| {
+                let [of_product, _] = gradients(gradient);
+                [of_product]
+            }),
+        }
+    }
+
+    fn add_bias(product: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
+        let dtype = product.dtype();
+        let (product, bias) = (to_float(product), to_float(bias));
+        let prepared = prepare::<B, C, 2>([&product, &bias]);
+        let sum = B::add_bias(from_float(product.primitive), from_float(bias.primitive));
+        finish(prepared, to_float(sum), move |gradient, [_, of_bias]| {
+            let gradient: Tensor<B, 2> = from_float(gradient);
+            if !of_bias {
+                return [Some(to_float(gradient.cast(dtype))), None];
+            }
+            let (of_product, of_bias) = B::add_bias_backward(gradient, dtype);
+            [Some(to_float(of_product)), Some(to_float(of_bias))]
         })
     }
 

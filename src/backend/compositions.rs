@@ -5,7 +5,7 @@
 
 use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, relu, sigmoid, softmax};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::precision::{factor, product};
@@ -24,13 +24,74 @@ pub(super) fn default_dense<B: GptBackend, const D: usize>(
     bias: Option<Tensor<B, 1>>,
 ) -> Tensor<B, D> {
     let d_output = weight.dims()[1];
-    on_rows(input, d_output, |input| {
-        let output = product(input, weight);
-        match bias {
-            Some(bias) => B::add_bias(output, bias),
-            None => output,
+    on_rows(input, d_output, |input| biased(input.matmul(weight), bias))
+}
+
+/// [`GptBackend::product`] by burn's own.
+pub(super) fn default_product<B: Backend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+) -> Tensor<B, D> {
+    let d_output = weight.dims()[1];
+    on_rows(input, d_output, |input| input.matmul(weight))
+}
+
+/// [`GptBackend::dense_activated`] by burn's own product.
+pub(super) fn default_dense_activated<B: GptBackend, const D: usize>(
+    input: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    kind: Activation,
+) -> Tensor<B, D> {
+    let d_output = weight.dims()[1];
+    on_rows(input, d_output, |input| B::activated(input.matmul(weight), bias, kind))
+}
+
+/// A product with what is added to each of its rows, in f32.
+fn biased<B: GptBackend>(product: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
+    match bias {
+        Some(bias) => B::add_bias(product, bias),
+        None => product.cast(FloatDType::F32),
+    }
+}
+
+/// [`GptBackend::gated`] in f32, by the operations that it is made of, and rounded to bf16.
+pub(super) fn default_gated<B: GptBackend, const D: usize>(
+    gate: Tensor<B, D>,
+    up: Tensor<B, D>,
+    kind: Activation,
+) -> Tensor<B, D> {
+    match gate.dtype() {
+        DType::BF16 => {
+            let [gate, up] = [gate, up].map(|tensor| tensor.cast(FloatDType::F32));
+            B::gated(gate, up, kind).cast(FloatDType::BF16)
         }
-    })
+        _ => B::activation(gate, kind) * up,
+    }
+}
+
+/// [`GptBackend::activated`] by the operations that it is made of.
+pub(super) fn default_activated<B: GptBackend>(
+    product: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    kind: Activation,
+) -> Tensor<B, 2> {
+    let dtype = product.dtype();
+    B::activation(biased(product, bias), kind).cast(dtype)
+}
+
+/// [`GptBackend::activated_backward`] by the operations that it is made of.
+pub(super) fn default_activated_backward<B: GptBackend>(
+    product: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    gradient: Tensor<B, 2>,
+    kind: Activation,
+) -> (Tensor<B, 2>, Option<Tensor<B, 1>>) {
+    let (dtype, has_bias) = (product.dtype(), bias.is_some());
+    let gradient = gradient.cast(FloatDType::F32);
+    let of_sum = B::activation_backward(biased(product, bias), gradient, kind);
+    let of_bias = has_bias.then(|| B::sum_rows(of_sum.clone()));
+    (of_sum.cast(dtype), of_bias)
 }
 
 /// [`GptBackend::sum_rows`] by burn's own operations.

@@ -203,17 +203,19 @@ pub trait Products<B: Backend>: Debug + Sync {
     ) -> [Option<FloatTensor<B>>; 3];
 }
 
-/// A backend's kernels for tensors of f32, each with its gradients. The operations of
+/// A backend's kernels for tensors of f32, each with its gradients; those of gates take bf16, too,
+/// where the backend [computes in it](Kernels::computes_in). The operations of
 /// [`GptBackend`](super::GptBackend) say what they compute.
 ///
 /// B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value, N rows
 pub trait Kernels<B: Backend>: Debug + Sync {
-    /// Whether the matrix products within a kernel can be in this precision.
+    /// Whether the matrix products within a kernel, or what it takes of others, can be in this
+    /// precision.
     fn computes_in(&self, precision: Precision) -> bool {
         precision == Precision::F32
     }
 
-    /// `activation(gate) * up`, of any shape.
+    /// `activation(gate) * up`, of any shape, in the precision that both have.
     fn gated(&self, gate: FloatTensor<B>, up: FloatTensor<B>, kind: Activation) -> FloatTensor<B>;
 
     /// The gradients with respect to gate and up.

@@ -10,11 +10,12 @@
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorPrimitive};
 
 use super::compositions::{
-    default_activation, default_activation_backward, default_adamw, default_attend,
-    default_attend_rows, default_dense, default_dense_int8, default_dropout, default_normalization,
+    default_activated, default_activated_backward, default_activation, default_activation_backward,
+    default_adamw, default_attend, default_attend_rows, default_dense, default_dense_activated,
+    default_dense_int8, default_dropout, default_gated, default_normalization, default_product,
     default_put, default_rotate, default_separate, default_sum_rows, default_sums_of_squares,
     default_training_loss, scaling,
 };
@@ -68,8 +69,20 @@ pub trait GptBackend: Backend {
         from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
     }
 
-    /// [`GptBackend::activation`] of [`GptBackend::dense`]. For the gradient, a backend with products
-    /// of its own keeps the activation's slopes in place of what it is applied to.
+    /// `input weight`, rounded to the precision that both have.
+    ///
+    /// # Shapes
+    /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]` -> `[.., d_output]`
+    fn product<const D: usize>(input: Tensor<Self, D>, weight: Tensor<Self, 2>) -> Tensor<Self, D> {
+        match input.dtype() {
+            DType::F32 => Self::dense(input, weight, None),
+            _ => default_product(input, weight),
+        }
+    }
+
+    /// [`GptBackend::activation`] of [`GptBackend::dense`], rounded to the precision of the factors:
+    /// it is to be a factor itself. For the gradient, a backend with products of its own keeps the
+    /// activation's slopes in place of what it is applied to, and any other the product alone.
     ///
     /// # Shapes
     /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]`, `bias` `[d_output]` ->
@@ -80,7 +93,38 @@ pub trait GptBackend: Backend {
         bias: Option<Tensor<Self, 1>>,
         kind: Activation,
     ) -> Tensor<Self, D> {
-        Self::activation(Self::dense(input, weight, bias), kind)
+        let all_fit = fits(&input) && fits(&weight) && all_fit(&[&bias]);
+        match Self::products().filter(|_| all_fit) {
+            Some(_) => Self::activation(Self::dense(input, weight, bias), kind),
+            None => default_dense_activated(input, weight, bias, kind),
+        }
+    }
+
+    /// [`GptBackend::activation`] of a product with a bias, whose sum is in f32, in the product's
+    /// own precision.
+    ///
+    /// # Shapes
+    /// - `product` `[N, O]`, `bias` `[O]` -> `[N, O]`
+    fn activated(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        default_activated(product, bias, kind)
+    }
+
+    /// The gradients with respect to product, in its precision, and bias, in f32, of
+    /// [`GptBackend::activated`], from the gradient with respect to its output.
+    ///
+    /// # Shapes
+    /// - `product` and `gradient` `[N, O]`, `bias` `[O]` -> `[N, O]` and `[O]`
+    fn activated_backward(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        gradient: Tensor<Self, 2>,
+        kind: Activation,
+    ) -> (Tensor<Self, 2>, Option<Tensor<Self, 1>>) {
+        default_activated_backward(product, bias, gradient, kind)
     }
 
     /// `input (values scales) + bias`: a product with weights of a byte each, in units of their
@@ -128,15 +172,27 @@ pub trait GptBackend: Backend {
         }
     }
 
-    /// What is added to each row.
+    /// A product with what is added to each of its rows, in f32.
     ///
     /// # Shapes
-    /// - `rows` `[N, O]`, `bias` `[O]` -> `[N, O]`
-    fn add_bias(rows: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
-        rows + bias.unsqueeze()
+    /// - `product` `[N, O]`, `bias` `[O]` -> `[N, O]`
+    fn add_bias(product: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
+        product.cast(FloatDType::F32) + bias.unsqueeze()
     }
 
-    /// The sum of all rows, which is the gradient of what [`GptBackend::add_bias`] adds to them.
+    /// The gradients with respect to product, in its own type, and bias of
+    /// [`GptBackend::add_bias`], from the gradient with respect to the sum.
+    ///
+    /// # Shapes
+    /// - `gradient` `[N, O]` -> `[N, O]` and `[O]`
+    fn add_bias_backward(
+        gradient: Tensor<Self, 2>,
+        product: DType,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 1>) {
+        (gradient.clone().cast(product), Self::sum_rows(gradient))
+    }
+
+    /// The sum of all rows.
     ///
     /// # Shapes
     /// - `rows` `[N, O]` -> `[O]`
@@ -169,15 +225,15 @@ pub trait GptBackend: Backend {
         default_activation_backward(input, gradient, kind)
     }
 
-    /// `activation(gate) * up` (Shazeer 2020).
+    /// `activation(gate) * up` (Shazeer 2020), in the precision that both have.
     fn gated<const D: usize>(
         gate: Tensor<Self, D>,
         up: Tensor<Self, D>,
         kind: Activation,
     ) -> Tensor<Self, D> {
-        match Self::kernels().filter(|_| fits(&gate) && fits(&up)) {
+        match kernels_for::<Self, _, _>(&gate, &up) {
             Some(kernels) => from_float(kernels.gated(to_float(gate), to_float(up), kind)),
-            None => Self::activation(gate, kind) * up,
+            None => default_gated(gate, up, kind),
         }
     }
 
@@ -454,6 +510,25 @@ pub trait GptBackend: Backend {
 /// Whether kernels take a tensor: f32, and some of it.
 pub(super) fn fits<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.shape().num_elements() > 0
+}
+
+/// [`fits`] of products, or of one and its gradient: they may be in bf16, as their factors are.
+pub(super) fn products_fit<B: Backend, const D: usize>(
+    one: &Tensor<B, D>,
+    other: &Tensor<B, D>,
+) -> bool {
+    let is_known = matches!(one.dtype(), DType::F32 | DType::BF16);
+    is_known && one.dtype() == other.dtype() && one.shape().num_elements() > 0
+}
+
+/// The kernels for products in the precision that both have, where there are any. They are those of
+/// the backend within, where autodiff asks.
+pub(super) fn kernels_for<B: GptBackend, C: Backend, const D: usize>(
+    one: &Tensor<C, D>,
+    other: &Tensor<C, D>,
+) -> Option<&'static dyn Kernels<B>> {
+    let precision = if one.dtype() == DType::BF16 { Precision::Bf16 } else { Precision::F32 };
+    B::kernels().filter(|it| products_fit(one, other) && it.computes_in(precision))
 }
 
 pub(super) fn all_fit<B: Backend>(tensors: &[&Option<Tensor<B, 1>>]) -> bool {

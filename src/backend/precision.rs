@@ -49,9 +49,5 @@ pub(super) fn product<B: Backend, const D: usize>(
     left: Tensor<B, D>,
     right: Tensor<B, D>,
 ) -> Tensor<B, D> {
-    let product = left.matmul(right);
-    match product.dtype() {
-        DType::BF16 => product.cast(FloatDType::F32),
-        _ => product,
-    }
+    left.matmul(right).cast(FloatDType::F32)
 }

@@ -111,15 +111,15 @@ impl<B: GptBackend> Network<B> {
         input: Tensor<B, D>,
         record: Record<B>,
     ) -> Tensor<B, D> {
-        let up = |input| record.part("up", input, |input| self.up.forward(input));
         let hidden = match &self.gate {
             Some(gate) => {
-                let gate = record.part("gate", input.clone(), |input| gate.forward(input));
-                let up = up(input);
+                let gate = record.part("gate", input.clone(), |input| gate.rounded(input));
+                let up = record.part("up", input, |input| self.up.rounded(input));
                 record.part(ACTIVATION, gate, |gate| B::gated(gate, up, self.activation))
             }
             None if record.is_observed() => {
-                record.part(ACTIVATION, up(input), |up| B::activation(up, self.activation))
+                let up = record.part("up", input, |input| self.up.forward(input));
+                record.part(ACTIVATION, up, |up| B::activation(up, self.activation))
             }
             None => self.up.activated(input, self.activation),
         };

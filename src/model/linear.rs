@@ -61,7 +61,22 @@ impl<B: GptBackend> Linear<B> {
         }
     }
 
-    /// An activation of [`Linear::forward`].
+    /// [`Linear::forward`], rounded to the precision of the product.
+    ///
+    /// # Shapes
+    /// - `input` `[.., d_input]` -> `[.., d_output]`
+    pub fn rounded<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+        match (&self.weight, &self.bias, &self.lora) {
+            (Weight::Float(weight), None, None) => {
+                let weight = factor(weight.val(), self.precision);
+                B::product(factor(input, self.precision), weight)
+            }
+            _ => factor(self.forward(input), self.precision),
+        }
+    }
+
+    /// An activation of [`Linear::forward`], as a factor of the next product: in the precision of
+    /// this one, where nothing else is added to it.
     ///
     /// # Shapes
     /// - `input` `[.., d_input]` -> `[.., d_output]`

@@ -1,8 +1,8 @@
 //! r rank
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::feed_forward::Network;
 use super::shapes::linear_names;
@@ -44,10 +44,12 @@ impl<B: Backend> Lora<B> {
 }
 
 impl<B: GptBackend> Lora<B> {
+    /// In f32, whatever the input is in.
+    ///
     /// # Shapes
     /// - `input` `[.., d_input]` -> `[.., d_output]`
     pub(super) fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
-        let input = B::dropout(input, self.dropout);
+        let input = B::dropout(input.cast(FloatDType::F32), self.dropout);
         let inner = B::dense(input, self.a.val(), None) * self.scale; // [.., r]
         B::dense(inner, self.b.val(), None)
     }

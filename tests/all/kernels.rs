@@ -146,7 +146,9 @@ impl Job for DenseActivated {
         let mut results = Vec::new();
         for kind in ACTIVATIONS {
             // One row, rows of two threads, and rows that are longer than a thread's share.
-            for shape in [[1, 1, 1], [3, 5, 7], [65, 129, 200], [2, 3, 17_000], [300, 3, 33]] {
+            let few = [[1, 1, 1], [3, 5, 7], [65, 129, 200], [2, 3, 17_000], [300, 3, 33]];
+            // Several slabs of rows of whole vectors.
+            for shape in few.into_iter().chain([[150, 3, 36]]) {
                 let name = format!("{kind:?} of dense");
                 let compute = |input, weight, bias| B::dense_activated(input, weight, bias, kind);
                 results.extend(dense_layers::<B>(&name, shape, &device, compute));

@@ -8,7 +8,7 @@ use burn_train::TrainStep;
 use serde_json::json;
 
 use emberlm::backend::{AttentionOptions, TrainBackend, factor};
-use emberlm::config::{self, OptimizerConfig, Precision, RunConfig};
+use emberlm::config::{self, Activation, OptimizerConfig, Precision, RunConfig};
 use emberlm::data::Window;
 use emberlm::model::{Initializer, Model, parameters, tensors};
 use emberlm::train::{LanguageModel, ModelOptimizer};
@@ -62,48 +62,168 @@ fn a_dense_layer_and_its_gradients_are_rounded_to_bf16() {
         if !computes_in_bf16::<B>(&device) {
             return false;
         }
-        let (n, i, o) = (33, 17, 19);
-        let (x, w, b, g) = (numbers(n * i, 1), numbers(i * o, 2), numbers(o, 3), numbers(n * o, 4));
-        let matrix = |values: &[f32], shape: [usize; 2]| {
-            Tensor::<B, 2>::from_data(TensorData::new(values.to_vec(), shape), &device)
-        };
-        let input = matrix(&x, [n, i]).require_grad();
-        let weight = matrix(&w, [i, o]).require_grad();
-        let bias = Tensor::<B, 1>::from_data(TensorData::new(b.clone(), [o]), &device);
-        let bias = bias.require_grad();
-        let lower = |tensor: &Tensor<B, 2>| factor(tensor.clone(), Precision::Bf16);
-        let output = B::dense(lower(&input), lower(&weight), Some(bias.clone()));
-        assert_eq!(output.dtype(), DType::F32);
-        let gradients = (output.clone() * matrix(&g, [n, o])).sum().backward();
+        // Of the second, several slabs of rows of whole vectors are added up.
+        for (n, i, o) in [(33, 17, 19), (150, 7, 20)] {
+            let (x, w, b, g) =
+                (numbers(n * i, 1), numbers(i * o, 2), numbers(o, 3), numbers(n * o, 4));
+            let matrix = |values: &[f32], shape: [usize; 2]| {
+                Tensor::<B, 2>::from_data(TensorData::new(values.to_vec(), shape), &device)
+            };
+            let input = matrix(&x, [n, i]).require_grad();
+            let weight = matrix(&w, [i, o]).require_grad();
+            let bias = Tensor::<B, 1>::from_data(TensorData::new(b.clone(), [o]), &device);
+            let bias = bias.require_grad();
+            let lower = |tensor: &Tensor<B, 2>| factor(tensor.clone(), Precision::Bf16);
+            let output = B::dense(lower(&input), lower(&weight), Some(bias.clone()));
+            assert_eq!(output.dtype(), DType::F32);
+            let gradients = (output.clone() * matrix(&g, [n, o])).sum().backward();
 
-        let expected: Vec<(f64, f64)> = (0..n * o)
-            .map(|at| {
-                let (row, column) = (at / o, at % o);
-                let (product, size) = sum((0..i).map(|k| (x[row * i + k], w[k * o + column])));
-                (product + f64::from(b[column]), size)
-            })
-            .collect();
-        assert_rounded(&floats(output.into_data()), &expected, "output");
+            let expected: Vec<(f64, f64)> = (0..n * o)
+                .map(|at| {
+                    let (row, column) = (at / o, at % o);
+                    let (product, size) = sum((0..i).map(|k| (x[row * i + k], w[k * o + column])));
+                    (product + f64::from(b[column]), size)
+                })
+                .collect();
+            assert_rounded(&floats(output.into_data()), &expected, "output");
 
-        let of_input = input.grad(&gradients).unwrap();
-        assert_eq!(of_input.dtype(), DType::F32);
-        let expected: Vec<(f64, f64)> = (0..n * i)
-            .map(|at| sum((0..o).map(|k| (g[at / i * o + k], w[at % i * o + k]))))
-            .collect();
-        assert_rounded(&floats(of_input.into_data()), &expected, "gradient of the input");
+            let of_input = input.grad(&gradients).unwrap();
+            assert_eq!(of_input.dtype(), DType::F32);
+            let expected: Vec<(f64, f64)> = (0..n * i)
+                .map(|at| sum((0..o).map(|k| (g[at / i * o + k], w[at % i * o + k]))))
+                .collect();
+            assert_rounded(&floats(of_input.into_data()), &expected, "gradient of the input");
 
-        let of_weight = weight.grad(&gradients).unwrap();
-        assert_eq!(of_weight.dtype(), DType::F32);
-        let expected: Vec<(f64, f64)> = (0..i * o)
-            .map(|at| sum((0..n).map(|k| (x[k * i + at / o], g[k * o + at % o]))))
-            .collect();
-        assert_rounded(&floats(of_weight.into_data()), &expected, "gradient of the weight");
+            let of_weight = weight.grad(&gradients).unwrap();
+            assert_eq!(of_weight.dtype(), DType::F32);
+            let expected: Vec<(f64, f64)> = (0..i * o)
+                .map(|at| sum((0..n).map(|k| (x[k * i + at / o], g[k * o + at % o]))))
+                .collect();
+            assert_rounded(&floats(of_weight.into_data()), &expected, "gradient of the weight");
 
-        // The bias never meets bf16: sums of 33 numbers below one.
-        let expected: Vec<f64> =
-            (0..o).map(|column| (0..n).map(|row| f64::from(g[row * o + column])).sum()).collect();
-        let of_bias = floats(bias.grad(&gradients).unwrap().into_data());
-        assert_close(&of_bias, &expected, 1e-5, "gradient of the bias");
+            // The bias never meets bf16: sums of up to 150 numbers below one.
+            let expected: Vec<f64> = (0..o)
+                .map(|column| (0..n).map(|row| f64::from(g[row * o + column])).sum())
+                .collect();
+            let of_bias = floats(bias.grad(&gradients).unwrap().into_data());
+            assert_close(&of_bias, &expected, 1e-5, "gradient of the bias");
+        }
+        true
+    });
+    was_computed(computed);
+}
+
+/// Eighths between -1 and 1, so that bf16 holds each of them, and the sum of two of their products.
+fn eighths(count: usize, seed: u64) -> Vec<f32> {
+    numbers(count, seed).into_iter().map(|number| (number * 8.0).round() / 8.0).collect()
+}
+
+#[test]
+fn an_activated_layer_and_its_gradients_are_rounded_to_bf16() {
+    let computed = on_each_backend!(|device: B| -> bool {
+        if !computes_in_bf16::<B>(&device) {
+            return false;
+        }
+        // Several slabs of rows, the last of them shorter; a width of whole vectors, and others.
+        for ([n, o], has_bias) in [([150, 20], true), ([150, 19], false), ([9, 18], true)] {
+            let i = 2;
+            let [x, w, g] = [(n * i, 1), (i * o, 2), (n * o, 4)].map(|it| eighths(it.0, it.1));
+            let b = if has_bias { numbers(o, 3) } else { vec![0.0; o] };
+            let matrix = |values: &[f32], shape: [usize; 2]| {
+                Tensor::<B, 2>::from_data(TensorData::new(values.to_vec(), shape), &device)
+            };
+            let input = matrix(&x, [n, i]).require_grad();
+            let weight = matrix(&w, [i, o]).require_grad();
+            let bias = Tensor::<B, 1>::from_data(TensorData::new(b.clone(), [o]), &device);
+            let bias = has_bias.then(|| bias.require_grad());
+            let lower = |tensor: &Tensor<B, 2>| factor(tensor.clone(), Precision::Bf16);
+            let (kind, factors) = (Activation::Silu, [&input, &weight].map(lower));
+            let [lower_input, lower_weight] = factors;
+            let output = B::dense_activated(lower_input, lower_weight, bias.clone(), kind);
+            assert_eq!(output.dtype(), DType::BF16);
+            let output = output.cast(DType::F32);
+            let gradients = (output.clone() * matrix(&g, [n, o])).sum().backward();
+
+            // The product is exact, and what it is added to is in f32.
+            let sums: Vec<f64> = (0..n * o)
+                .map(|at| {
+                    let (row, column) = (at / o, at % o);
+                    let (product, _) = sum((0..i).map(|k| (x[row * i + k], w[k * o + column])));
+                    product + f64::from(b[column])
+                })
+                .collect();
+            let gate = |x: &f64| 1.0 / (1.0 + (-x).exp());
+            let values = sums.iter().map(|x| x * gate(x));
+            let expected: Vec<(f64, f64)> = values.map(|value| (value, value.abs())).collect();
+            assert_rounded(&floats(output.into_data()), &expected, "output");
+
+            let slopes = sums.iter().map(|x| gate(x) * (1.0 + x * (1.0 - gate(x))));
+            let of_sums: Vec<f32> =
+                slopes.zip(&g).map(|(slope, g)| (slope * f64::from(*g)) as f32).collect();
+            let of_input = input.grad(&gradients).unwrap();
+            assert_eq!(of_input.dtype(), DType::F32);
+            let expected: Vec<(f64, f64)> = (0..n * i)
+                .map(|at| sum((0..o).map(|k| (of_sums[at / i * o + k], w[at % i * o + k]))))
+                .collect();
+            assert_rounded(&floats(of_input.into_data()), &expected, "gradient of the input");
+
+            let of_weight = weight.grad(&gradients).unwrap();
+            assert_eq!(of_weight.dtype(), DType::F32);
+            let expected: Vec<(f64, f64)> = (0..i * o)
+                .map(|at| sum((0..n).map(|k| (x[k * i + at / o], of_sums[k * o + at % o]))))
+                .collect();
+            assert_rounded(&floats(of_weight.into_data()), &expected, "gradient of the weight");
+
+            if let Some(bias) = bias {
+                // The bias never meets bf16: sums of up to 150 numbers below 1.1.
+                let column = |column| (0..n).map(move |row| row * o + column);
+                let expected: Vec<f64> =
+                    (0..o).map(|it| column(it).map(|at| f64::from(of_sums[at])).sum()).collect();
+                let of_bias = floats(bias.grad(&gradients).unwrap().into_data());
+                assert_close(&of_bias, &expected, 2e-5, "gradient of the bias");
+            }
+        }
+        true
+    });
+    was_computed(computed);
+}
+
+#[test]
+fn a_gate_and_its_gradients_are_rounded_to_bf16() {
+    let computed = on_each_backend!(|device: B| -> bool {
+        if !computes_in_bf16::<B>(&device) {
+            return false;
+        }
+        // Of whole vectors, and of others.
+        for [n, o] in [[33, 20], [33, 19]] {
+            let [x, y, g] = [1, 2, 4].map(|seed| eighths(n * o, seed));
+            let matrix = |values: &[f32]| {
+                Tensor::<B, 2>::from_data(TensorData::new(values.to_vec(), [n, o]), &device)
+            };
+            let (gate, up) = (matrix(&x).require_grad(), matrix(&y).require_grad());
+            let [lower_gate, lower_up] =
+                [&gate, &up].map(|tensor| factor(tensor.clone(), Precision::Bf16));
+            let output = B::gated(lower_gate, lower_up, Activation::Silu);
+            assert_eq!(output.dtype(), DType::BF16);
+            let output = output.cast(DType::F32);
+            let gradients = (output.clone() * matrix(&g)).sum().backward();
+            let check = |found: Tensor<B::InnerBackend, 2>, expected: Vec<f64>, what| {
+                let expected: Vec<_> = expected.into_iter().map(|it| (it, it.abs())).collect();
+                assert_rounded(&floats(found.into_data()), &expected, what);
+            };
+            let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+            let of_each = |formula: fn(f64, f64, f64, f64) -> f64| -> Vec<f64> {
+                let numbers = x.iter().zip(&y).zip(&g);
+                let wide = numbers.map(|((x, y), g)| [x, y, g].map(|number| f64::from(*number)));
+                wide.map(|[x, y, g]| formula(x, y, g, sigmoid(x))).collect()
+            };
+            check(output.inner(), of_each(|x, y, _, gate| x * gate * y), "output");
+            let of_gate = gate.grad(&gradients).unwrap();
+            let slope = |x, y, g, gate| g * y * gate * (1.0 + x * (1.0 - gate));
+            check(of_gate, of_each(slope), "gradient of the gate");
+            let of_up = up.grad(&gradients).unwrap();
+            check(of_up, of_each(|x, _, g, gate| g * x * gate), "gradient of what is gated");
+        }
         true
     });
     was_computed(computed);
@@ -129,6 +249,37 @@ fn attention_is_close_to_that_in_f32() {
         let error = relative_error(&attend(Precision::Bf16), &attend(Precision::F32));
         // Values, weights and their product are rounded once each, scores of about one thrice.
         assert!((1e-5..6.0 * ROUNDING).contains(&error), "{error:e}");
+        true
+    });
+    was_computed(computed);
+}
+
+#[test]
+fn adapters_take_factors_in_bf16() {
+    let computed = on_each_backend!(|device: B| -> bool {
+        if !computes_in_bf16::<B>(&device) {
+            return false;
+        }
+        // Of one layer on either side of an activation, and of one of two that are multiplied.
+        for (gated, target) in [(false, "up"), (false, "down"), (true, "up"), (true, "down")] {
+            let loss = |precision: Precision| {
+                let model = json!({ "d_model": 32, "n_layers": 1, "n_heads": 2, "vocab_size": 11,
+                    "context_length": 16, "feed_forward": { "gated": gated },
+                    "lora": { "rank": 2, "targets": [target] } });
+                let train = json!({ "precision": precision });
+                let config = json!({ "name": "small", "model": model, "train": train });
+                let config = config::resolve(config).unwrap();
+                let lora = config.model.lora.as_ref().unwrap();
+                let built = Model::new("small", &config.model, 11, Initializer::seeded(2), &device);
+                let built = built.with_adapters(lora, 3);
+                let model = LanguageModel::<B>::for_training(built, &config).unwrap();
+                let batch = window_batch(&[1; 17], &[Window { start: 0, length: 16 }], 1.0);
+                TrainStep::step(&model, batch).item.loss.read()
+            };
+            let [exact, rounded] = [Precision::F32, Precision::Bf16].map(loss);
+            // As for losses below.
+            assert!((exact - rounded).abs() < 4.0 * ROUNDING * exact, "{exact} and {rounded}");
+        }
         true
     });
     was_computed(computed);

@@ -12,8 +12,8 @@ use std::marker::PhantomData;
 
 use super::optimizer::{MOST_PARAMETERS, shares, squares};
 use super::{Cube, CubeKernels, join_by_tokens};
-use crate::backend::compositions::default_sum_rows;
-use crate::backend::ops::{fits, from_float, to_float};
+use crate::backend::compositions::{default_activated_backward, default_sum_rows};
+use crate::backend::ops::{all_fit, fits, from_float, products_fit, to_float};
 use crate::backend::{AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, Scaling, Sight, Turn};
 #[cfg(feature = "cuda")]
 use crate::backend::{LeftAlone, Member};
@@ -35,6 +35,53 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
 
     fn join(parts: [Tensor<Self, 4>; 3]) -> Tensor<Self, 4> {
         join_by_tokens(parts)
+    }
+
+    fn activated_backward(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        gradient: Tensor<Self, 2>,
+        kind: Activation,
+    ) -> (Tensor<Self, 2>, Option<Tensor<Self, 1>>) {
+        if !(products_fit(&product, &gradient) && all_fit(&[&bias])) {
+            return default_activated_backward(product, bias, gradient, kind);
+        }
+        let (product, gradient, bias) = (to_float(product), to_float(gradient), bias.map(to_float));
+        let mut outputs = vec![like(&product)];
+        outputs.extend(bias.as_ref().map(like));
+        let inputs = [Some(product), Some(gradient), bias].into_iter().flatten().collect();
+        let gradients = defer::<R, BT>("activated_backward", inputs, outputs, move |inputs| {
+            let mut inputs = inputs.into_iter();
+            let [product, gradient] =
+                [(); 2].map(|()| from_float(inputs.next().expect("there are always two")));
+            let bias = inputs.next().map(from_float);
+            let (of_product, of_bias) =
+                Cube::<R, BT>::activated_backward(product, bias, gradient, kind);
+            [Some(to_float(of_product)), of_bias.map(to_float)].into_iter().flatten().collect()
+        });
+        let mut gradients = gradients.into_iter();
+        let of_product = gradients.next().expect("that of the product comes first");
+        (from_float(of_product), gradients.next().map(from_float))
+    }
+
+    fn add_bias_backward(
+        gradient: Tensor<Self, 2>,
+        product: DType,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 1>) {
+        if product == DType::F32 || !fits(&gradient) {
+            return (gradient.clone().cast(product), Self::sum_rows(gradient));
+        }
+        let shape = gradient.shape();
+        let outputs = vec![(shape.clone(), product), floats([shape[1]])];
+        let inputs = vec![to_float(gradient)];
+        let [of_product, of_bias] =
+            fixed(defer::<R, BT>("add_bias_backward", inputs, outputs, move |inputs| {
+                let [gradient] = fixed(inputs);
+                let (of_product, of_bias) =
+                    Cube::<R, BT>::add_bias_backward(from_float(gradient), product);
+                vec![to_float(of_product), to_float(of_bias)]
+            }));
+        (from_float(of_product), from_float(of_bias))
     }
 
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {

@@ -1,7 +1,7 @@
 //! Kernels for GPUs in CubeCL: the same for CUDA and wgpu, with fusion and without.
 //!
-//! They take tensors of f32. What is elementary, and what burn's fusion makes one kernel of by
-//! itself, stays a composition.
+//! They take tensors of f32, and those of feed-forward networks products in bf16, too. What is
+//! elementary, and what burn's fusion makes one kernel of by itself, stays a composition.
 
 mod activation;
 mod attention;
@@ -24,14 +24,17 @@ pub use fusion::Fused;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime};
 use cubecl::prelude::CubePrimitive;
 use cubecl::tf32;
 
-use super::compositions::{default_activation, default_activation_backward, default_sum_rows};
-use super::ops::{fits, from_float, to_float};
+use super::compositions::{
+    default_activated, default_activated_backward, default_activation, default_activation_backward,
+    default_sum_rows,
+};
+use super::ops::{all_fit, fits, from_float, products_fit, to_float};
 use super::{
     AdamwUpdate, Dropout, GptBackend, Kernels, LossTerms, NVIDIA_DEVICES, Scaling, Sight, Turn,
     nvidia_model,
@@ -77,6 +80,43 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
             true => from_float(activation::backward(to_float(input), to_float(gradient), kind)),
             false => default_activation_backward(input, gradient, kind),
         }
+    }
+
+    /// As [`GptBackend::activation`].
+    fn activated(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        kind: Activation,
+    ) -> Tensor<Self, 2> {
+        if !(products_fit(&product, &product) && all_fit(&[&bias])) {
+            return default_activated(product, bias, kind);
+        }
+        from_float(activation::activated(to_float(product), bias.map(to_float), kind))
+    }
+
+    fn activated_backward(
+        product: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        gradient: Tensor<Self, 2>,
+        kind: Activation,
+    ) -> (Tensor<Self, 2>, Option<Tensor<Self, 1>>) {
+        if !(products_fit(&product, &gradient) && all_fit(&[&bias])) {
+            return default_activated_backward(product, bias, gradient, kind);
+        }
+        let (product, bias, gradient) = (to_float(product), bias.map(to_float), to_float(gradient));
+        let (of_product, of_bias) = activation::activated_backward(product, bias, gradient, kind);
+        (from_float(of_product), of_bias.map(from_float))
+    }
+
+    fn add_bias_backward(
+        gradient: Tensor<Self, 2>,
+        product: DType,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 1>) {
+        if product == DType::F32 || !fits(&gradient) {
+            return (gradient.clone().cast(product), Self::sum_rows(gradient));
+        }
+        let [of_product, of_bias] = sums::of_rows_rounding(to_float(gradient), product);
+        (from_float(of_product), from_float(of_bias))
     }
 
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {

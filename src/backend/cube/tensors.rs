@@ -47,6 +47,11 @@ pub fn at_most<R: CubeRuntime>(numbers: usize, beside: &CubeTensor<R>) -> usize 
     numbers.min(usize::try_from(bytes / size_of::<f32>() as u64).unwrap_or(usize::MAX))
 }
 
+/// Numbers that a unit takes together, in one access to memory, of so many in a row.
+pub fn lanes(count: usize) -> usize {
+    if count.is_multiple_of(4) { 4 } else { 1 }
+}
+
 /// The rows of a tensor, and how wide they are.
 pub fn rows<R: CubeRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
     let shape = tensor.meta.shape();

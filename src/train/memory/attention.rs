@@ -81,6 +81,7 @@ impl Recorder {
                 bytes: sizes.query_bytes(),
                 forward_scratch: SCRATCH[0] * self.block_bytes(sizes),
                 backward_scratch: SCRATCH[1] * self.block_bytes(sizes),
+                ..Record::default()
             });
             // Kernels that have products of their own write them so.
             return if self.operations.products { attended } else { self.joined(attended) };
@@ -123,6 +124,7 @@ impl Recorder {
                 bytes: sizes.query_bytes(),
                 forward_scratch: SCRATCH[0] * self.block_bytes(sizes),
                 backward_scratch: SCRATCH[1] * self.block_bytes(sizes),
+                ..Record::default()
             });
             // Kernels that have products of their own write them so.
             return if self.operations.products { attended } else { self.joined(attended) };

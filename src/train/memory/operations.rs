@@ -106,23 +106,40 @@ impl Recorder {
     /// A factor of a product, in its precision.
     pub(super) fn factor(&mut self, value: Value) -> Value {
         match self.precision {
-            Precision::F32 => value,
-            Precision::Bf16 => self.unary(value, value.bytes / 2, &[], [0; 2]),
+            Precision::Bf16 if !value.is_rounded => self.trace.record(Record {
+                inputs: &[(value, Slope::New)],
+                bytes: value.bytes / 2,
+                is_rounded: true,
+                ..Record::default()
+            }),
+            _ => value,
+        }
+    }
+
+    /// The same in f32.
+    pub(super) fn widened(&mut self, value: Value) -> Value {
+        match value.is_rounded {
+            true => self.unary(value, 2 * value.bytes, &[], [0; 2]),
+            false => value,
         }
     }
 
     /// The product of two factors, of so many bytes in f32.
     pub(super) fn product(&mut self, left: Value, right: Value, bytes: u64) -> Value {
-        let inputs = [(left, Slope::New), (right, Slope::New)];
-        let saves = [left, right];
-        let record = Record { inputs: &inputs, saves: &saves, ..Record::default() };
-        match self.precision {
-            Precision::F32 => self.trace.record(Record { bytes, ..record }),
-            Precision::Bf16 => {
-                let product = self.trace.record(Record { bytes: bytes / 2, ..record });
-                self.unary(product, bytes, &[], [0; 2])
-            }
-        }
+        let product = self.rounded_product(left, right, bytes);
+        self.widened(product)
+    }
+
+    /// [`Recorder::product`] in the precision of its factors.
+    fn rounded_product(&mut self, left: Value, right: Value, bytes: u64) -> Value {
+        let is_rounded = self.precision == Precision::Bf16;
+        self.trace.record(Record {
+            inputs: &[(left, Slope::New), (right, Slope::New)],
+            saves: &[left, right],
+            bytes: if is_rounded { bytes / 2 } else { bytes },
+            is_rounded,
+            ..Record::default()
+        })
     }
 
     /// `[N, I]`, `[I, O]` -> `[N, O]`, of so many bytes.
@@ -150,6 +167,41 @@ impl Recorder {
             Some(bias) => self.add_shared(product, bias),
             None => product,
         }
+    }
+
+    /// An activation of [`Recorder::dense`], as a factor.
+    pub(super) fn dense_activated(
+        &mut self,
+        input: Value,
+        weight: Value,
+        bias: Option<Value>,
+        bytes: u64,
+    ) -> Value {
+        if self.operations.products && self.precision == Precision::F32 {
+            let output = self.dense(input, weight, bias, bytes);
+            return self.activation(output);
+        }
+        let (input, weight) = (self.factor(input), self.factor(weight));
+        let product = self.rounded_product(input, weight, bytes);
+        // Kernels without bf16 take and make f32, on the way back a gradient too; compositions have
+        // the sum with the bias beside what their activation takes.
+        let [forward_scratch, backward_scratch] = match (self.has_kernel(), self.operations.kernels)
+        {
+            (true, _) => [0, 0],
+            (false, true) => [2, 3],
+            (false, false) => [3, 5],
+        };
+        let mut inputs = vec![(product, Slope::New)];
+        inputs.extend(bias.map(|bias| (bias, Slope::New)));
+        self.trace.record(Record {
+            inputs: &inputs,
+            saves: &[product],
+            bytes: product.bytes,
+            is_rounded: product.is_rounded,
+            forward_scratch: forward_scratch * bytes,
+            backward_scratch: backward_scratch * bytes,
+            ..Record::default()
+        })
     }
 
     /// Of rows of so many bytes.
@@ -212,12 +264,25 @@ impl Recorder {
         self.unary(input, input.bytes, &[input], scratch)
     }
 
+    /// As a factor, of what is rounded to factors first.
     pub(super) fn gated(&mut self, gate: Value, up: Value) -> Value {
+        let (gate, up) = (self.factor(gate), self.factor(up));
+        if self.has_kernel() {
+            return self.trace.record(Record {
+                inputs: &[(gate, Slope::New), (up, Slope::New)],
+                saves: &[gate, up],
+                bytes: up.bytes,
+                is_rounded: up.is_rounded,
+                ..Record::default()
+            });
+        }
+        let (gate, up) = (self.widened(gate), self.widened(up));
         let gate = if self.operations.kernels { gate } else { self.activation(gate) };
         let inputs = [(gate, Slope::New), (up, Slope::New)];
         let record =
             Record { inputs: &inputs, saves: &[gate, up], bytes: up.bytes, ..Record::default() };
-        self.trace.record(record)
+        let gated = self.trace.record(record);
+        self.factor(gated)
     }
 
     /// Rotary positions.

@@ -83,6 +83,7 @@ impl<'a> Pass<'a> {
         let (Some(lora), [Some(a), Some(b)]) = (&self.model.lora, adapter) else { return output };
         let recorder = &mut self.recorder;
         let precision = std::mem::replace(&mut recorder.precision, Precision::F32);
+        let input = recorder.widened(input);
         let dropped = recorder.dropout(input, lora.dropout);
         let inner = recorder.dense(dropped, a, None, WIDTH * rows * lora.rank as u64);
         let inner = recorder.scale(inner);
@@ -262,10 +263,21 @@ impl<'a> Pass<'a> {
             .feed_forward
             .gated
             .then(|| self.linear(&format!("{name}.gate"), input, rows, d_ff));
-        let up = self.linear(&format!("{name}.up"), input, rows, d_ff);
+        let up = format!("{name}.up");
+        let has_adapter = self.parameters.contains_key(&format!("{up}.lora.a"));
         let hidden = match gate {
-            Some(gate) => self.recorder.gated(gate, up),
-            None => self.recorder.activation(up),
+            Some(gate) => {
+                let up = self.linear(&up, input, rows, d_ff);
+                self.recorder.gated(gate, up)
+            }
+            None if has_adapter => {
+                let up = self.linear(&up, input, rows, d_ff);
+                self.recorder.activation(up)
+            }
+            None => {
+                let (weight, bias) = (self.weight(&up), self.parameter(&format!("{up}.bias")));
+                self.recorder.dense_activated(input, weight, bias, WIDTH * rows * d_ff)
+            }
         };
         self.linear(&format!("{name}.down"), hidden, rows, d_model)
     }

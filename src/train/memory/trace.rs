@@ -11,6 +11,8 @@ pub(super) struct Value {
     storage: usize,
     /// What autodiff knows it by; none where no gradient is asked for.
     node: Option<usize>,
+    /// In bf16, where others are in f32.
+    pub(super) is_rounded: bool,
 }
 
 impl Value {
@@ -92,6 +94,8 @@ pub(super) struct Record<'a> {
     pub(super) keeps: &'a [u64],
     /// Of the output.
     pub(super) bytes: u64,
+    /// Whether the output is in bf16.
+    pub(super) is_rounded: bool,
     /// Beside inputs and outputs, meanwhile.
     pub(super) forward_scratch: u64,
     pub(super) backward_scratch: u64,
@@ -127,12 +131,12 @@ impl Trace {
     fn leaf(&mut self, bytes: u64, is_parameter: bool) -> Value {
         let storage = self.storage(bytes, true);
         let node = self.node(Node { bytes, is_parameter, ..Node::default() });
-        Value { bytes, storage, node: Some(node) }
+        Value { bytes, storage, node: Some(node), is_rounded: false }
     }
 
     /// Something that is in memory all along, and has no gradient.
     pub(super) fn constant(&mut self, bytes: u64) -> Value {
-        Value { bytes, storage: self.storage(bytes, true), node: None }
+        Value { bytes, storage: self.storage(bytes, true), node: None, is_rounded: false }
     }
 
     /// The output of an operation, in memory of its own.
@@ -148,7 +152,7 @@ impl Trace {
     }
 
     fn finish(&mut self, record: Record, storage: usize, is_new: bool) -> Value {
-        let bytes = record.bytes;
+        let Record { bytes, is_rounded, .. } = record;
         let parents: Vec<(usize, Slope)> =
             record.inputs.iter().filter_map(|(input, slope)| Some((input.node?, *slope))).collect();
         let kept: Vec<usize> = match parents.is_empty() {
@@ -159,7 +163,7 @@ impl Trace {
         let uses = record.inputs.iter().map(|(input, _)| input.storage).collect();
         self.operations.push(Operation { uses, creates, scratch: record.forward_scratch });
         if parents.is_empty() {
-            return Value { bytes, storage, node: None };
+            return Value { bytes, storage, node: None, is_rounded };
         }
         let saved = record.saves.iter().map(|value| value.storage);
         let output = record.saves_output.then_some(storage);
@@ -171,7 +175,7 @@ impl Trace {
         let depth = 1 + depths.max().unwrap_or(0);
         let scratch = record.backward_scratch;
         let node = Node { depth, bytes, parents, saved, kept, scratch, is_parameter: false };
-        Value { bytes, storage, node: Some(self.node(node)) }
+        Value { bytes, storage, node: Some(self.node(node)), is_rounded }
     }
 
     /// Whether only the next operation knows of a tensor's numbers, which may then be overwritten.
