@@ -1,8 +1,8 @@
 //! A CubeCL runtime for CUDA that needs no GPU: kernels become CUDA source as they do on an H100, a C++
 //! compiler makes programs for the CPU of it, by the headers in `tests/cuda`, and these compute.
 //!
-//! What it leaves out: products by tensor cores but for those of `nvcuda::wmma` in bf16, asynchronous
-//! copies, and what threads see of each other's writes before a barrier.
+//! What it leaves out: products by tensor cores but for those of `nvcuda::wmma` and of `mma.m16n8k16`
+//! in bf16, asynchronous copies, and what threads see of each other's writes before a barrier.
 
 use burn::tensor::backend::DeviceOps;
 use burn_cubecl::CubeBackend;
