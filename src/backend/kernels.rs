@@ -203,8 +203,8 @@ pub trait Products<B: Backend>: Debug + Sync {
     ) -> [Option<FloatTensor<B>>; 3];
 }
 
-/// A backend's kernels for tensors of f32, each with its gradients; those of gates take bf16, too,
-/// where the backend [computes in it](Kernels::computes_in). The operations of
+/// A backend's kernels for tensors of f32, each with its gradients; those of gates and of attention
+/// take bf16, too, where the backend [computes in it](Kernels::computes_in). The operations of
 /// [`GptBackend`](super::GptBackend) say what they compute.
 ///
 /// B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value, N rows
@@ -279,8 +279,7 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         sight: &Sight,
     ) -> (FloatTensor<B>, FloatTensor<B>);
 
-    /// The gradients with respect to queries, keys and values, from that of the output. What went in
-    /// may be in the sight's precision.
+    /// The gradients with respect to queries, keys and values, from that of the output.
     fn attend_backward(
         &self,
         inputs: [FloatTensor<B>; 3],

@@ -113,8 +113,13 @@ impl<B: GptBackend> Network<B> {
     ) -> Tensor<B, D> {
         let hidden = match &self.gate {
             Some(gate) => {
-                let gate = record.part("gate", input.clone(), |input| gate.rounded(input));
-                let up = record.part("up", input, |input| self.up.rounded(input));
+                // What is observed is in f32.
+                let of = |linear: &Linear<B>, input| match record.is_observed() {
+                    true => linear.forward(input),
+                    false => linear.rounded(input),
+                };
+                let gate = record.part("gate", input.clone(), |input| of(gate, input));
+                let up = record.part("up", input, |input| of(&self.up, input));
                 record.part(ACTIVATION, gate, |gate| B::gated(gate, up, self.activation))
             }
             None if record.is_observed() => {

@@ -109,6 +109,9 @@ pub struct Printer {
     /// The first launch that went wrong, for whoever reads anything later: CubeCL keeps panics of a
     /// launch to itself.
     fault: Option<String>,
+    /// What had gone wrong before each of the profiles that are being made: a kernel that is tried may
+    /// go wrong.
+    faults_before: Vec<Option<String>>,
 }
 
 /// A kernel as CUDA source, with the name of its function.
@@ -186,6 +189,7 @@ impl DeviceService for Printer {
             written: HashMap::new(),
             programs: HashMap::new(),
             fault: None,
+            faults_before: Vec::new(),
         }
     }
 
@@ -483,6 +487,7 @@ impl ComputeServer for Printer {
     fn memory_cleanup(&mut self, _: StreamId) {}
 
     fn start_profile(&mut self, _: StreamId) -> Result<ProfilingToken, ServerError> {
+        self.faults_before.push(self.fault.take());
         Ok(self.profiler.start())
     }
 
@@ -491,7 +496,12 @@ impl ComputeServer for Printer {
         _: StreamId,
         token: ProfilingToken,
     ) -> Result<ProfileDuration, ProfileError> {
-        self.profiler.stop(token)
+        let duration = self.profiler.stop(token);
+        let before = self.faults_before.pop().flatten();
+        match std::mem::replace(&mut self.fault, before) {
+            Some(reason) => Err(ProfileError::Unknown { reason, backtrace: BackTrace::capture() }),
+            None => duration,
+        }
     }
 
     fn allocation_mode(&mut self, _: MemoryAllocationMode, _: StreamId) {}

@@ -11,6 +11,7 @@ use emberlm::backend::{AttentionOptions, TrainBackend, factor};
 use emberlm::config::{self, Activation, OptimizerConfig, Precision, RunConfig};
 use emberlm::data::Window;
 use emberlm::model::{Initializer, Model, parameters, tensors};
+use emberlm::report::inside;
 use emberlm::train::{LanguageModel, ModelOptimizer};
 
 use crate::command_line::{TINY, refused};
@@ -280,6 +281,32 @@ fn adapters_take_factors_in_bf16() {
             // As for losses below.
             assert!((exact - rounded).abs() < 4.0 * ROUNDING * exact, "{exact} and {rounded}");
         }
+        true
+    });
+    was_computed(computed);
+}
+
+/// What looks at the inside of a model adds what is in f32.
+#[test]
+fn gradients_of_gates_can_be_looked_at() {
+    let computed = on_each_backend!(|device: B| -> bool {
+        if !computes_in_bf16::<B>(&device) {
+            return false;
+        }
+        let model = json!({ "d_model": 32, "n_layers": 1, "n_heads": 2, "context_length": 16,
+            "vocab_size": 11, "feed_forward": { "activation": "silu", "gated": true } });
+        let config = json!({ "name": "gates", "model": model, "train": { "precision": "bf16" } });
+        let config = config::resolve(config).unwrap();
+        let blank = Model::new("gates", &config.model, 11, Initializer::seeded(3), &device);
+        let model = LanguageModel::<B>::for_training(blank, &config).unwrap();
+        let tokens: Vec<u32> = (0..33).map(|place| place * place % 11).collect();
+        let windows = [0, 16].map(|start| Window { start, length: 16 });
+        let batch = || window_batch(&tokens, &windows, 1.0);
+        let report = inside::gradients(&model, &config.model, &batch());
+        let loss = TrainStep::step(&model, batch()).item.loss.read();
+        // Hidden layers that are looked at are not rounded.
+        assert!((report.loss - loss).abs() < 2.0 * ROUNDING * loss, "{} {loss}", report.loss);
+        assert!(report.gradient_norm > 0.1, "{}", report.gradient_norm);
         true
     });
     was_computed(computed);

@@ -1,7 +1,7 @@
 //! Kernels for GPUs in CubeCL: the same for CUDA and wgpu, with fusion and without.
 //!
-//! They take tensors of f32, and those of feed-forward networks products in bf16, too. What is
-//! elementary, and what burn's fusion makes one kernel of by itself, stays a composition.
+//! They take tensors of f32, and those of feed-forward networks and attention what products in bf16
+//! are made of, too. What is elementary, and what burn's fusion makes one kernel of by itself, stays a composition.
 
 mod activation;
 mod attention;
@@ -209,7 +209,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
     }
 
     fn attend(&self, inputs: [CubeTensor<R>; 3], sight: &Sight) -> (CubeTensor<R>, CubeTensor<R>) {
-        attention::forward::<R, BT>(attention::Inputs::Apart(inputs), sight)
+        attention::forward::<R, BT>(attention::Inputs::Apart(inputs.into()), sight)
     }
 
     fn attend_joined(
@@ -218,7 +218,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         heads: [usize; 2],
         sight: &Sight,
     ) -> (CubeTensor<R>, CubeTensor<R>) {
-        attention::forward::<R, BT>(attention::Inputs::Joined(joined, heads), sight)
+        attention::forward::<R, BT>(attention::Inputs::Joined(joined.into(), heads), sight)
     }
 
     fn attend_backward(
@@ -229,7 +229,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         gradient: CubeTensor<R>,
         sight: &Sight,
     ) -> [CubeTensor<R>; 3] {
-        let inputs = attention::Inputs::Apart(inputs);
+        let inputs = attention::Inputs::Apart(inputs.into());
         attention::backward::<R, BT>(inputs, output, log_sums, gradient, sight)
             .try_into()
             .expect("as many as go in")
@@ -244,7 +244,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         gradient: CubeTensor<R>,
         sight: &Sight,
     ) -> CubeTensor<R> {
-        let inputs = attention::Inputs::Joined(joined, heads);
+        let inputs = attention::Inputs::Joined(joined.into(), heads);
         attention::backward::<R, BT>(inputs, output, log_sums, gradient, sight)
             .pop()
             .expect("as many as go in")

@@ -1,4 +1,4 @@
-//! Tensors as kernels take and make them: of f32, contiguous.
+//! Tensors as kernels take and make them: contiguous, and of f32 unless said otherwise.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;

@@ -121,7 +121,9 @@ fn softmax_kernel<E: Float>(
         }
         place += ROW_UNITS;
     }
-    let log_sum = highest + f32::ln(sum_of_units(sum, ROW_UNITS));
+    let sum = sum_of_units(sum, ROW_UNITS);
+    // As the fused kernel has it, whose gradients may follow.
+    let log_sum = select(sum == 0.0f32, 0.0f32, highest + f32::ln(sum));
     let mut place = UNIT_POS;
     while place < block.width {
         let index = start + place as usize;

@@ -26,15 +26,19 @@ const PAIR: usize = 2;
 /// The widest heads whose sums a unit has registers for.
 const WIDEST: usize = 128;
 
+/// Of products, so that a key which is not seen has no weight.
+const SMALLEST_SCALE: f32 = 1e-6;
+
 /// Whether the kernels are for these tensors, on their device.
 pub fn is_possible<R: CubeRuntime>(inputs: &Inputs<R>, sight: &Sight) -> bool {
-    let Sizes { batch, heads, queries, key_width, value_width, .. } = inputs.sizes();
+    let Sizes { batch, heads, queries, keys, key_width, value_width, .. } = inputs.sizes();
     let most = MOST_CUBES as usize;
     sight.precision == Precision::Bf16
         && sight.dropout.is_none()
-        && sight.scale > 0.0
+        && sight.scale > SMALLEST_SCALE
         && [key_width, value_width].iter().all(|width| width % 16 == 0 && *width <= WIDEST)
-        && [batch, heads, queries].iter().all(|size| (1..=most).contains(size))
+        && [batch, heads].iter().all(|size| *size <= most)
+        && [queries, keys].iter().all(|size| (1..=most * ROWS as usize).contains(size))
         && has_tensor_cores(inputs.first())
 }
 
@@ -82,7 +86,7 @@ impl<R: CubeRuntime> Rows<R> {
     }
 
     /// The rows of heads from one on.
-    fn from_head(&self, head: usize) -> Self {
+    fn beginning_at(&self, head: usize) -> Self {
         let Self { tensor, start, strides } = self;
         let start = start + head * strides[1];
         Self { tensor: tensor.clone(), start, strides: *strides }
@@ -109,10 +113,10 @@ impl<R: CubeRuntime> Rows<R> {
 /// What goes in, as factors of products: queries, keys and values.
 fn factors<R: CubeRuntime>(inputs: Inputs<R>) -> [Rows<R>; 3] {
     match inputs {
-        Inputs::Apart(inputs) => inputs.map(Rows::factors),
+        Inputs::Apart(inputs) => (*inputs).map(Rows::factors),
         Inputs::Joined(joined, [heads, key_heads]) => {
-            let joined = Rows::factors(joined);
-            [0, heads, heads + key_heads].map(|head| joined.from_head(head))
+            let joined = Rows::factors(*joined);
+            [0, heads, heads + key_heads].map(|head| joined.beginning_at(head))
         }
     }
 }
@@ -124,7 +128,7 @@ fn sizes<R: CubeRuntime>(sizes: Sizes, sight: &Sight) -> SizesLaunch<R> {
         keys as u32,
         heads as u32,
         (heads / key_heads) as u32,
-        if sight.causal { keys - queries } else { 0 } as u32,
+        if sight.causal { (keys - queries) as u32 } else { 0 },
         sight.window.map_or(u32::MAX, |window| window as u32),
         sight.ranges.as_ref().map_or(1, |ranges| ranges.of_entry()) as u32,
         alibi_sequence(heads) as u32,
@@ -200,7 +204,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
         ],
         Inputs::Joined(..) => {
             let all = room(heads + 2 * key_heads, queries, key_width);
-            [0, heads, heads + key_heads].map(|head| all.from_head(head))
+            [0, heads, heads + key_heads].map(|head| all.beginning_at(head))
         }
     };
     let is_joined = matches!(inputs, Inputs::Joined(..));

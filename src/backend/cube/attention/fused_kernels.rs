@@ -109,8 +109,8 @@ fn load_ranges(
     #[comptime] rules: Rules,
 ) {
     if comptime!(rules.ranges) {
+        let query = min(first + UNIT_POS, sizes.queries - 1) % sizes.ranges;
         if UNIT_POS < ROWS {
-            let query = min(first + UNIT_POS, sizes.queries - 1) % sizes.ranges;
             let at = 2 * (batch as usize * sizes.ranges as usize + query as usize);
             let mut range = Pair::<u32>::zeroed();
             range[0] = u32::cast_from(ranges[at]);
@@ -146,7 +146,7 @@ fn bend(
                         columns + column_of_unit() + comptime!((8 * tile + neighbour) as u32);
                     let score = score(pair[neighbour], sizes.scale, sizes.cap, rules.soft_cap);
                     pair[neighbour] = score - loss(slope, row, column, rules.alibi);
-                    if comptime!(rules.soft_cap && gradients.len() > 0) {
+                    if comptime!(rules.soft_cap && gradients.len() == TILES) {
                         let gradients = gradients.index_mut(tile);
                         let mut slopes = gradients[side];
                         let height = score / sizes.cap;
@@ -301,7 +301,7 @@ pub fn attend_kernel(
         // A query that sees nothing gets nothing, and gives no key a probability in the backward pass.
         let is_blind = sum == 0.0f32;
         factors[side] = select(is_blind, 0.0f32, 1.0f32 / sum);
-        if query < sizes.queries && UNIT_POS % 4 == 0 {
+        if query < sizes.queries && column_of_unit() == 0 {
             let log_sum = highest[side] * LN_2 + f32::ln(sum);
             log_sums[numbers + query as usize] = select(is_blind, 0.0f32, log_sum);
         }

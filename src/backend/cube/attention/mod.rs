@@ -24,17 +24,17 @@ use crate::backend::ops::{from_float, to_float};
 #[derive(Debug, Clone)]
 pub enum Inputs<R: CubeRuntime> {
     /// `[B, H, T, K]`, `[B, G, S, K]` and `[B, G, S, W]`
-    Apart([CubeTensor<R>; 3]),
+    Apart(Box<[CubeTensor<R>; 3]>),
     /// H query heads, then G key heads, then their values: `[B, H + 2 G, T, K]`, and H and G.
-    Joined(CubeTensor<R>, [usize; 2]),
+    Joined(Box<CubeTensor<R>>, [usize; 2]),
 }
 
 impl<R: CubeRuntime> Inputs<R> {
     fn apart<BT: BoolElement>(self) -> [CubeTensor<R>; 3] {
         match self {
-            Self::Apart(inputs) => inputs,
+            Self::Apart(inputs) => *inputs,
             Self::Joined(joined, heads) => {
-                let joined: Tensor<Cube<R, BT>, 4> = from_float(joined);
+                let joined: Tensor<Cube<R, BT>, 4> = from_float(*joined);
                 default_separate(joined, heads).map(to_float)
             }
         }
@@ -43,14 +43,15 @@ impl<R: CubeRuntime> Inputs<R> {
     /// One of the tensors.
     fn first(&self) -> &CubeTensor<R> {
         match self {
-            Self::Apart([query, _, _]) => query,
+            Self::Apart(inputs) => &inputs[0],
             Self::Joined(joined, _) => joined,
         }
     }
 
     fn sizes(&self) -> Sizes {
         match self {
-            Self::Apart([query, key, value]) => {
+            Self::Apart(inputs) => {
+                let [query, key, value] = &**inputs;
                 let [batch, heads, queries, key_width] = dims(query);
                 let [_, key_heads, keys, _] = dims(key);
                 let [_, _, _, value_width] = dims(value);

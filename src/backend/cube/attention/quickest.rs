@@ -42,6 +42,11 @@ mod timed {
     use super::super::{Sizes, blocks};
     use super::{BoolElement, CubeRuntime, CubeTensor, Inputs, Sight, fused};
 
+    /// The ways, the first of which is taken while another thread is timing them. Choices are kept on
+    /// disk for as long as the names stay: a kernel that has become quicker or slower needs another.
+    const FUSED: &str = "fused 1";
+    const BLOCKS: &str = "blocks 1";
+
     /// What the choice depends on. Numbers that are anchored count up to the next power of two.
     #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, AutotuneKey)]
     struct Key {
@@ -58,6 +63,8 @@ mod timed {
         window: usize,
         key_width: usize,
         value_width: usize,
+        /// Whether heads stand in one tensor.
+        joined: bool,
         rules: Rules,
     }
 
@@ -66,8 +73,17 @@ mod timed {
             let Sizes { batch, heads, key_heads, queries, keys, key_width, value_width } =
                 inputs.sizes();
             let window = sight.window.unwrap_or(keys).min(keys);
-            let (heads, key_heads, rules) = (batch * heads, batch * key_heads, Rules::of(sight));
-            Self::new(heads, key_heads, queries, keys, window, key_width, value_width, rules)
+            Self::new(
+                batch * heads,
+                batch * key_heads,
+                queries,
+                keys,
+                window,
+                key_width,
+                value_width,
+                matches!(inputs, Inputs::Joined(..)),
+                Rules::of(sight),
+            )
         }
     }
 
@@ -99,8 +115,8 @@ mod timed {
             };
             let key = |(inputs, sight): &Forward<R>| Key::of(inputs, sight);
             TunableSet::<_, Forward<R>, _>::new_cloning_inputs(key)
-                .with(Tunable::new("blocks", of_blocks))
-                .with(Tunable::new("fused", fused))
+                .with(Tunable::new(FUSED, fused))
+                .with(Tunable::new(BLOCKS, of_blocks))
         });
         let (client, device) = (inputs.first().client.clone(), inputs.first().device.clone());
         let id = CubeTuneId::new(&client, &device);
@@ -133,8 +149,8 @@ mod timed {
             };
             let key = |(inputs, sight, _): &Backward<R>| Key::of(inputs, sight);
             TunableSet::<_, Backward<R>, _>::new_cloning_inputs(key)
-                .with(Tunable::new("blocks", of_blocks))
-                .with(Tunable::new("fused", fused))
+                .with(Tunable::new(FUSED, fused))
+                .with(Tunable::new(BLOCKS, of_blocks))
         });
         let (client, device) = (inputs.first().client.clone(), inputs.first().device.clone());
         let id = CubeTuneId::new(&client, &device);
