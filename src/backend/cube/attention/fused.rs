@@ -12,7 +12,7 @@ use super::fused_kernels::{
     SizesLaunch, attend_kernel, keys_backward_kernel, queries_backward_kernel,
 };
 use super::scores::Rules;
-use super::tiles::{CUBE_UNITS, PlaceLaunch, ROWS, SHAPE};
+use super::tiles::{CUBE_UNITS, Place, PlaceLaunch, ROWS, SHAPE};
 use super::{Inputs, Sizes, ranges_on_device};
 use crate::backend::Sight;
 use crate::backend::alibi::alibi_sequence;
@@ -137,10 +137,13 @@ fn sizes<R: CubeRuntime>(sizes: Sizes, sight: &Sight) -> SizesLaunch<R> {
     )
 }
 
+/// A cube for so many rows of each head of each entry of the batch.
+fn cubes(rows: usize, heads: usize, batch: usize) -> CubeCount {
+    CubeCount::Static(rows.div_ceil(ROWS as usize) as u32, heads as u32, batch as u32)
+}
+
 /// Where rows of so many numbers to a vector are.
-fn places<R: CubeRuntime, const N: usize>(
-    rows: [(&Rows<R>, usize); N],
-) -> SequenceArg<R, super::tiles::Place> {
+fn places<R: CubeRuntime, const N: usize>(rows: [(&Rows<R>, usize); N]) -> SequenceArg<R, Place> {
     let mut places = SequenceArg::new();
     for (rows, vector) in rows {
         places.push(rows.place(vector));
@@ -165,7 +168,7 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
     unsafe {
         attend_kernel::launch_unchecked(
             &client,
-            CubeCount::Static(queries.div_ceil(ROWS as usize) as u32, heads as u32, batch as u32),
+            cubes(queries, heads, batch),
             CubeDim::new_1d(CUBE_UNITS),
             address(&[&query.tensor, &key.tensor, &value.tensor, &output.tensor]),
             query.argument(),
@@ -216,16 +219,12 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
     let client = log_sums.client.clone();
     let tensors = [&query, &key, &value, &gradient, &output, &of_query, &of_key, &of_value];
     let counted = address(&tensors.map(|rows| &rows.tensor));
-    let factors = [(&query, EIGHT), (&key, EIGHT), (&value, EIGHT), (&gradient, EIGHT)];
-    let [q, k, v, g] = factors;
-    let cubes = |rows: usize, heads: usize| {
-        CubeCount::Static(rows.div_ceil(ROWS as usize) as u32, heads as u32, batch as u32)
-    };
+    let [q, k, v, g] = [&query, &key, &value, &gradient].map(|rows| (rows, EIGHT));
     // SAFETY: a cube stays within the rows that the sizes say there are.
     unsafe {
         queries_backward_kernel::launch_unchecked(
             &client,
-            cubes(queries, heads),
+            cubes(queries, heads, batch),
             CubeDim::new_1d(CUBE_UNITS),
             counted,
             query.argument(),
@@ -245,7 +244,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
         );
         keys_backward_kernel::launch_unchecked(
             &client,
-            cubes(keys, key_heads),
+            cubes(keys, key_heads, batch),
             CubeDim::new_1d(CUBE_UNITS),
             counted,
             query.argument(),

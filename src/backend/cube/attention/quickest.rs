@@ -35,6 +35,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
 mod timed {
     use burn_cubecl::CubeTuneId;
     use cubecl::AutotuneKey;
+    use cubecl::prelude::ComputeClient;
     use cubecl::tune::{AutotuneOutput, LocalTuner, Tunable, TunableSet, local_tuner};
     use serde::{Deserialize, Serialize};
 
@@ -105,24 +106,23 @@ mod timed {
     ) -> (CubeTensor<R>, CubeTensor<R>) {
         static TUNER: LocalTuner<Key, CubeTuneId> = local_tuner!("attention-forward");
         let ways = TUNER.init(|| {
-            let of_blocks = |(inputs, sight): Forward<R>| {
-                let (output, log_sums) = blocks::forward::<R, BT>(inputs, &sight);
-                Ok::<_, String>(Output(vec![output, log_sums]))
-            };
             let fused = |(inputs, sight): Forward<R>| {
                 let (output, log_sums) = fused::forward::<R, BT>(inputs, &sight);
-                Ok::<_, String>(Output(vec![output, log_sums]))
+                made(vec![output, log_sums])
+            };
+            let of_blocks = |(inputs, sight): Forward<R>| {
+                let (output, log_sums) = blocks::forward::<R, BT>(inputs, &sight);
+                made(vec![output, log_sums])
             };
             let key = |(inputs, sight): &Forward<R>| Key::of(inputs, sight);
             TunableSet::<_, Forward<R>, _>::new_cloning_inputs(key)
                 .with(Tunable::new(FUSED, fused))
                 .with(Tunable::new(BLOCKS, of_blocks))
         });
-        let (client, device) = (inputs.first().client.clone(), inputs.first().device.clone());
-        let id = CubeTuneId::new(&client, &device);
+        let (id, client) = device_of(&inputs);
         let Output(outputs) = TUNER.execute(&id, &client, ways, (inputs, sight.clone()));
-        let [output, log_sums] = outputs.try_into().expect("there are two");
-        (output, log_sums)
+        let outputs: [CubeTensor<R>; 2] = outputs.try_into().expect("there are two");
+        outputs.into()
     }
 
     /// The gradients of what goes in.
@@ -135,27 +135,30 @@ mod timed {
     ) -> Vec<CubeTensor<R>> {
         static TUNER: LocalTuner<Key, CubeTuneId> = local_tuner!("attention-backward");
         let ways = TUNER.init(|| {
-            let of_blocks = |(inputs, sight, kept): Backward<R>| {
-                let [output, log_sums, gradient] = kept;
-                let gradients =
-                    blocks::backward::<R, BT>(inputs, output, log_sums, gradient, &sight);
-                Ok::<_, String>(Output(gradients))
+            let fused = |(inputs, sight, [output, log_sums, gradient]): Backward<R>| {
+                made(fused::backward::<R, BT>(inputs, output, log_sums, gradient, &sight))
             };
-            let fused = |(inputs, sight, kept): Backward<R>| {
-                let [output, log_sums, gradient] = kept;
-                let gradients =
-                    fused::backward::<R, BT>(inputs, output, log_sums, gradient, &sight);
-                Ok::<_, String>(Output(gradients))
+            let of_blocks = |(inputs, sight, [output, log_sums, gradient]): Backward<R>| {
+                made(blocks::backward::<R, BT>(inputs, output, log_sums, gradient, &sight))
             };
             let key = |(inputs, sight, _): &Backward<R>| Key::of(inputs, sight);
             TunableSet::<_, Backward<R>, _>::new_cloning_inputs(key)
                 .with(Tunable::new(FUSED, fused))
                 .with(Tunable::new(BLOCKS, of_blocks))
         });
-        let (client, device) = (inputs.first().client.clone(), inputs.first().device.clone());
-        let id = CubeTuneId::new(&client, &device);
+        let (id, client) = device_of(&inputs);
         let given = (inputs, sight.clone(), [output, log_sums, gradient]);
         let Output(gradients) = TUNER.execute(&id, &client, ways, given);
         gradients
+    }
+
+    /// What a way has made, which no way fails to.
+    fn made<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> Result<Output<R>, String> {
+        Ok(Output(tensors))
+    }
+
+    fn device_of<R: CubeRuntime>(inputs: &Inputs<R>) -> (CubeTuneId, ComputeClient<R>) {
+        let CubeTensor { client, device, .. } = inputs.first();
+        (CubeTuneId::new(client, device), client.clone())
     }
 }
