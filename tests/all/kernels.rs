@@ -691,6 +691,13 @@ fn attention_of_products_in_bf16_is_its_formula() {
                 attention_is_by_hand::<B>(&device, shape, causal, view, precision, TOLERANCE_BF16);
             }
         }
+        // Documents of which no query among many sees whole blocks of keys.
+        let rows = [Filled::InPart, Filled::ByDocuments];
+        for (rows, causal) in rows.into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
+            let (shape, view) = ([2, 4, 2, 200, 200, 16, 16], View { rows, ..WHOLE });
+            let precision = Precision::Bf16;
+            attention_is_by_hand::<B>(&device, shape, causal, view, precision, TOLERANCE_BF16);
+        }
         true
     });
     for (backend, _) in computed.iter().filter(|(_, computed)| !computed) {

@@ -11,8 +11,8 @@ use std::f32::consts::{LN_2, LOG2_E};
 
 use super::scores::{Rules, alibi_slope, loss, score, sees};
 use super::tiles::{
-    Eight, Pair, Place, ROWS, TILES, Tile, add_product, column_of_unit, load, max_of_row, products,
-    room, row_of, row_of_unit, start_of, store, sum_of_row, two_of, zeros,
+    Eight, LANES, Pair, Place, ROWS, TILES, Tile, add_product, column_of_unit, load, max_of_row,
+    products, room, row_of, row_of_unit, start_of, store, sum_of_row, two_of, zeros,
 };
 
 /// The product of a query with a key that it does not see, and what the maximum of others begins with,
@@ -98,7 +98,7 @@ fn room_for_ranges(#[comptime] rules: Rules) -> SharedMemory<Pair<u32>> {
     SharedMemory::<Pair<u32>>::new(if rules.ranges { ROWS as usize } else { 1 })
 }
 
-/// The first key and the one behind the last, of each query from one on.
+/// The first key and the one behind the last, of each query from one on, for all units to see.
 #[cube]
 fn load_ranges(
     ranges: &Array<i32>,
@@ -117,6 +117,43 @@ fn load_ranges(
             range[1] = u32::cast_from(ranges[at + 1]);
             to[UNIT_POS as usize] = range;
         }
+        sync_cube();
+    }
+}
+
+/// The first key that any of the queries sees whose ranges these are, and the one behind the last.
+#[cube]
+fn keys_in_ranges(ranges: &SharedMemory<Pair<u32>>) -> (u32, u32) {
+    let unit = UNIT_POS % LANES;
+    // Each plane finds it out for itself.
+    let (one, other) = (ranges[unit as usize], ranges[(unit + comptime!(ROWS - LANES)) as usize]);
+    (plane_min(min(one[0], other[0])), plane_max(max(one[1], other[1])))
+}
+
+/// Of the keys from one to another those that these ranges leave, from a multiple of [`ROWS`] on.
+#[cube]
+fn keys_left(
+    from: u32,
+    end: u32,
+    ranges: &SharedMemory<Pair<u32>>,
+    #[comptime] rules: Rules,
+) -> (u32, u32) {
+    if comptime!(rules.ranges) {
+        let (first, behind) = keys_in_ranges(ranges);
+        (max(from, first / ROWS * ROWS), min(end, behind))
+    } else {
+        (from, end)
+    }
+}
+
+/// Whether these ranges leave any of [`ROWS`] keys from one on.
+#[cube]
+fn leave_keys(key: u32, ranges: &SharedMemory<Pair<u32>>, #[comptime] rules: Rules) -> bool {
+    if comptime!(rules.ranges) {
+        let (first, behind) = keys_in_ranges(ranges);
+        first < key + ROWS && key < behind
+    } else {
+        true.runtime()
     }
 }
 
@@ -244,7 +281,8 @@ pub fn attend_kernel(
         sums[side] = 0.0f32.runtime();
     }
     let mut own_outputs = zeros(value_width);
-    let (mut first_key, end) = keys_seen(first_place, sizes, rules);
+    let (first_key, end) = keys_seen(first_place, sizes, rules);
+    let (mut first_key, end) = keys_left(first_key, end, &own_ranges, rules);
     while first_key < end {
         load(key, keys, key_start, first_key, sizes.keys, &mut shared_keys, key_width);
         load(value, values, value_start, first_key, sizes.keys, &mut shared_values, value_width);
@@ -449,7 +487,8 @@ pub fn queries_backward_kernel(
     }
 
     let mut tiles = zeros(key_width);
-    let (mut first_key, end) = keys_seen(first_place, sizes, rules);
+    let (first_key, end) = keys_seen(first_place, sizes, rules);
+    let (mut first_key, end) = keys_left(first_key, end, &own_ranges, rules);
     while first_key < end {
         load(key, keys, key_start, first_key, sizes.keys, &mut shared_keys, key_width);
         load(value, values, value_start, first_key, sizes.keys, &mut shared_values, value_width);
@@ -528,45 +567,55 @@ pub fn keys_backward_kernel(
         let gradient_start = start_of(gradients, batch, head);
         let mut from = first_seeing;
         while from < end {
-            load(query, queries, query_start, from, sizes.queries, &mut shared_queries, key_width);
-            load(
-                gradient,
-                gradients,
-                gradient_start,
-                from,
-                sizes.queries,
-                &mut shared_gradients,
-                value_width,
-            );
             load_ranges(ranges, batch, from, &mut shared_ranges, sizes, rules);
-            if UNIT_POS < ROWS {
-                // Queries that are not there are zero, and so is what they add.
-                let mut pair = Pair::<f32>::zeroed();
-                if from + UNIT_POS < sizes.queries {
-                    let at = (batch * sizes.heads + head) as usize * sizes.queries as usize
-                        + (from + UNIT_POS) as usize;
-                    pair[0] = log_sums[at] * LOG2_E;
-                    pair[1] = sums[at];
+            if leave_keys(first, &shared_ranges, rules) {
+                load(
+                    query,
+                    queries,
+                    query_start,
+                    from,
+                    sizes.queries,
+                    &mut shared_queries,
+                    key_width,
+                );
+                load(
+                    gradient,
+                    gradients,
+                    gradient_start,
+                    from,
+                    sizes.queries,
+                    &mut shared_gradients,
+                    value_width,
+                );
+                if UNIT_POS < ROWS {
+                    // Queries that are not there are zero, and so is what they add.
+                    let mut pair = Pair::<f32>::zeroed();
+                    if from + UNIT_POS < sizes.queries {
+                        let at = (batch * sizes.heads + head) as usize * sizes.queries as usize
+                            + (from + UNIT_POS) as usize;
+                        pair[0] = log_sums[at] * LOG2_E;
+                        pair[1] = sums[at];
+                    }
+                    kept[UNIT_POS as usize] = pair;
                 }
-                kept[UNIT_POS as usize] = pair;
+                sync_cube();
+                let mut scores = products(&own_keys, &shared_queries, key_width);
+                let mut slopes = products(&own_values, &shared_gradients, value_width);
+                differentiate(
+                    &mut scores,
+                    &mut slopes,
+                    &kept,
+                    &shared_ranges,
+                    sizes.ahead + from,
+                    first,
+                    slope,
+                    sizes,
+                    rules,
+                    false,
+                );
+                add_product(&scores, &shared_gradients, &mut value_tiles, value_width);
+                add_product(&slopes, &shared_queries, &mut key_tiles, key_width);
             }
-            sync_cube();
-            let mut scores = products(&own_keys, &shared_queries, key_width);
-            let mut slopes = products(&own_values, &shared_gradients, value_width);
-            differentiate(
-                &mut scores,
-                &mut slopes,
-                &kept,
-                &shared_ranges,
-                sizes.ahead + from,
-                first,
-                slope,
-                sizes,
-                rules,
-                false,
-            );
-            add_product(&scores, &shared_gradients, &mut value_tiles, value_width);
-            add_product(&slopes, &shared_queries, &mut key_tiles, key_width);
             sync_cube();
             from += ROWS;
         }

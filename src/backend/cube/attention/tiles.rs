@@ -19,7 +19,7 @@ pub const ROWS: u32 = 64;
 pub const TILES: usize = ROWS as usize / 8;
 
 /// Units of a plane, and of a cube.
-const LANES: u32 = 32;
+pub const LANES: u32 = 32;
 pub const CUBE_UNITS: u32 = ROWS / 16 * LANES;
 
 /// Eight neighbours of a row, which are a row of the smallest matrix that is loaded, as they are in
