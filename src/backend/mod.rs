@@ -31,7 +31,8 @@ use attempt::{capture_panics, probe, within};
 pub use cube::Fused;
 use device::Devices;
 pub use device::{
-    DeviceInfo, DeviceMemory, NVIDIA_DEVICES, Requirement, System, nvidia_model, requirements,
+    DeviceInfo, DeviceMemory, KEPT, NVIDIA_DEVICES, Requirement, System, kernels_folder,
+    nvidia_model, requirements,
 };
 pub use dropout::Dropout;
 pub use group::{LeftAlone, Member};
@@ -363,6 +364,7 @@ fn unusable(kind: BackendKind, reason: String) -> BackendError {
 
 /// The device of a target.
 fn select<B: Devices>(Target { kind, device }: Target) -> Result<B::Device, BackendError> {
+    B::prepare();
     let Some(index) = device else { return Ok(B::Device::default()) };
     let mut found = B::devices();
     if index < found.len() {

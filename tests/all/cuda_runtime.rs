@@ -61,6 +61,11 @@ type CudaCompiler = CppCompiler<CudaDialect<CudaWmmaCompiler>>;
 /// known when they were written.
 pub static SOURCES: Mutex<BTreeMap<String, Result<String, String>>> = Mutex::new(BTreeMap::new());
 
+/// The lines, in order, of all kernels that were written, by the keys under which CubeCL finds what it
+/// has compiled in an earlier run. It declares types in any order, and arrays of a block's threads where
+/// they happen to find room.
+pub static KEYS: Mutex<BTreeMap<u128, Vec<String>>> = Mutex::new(BTreeMap::new());
+
 /// These kernels, as they were launched, one after the other.
 pub static LAUNCHED: Mutex<Vec<Launch>> = Mutex::new(Vec::new());
 
@@ -212,6 +217,7 @@ impl Printer {
     fn write_kernel(
         &mut self,
         id: &str,
+        key: u128,
         kernel: &<Self as ComputeServer>::Kernel,
         mode: ExecutionMode,
     ) -> Result<Written, String> {
@@ -230,6 +236,12 @@ impl Printer {
             .map_err(|_| "CubeCL panics".to_string())?
             .map_err(|error| format!("{error:?}"))?;
         let (function, source) = (compiled.entrypoint_name, compiled.source);
+        let fixed = |line: &str| line.split("dynamic_shared_mem[").next().unwrap().to_owned();
+        let mut lines: Vec<String> = source.lines().map(fixed).collect();
+        lines.sort();
+        if KEYS.lock().unwrap().entry(key).or_insert_with(|| lines.clone()) != &lines {
+            return Err("its key is that of another kernel".into());
+        }
         let written = Written { function, source, block: compiled.cube_dim };
         self.written.insert(id.into(), written.clone());
         Ok(written)
@@ -445,10 +457,10 @@ impl ComputeServer for Printer {
     ) {
         let mut id = kernel.id();
         id.mode(mode);
-        let id = format!("{id:?}");
+        let (key, id) = (id.stable_hash(), format!("{id:?}"));
         let CubeCount::Static(x, y, z) = grid else { unreachable!("nobody asks") };
         let grid = [x, y, z];
-        let mut written = self.write_kernel(&id, &kernel, mode);
+        let mut written = self.write_kernel(&id, key, &kernel, mode);
         // What WebGPU promises, and CUDA of two axes of three.
         let ours = id.contains("emberlm::backend::cube");
         if ours && grid.iter().any(|cubes| !(1..=65_535).contains(cubes)) {

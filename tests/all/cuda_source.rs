@@ -14,9 +14,11 @@ use emberlm::data::Window;
 use emberlm::model::{Initializer, Model};
 use emberlm::train::LanguageModel;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::cuda_runtime::{Fused, LAUNCHED, Launch, Paper, Plain, SOURCES};
+use crate::cuda_runtime::{Fused, KEYS, LAUNCHED, Launch, Paper, Plain, SOURCES};
 use crate::support::{ACTIVATIONS, numbers, window_batch};
 
 /// Whose launches these are.
@@ -271,6 +273,32 @@ fn kernels_become_cuda_source() {
         ];
         let counts = sources.keys().any(|id| id.contains(&kernel) && id.contains("type: U64"));
         assert!(counts || never.contains(&&*kernel), "{kernel} counts by 32 bits");
+    }
+}
+
+/// What compiled kernels are kept under between runs; within a run each kernel is checked to have a key
+/// of its own.
+#[test]
+fn another_process_finds_kernels_by_the_same_keys() {
+    let _turn = turn();
+    launch_all::<Autodiff<Plain>>(&PAPER);
+    launches_of_a_step::<Autodiff<Fused>>(1, Precision::Bf16, &json!({}));
+    let found = KEYS.lock().unwrap().clone();
+    let variable = "EMBERLM_KEYS_OF_KERNELS";
+    if let Some(path) = std::env::var_os(variable) {
+        std::fs::write(path, serde_json::to_vec(&found).unwrap()).unwrap();
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let name = "cuda_source::another_process_finds_kernels_by_the_same_keys";
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    let output = other.args(["--exact", name]).env(variable, file.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let others: BTreeMap<u128, Vec<String>> =
+        serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
+    assert!(others.len() > 100, "{}", others.len());
+    for (key, lines) in others {
+        assert!(found.get(&key) == Some(&lines), "{lines:#?}");
     }
 }
 

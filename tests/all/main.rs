@@ -35,6 +35,7 @@ mod inspect_attention;
 mod inspect_command;
 mod int8;
 mod interop;
+mod kept_kernels;
 mod kernels;
 mod loggers;
 mod lora;

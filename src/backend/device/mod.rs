@@ -4,6 +4,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod kept;
 mod nvidia;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod processor;
@@ -12,6 +13,7 @@ mod vulkan;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub use kept::{KEPT, kernels_folder};
 pub use nvidia::{NVIDIA_DEVICES, nvidia_model};
 #[cfg(feature = "cuda")]
 pub(super) use toolkit::has_nccl;
@@ -30,6 +32,9 @@ pub(super) trait Devices: Backend {
     /// # Panics
     /// Where a driver is missing or broken.
     fn devices() -> Vec<(Self::Device, DeviceInfo)>;
+
+    /// What is to be done once, before any of them is used.
+    fn prepare() {}
 }
 
 /// What is known of a device.
