@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::feed_forward::Network;
 use super::pass::Pass;
@@ -79,11 +79,23 @@ impl<B: GptBackend> Experts<B> {
         let chosen = self.choose(&scores);
 
         let indices = |ids: Vec<i32>, shape: Vec<usize>| TensorData::new(ids, shape);
-        let experts: Vec<i32> = chosen.iter().map(|expert| *expert as i32).collect();
-        let experts = Tensor::<B, 2, Int>::from_data(indices(experts, vec![n, p]), &device);
         let weights = match p {
-            1 => softmax(scores.clone(), 1).gather(1, experts),
-            _ => softmax(scores.clone().gather(1, experts), 1),
+            1 => {
+                // What `gather` would give: under burn's fusion it reads past a single column where
+                // its result goes into wider rows.
+                let all = self.experts.len();
+                let mut is_chosen = vec![0.0_f32; n * all];
+                for (row, expert) in is_chosen.chunks_exact_mut(all).zip(&chosen) {
+                    row[*expert] = 1.0;
+                }
+                let is_chosen = Tensor::from_data(TensorData::new(is_chosen, [n, all]), &device);
+                (softmax(scores.clone(), 1) * is_chosen).sum_dim(1)
+            }
+            _ => {
+                let experts: Vec<i32> = chosen.iter().map(|expert| *expert as i32).collect();
+                let experts = Tensor::from_data(indices(experts, vec![n, p]), &device);
+                softmax(scores.clone().gather(1, experts), 1)
+            }
         };
         let weights = weights.reshape([n * p, 1]);
 
