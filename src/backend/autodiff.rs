@@ -180,16 +180,18 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         bias: Option<Tensor<Self, 1>>,
         kind: NormKind,
         epsilon: f64,
+        precision: Precision,
     ) -> Tensor<Self, D> {
         let all_fit = fits(&input) && all_fit(&[&weight, &bias]);
         let scaling = scaling(kind, epsilon).filter(|_| all_fit);
-        let (Some(kernels), Some(scaling)) = (B::kernels(), scaling) else {
-            return default_normalization(input, weight, bias, kind, epsilon);
+        let kernels = B::kernels().filter(|kernels| kernels.computes_in(precision));
+        let (Some(kernels), Some(scaling)) = (kernels, scaling) else {
+            return factor(default_normalization(input, weight, bias, kind, epsilon), precision);
         };
         let (input, weight, bias) = (to_float(input), weight.map(to_float), bias.map(to_float));
         let (x, w) = (input.primitive.clone(), weight.as_ref().map(|it| it.primitive.clone()));
         let b = bias.as_ref().map(|it| it.primitive.clone());
-        let output = kernels.normalization(x.clone(), w.clone(), b, scaling);
+        let output = kernels.normalization(x.clone(), w.clone(), b, scaling, precision);
         let gradients = move |gradient| {
             kernels.normalization_backward(x.clone(), w.clone(), gradient, scaling).map(Some)
         };

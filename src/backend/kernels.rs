@@ -203,8 +203,8 @@ pub trait Products<B: Backend>: Debug + Sync {
     ) -> [Option<FloatTensor<B>>; 3];
 }
 
-/// A backend's kernels for tensors of f32, each with its gradients; those of gates and of attention
-/// take bf16, too, where the backend [computes in it](Kernels::computes_in). The operations of
+/// A backend's kernels for tensors of f32, each with its gradients; those of gates, norms and
+/// attention take or make bf16, too, where the backend [computes in it](Kernels::computes_in). The operations of
 /// [`GptBackend`](super::GptBackend) say what they compute.
 ///
 /// B batch, T queries, S keys, H heads, G key heads, K head width, W width of a value, N rows
@@ -242,16 +242,18 @@ pub trait Kernels<B: Backend>: Debug + Sync {
         turn: Turn,
     ) -> FloatTensor<B>;
 
-    /// Of rows, which are the last dimension.
+    /// Of rows, which are the last dimension, rounded to this precision.
     fn normalization(
         &self,
         input: FloatTensor<B>,
         weight: Option<FloatTensor<B>>,
         bias: Option<FloatTensor<B>>,
         scaling: Scaling,
+        precision: Precision,
     ) -> FloatTensor<B>;
 
-    /// The gradients with respect to input, weight and bias.
+    /// The gradients with respect to input, weight and bias, in f32, from that of the output, in its
+    /// precision.
     fn normalization_backward(
         &self,
         input: FloatTensor<B>,

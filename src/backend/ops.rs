@@ -148,7 +148,8 @@ pub trait GptBackend: Backend {
         from_float(products.dense_int8(to_float(input), values, scales, bias.map(to_float)))
     }
 
-    /// Brings the last dimension to one scale, then multiplies by `weight` and adds `bias`.
+    /// Brings the last dimension to one scale, then multiplies by `weight` and adds `bias`: in f32,
+    /// and rounded to a precision in the end.
     ///
     /// # Shapes
     /// - `input` `[.., D]`, `weight` and `bias` `[D]` -> `[.., D]`
@@ -158,17 +159,20 @@ pub trait GptBackend: Backend {
         bias: Option<Tensor<Self, 1>>,
         kind: NormKind,
         epsilon: f64,
+        precision: Precision,
     ) -> Tensor<Self, D> {
         let all_fit = fits(&input) && all_fit(&[&weight, &bias]);
         let scaling = scaling(kind, epsilon).filter(|_| all_fit);
-        match (Self::kernels(), scaling) {
+        let kernels = Self::kernels().filter(|kernels| kernels.computes_in(precision));
+        match (kernels, scaling) {
             (Some(kernels), Some(scaling)) => from_float(kernels.normalization(
                 to_float(input),
                 weight.map(to_float),
                 bias.map(to_float),
                 scaling,
+                precision,
             )),
-            _ => default_normalization(input, weight, bias, kind, epsilon),
+            _ => factor(default_normalization(input, weight, bias, kind, epsilon), precision),
         }
     }
 

@@ -98,7 +98,12 @@ impl<B: GptBackend> Block<B> {
         let feed_forward_norm = ("feed_forward_norm", &self.feed_forward_norm);
         let attention_output_norm = ("attention_output_norm", &self.attention_output_norm);
         let feed_forward_output_norm = ("feed_forward_output_norm", &self.feed_forward_output_norm);
-        let normed = apply(record, ("attention_norm", &self.attention_norm), input.clone());
+        let precision = match self.residual {
+            Residual::ParallelSharedNorm => Precision::F32, // for both
+            _ => self.attention.qkv.input_precision(),
+        };
+        let attention_norm = ("attention_norm", &self.attention_norm);
+        let normed = apply(record, attention_norm, input.clone(), precision);
         let attended = record.part("attention", normed.clone(), |normed| {
             self.attention.forward(normed, layer, pass)
         });
@@ -106,14 +111,18 @@ impl<B: GptBackend> Block<B> {
             Residual::Sequential => {
                 let stream = self.add(record, input, attended, attention_output_norm);
                 let stream = self.cross(stream, layer, pass);
-                let normed = apply(record, feed_forward_norm, stream.clone());
+                let precision = self.feed_forward.input_precision();
+                let normed = apply(record, feed_forward_norm, stream.clone(), precision);
                 let processed = self.process(normed, pass);
                 self.add(record, stream, processed, feed_forward_output_norm)
             }
             Residual::Parallel | Residual::ParallelSharedNorm => {
                 let normed = match self.residual {
                     Residual::ParallelSharedNorm => normed,
-                    _ => apply(record, feed_forward_norm, input.clone()),
+                    _ => {
+                        let precision = self.feed_forward.input_precision();
+                        apply(record, feed_forward_norm, input.clone(), precision)
+                    }
                 };
                 let processed = self.process(normed, pass);
                 let stream = self.add(record, input, attended, attention_output_norm);
@@ -128,8 +137,8 @@ impl<B: GptBackend> Block<B> {
             return stream;
         };
         let record = pass.record;
-        let normed =
-            apply(record, ("cross_attention_norm", &self.cross_attention_norm), stream.clone());
+        let norm = ("cross_attention_norm", &self.cross_attention_norm);
+        let normed = apply(record, norm, stream.clone(), attention.query.input_precision());
         let attended =
             record.part("cross_attention", normed, |normed| attention.forward(normed, layer, pass));
         let norm = ("cross_attention_output_norm", &self.cross_attention_output_norm);
@@ -152,8 +161,8 @@ impl<B: GptBackend> Block<B> {
         norm: PlacedNorm<B>,
     ) -> Tensor<B, 3> {
         match self.placement {
-            NormPlacement::Post => apply(record, norm, B::add(stream, output)),
-            _ => B::add(stream, apply(record, norm, output)),
+            NormPlacement::Post => apply(record, norm, B::add(stream, output), Precision::F32),
+            _ => B::add(stream, apply(record, norm, output, Precision::F32)),
         }
     }
 }
@@ -161,13 +170,16 @@ impl<B: GptBackend> Block<B> {
 /// A norm that a block may have, and its name there.
 type PlacedNorm<'a, B> = (&'static str, &'a Option<Norm<B>>);
 
+/// A norm's output in the precision that what follows takes it in, or in f32 for whoever looks on.
 fn apply<B: GptBackend>(
     record: Record<B>,
     (part, norm): PlacedNorm<B>,
     input: Tensor<B, 3>,
+    precision: Precision,
 ) -> Tensor<B, 3> {
+    let precision = if record.is_observed() { Precision::F32 } else { precision };
     match norm {
-        Some(norm) => record.part(part, input, |input| norm.forward(input)),
+        Some(norm) => record.part(part, input, |input| norm.rounded(input, precision)),
         None => input,
     }
 }

@@ -93,6 +93,15 @@ impl<B: Backend> Network<B> {
 }
 
 impl<B: GptBackend> FeedForward<B> {
+    /// [`Linear::input_precision`], where one projection alone takes the input: the gradients of
+    /// several are added up in f32.
+    pub(super) fn input_precision(&self) -> Precision {
+        match self {
+            Self::Dense(Network { gate: None, up, .. }) => up.input_precision(),
+            _ => Precision::F32,
+        }
+    }
+
     /// # Shapes
     /// - `input` `[B, T, D]` -> `[B, T, D]`
     pub fn forward(&self, input: Tensor<B, 3>, pass: &mut Pass<B>) -> Tensor<B, 3> {

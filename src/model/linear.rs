@@ -61,6 +61,15 @@ impl<B: GptBackend> Linear<B> {
         }
     }
 
+    /// What an input may be rounded to beforehand: where it is a factor of this product and nothing
+    /// else, it is rounded to that anyway.
+    pub(super) fn input_precision(&self) -> Precision {
+        match (&self.weight, &self.lora) {
+            (Weight::Float(_), None) => self.precision,
+            _ => Precision::F32,
+        }
+    }
+
     /// [`Linear::forward`], rounded to the precision of the product.
     ///
     /// # Shapes

@@ -6,6 +6,7 @@ use super::Initializer;
 use crate::backend::GptBackend;
 use crate::config::ModelConfig;
 use crate::config::NormConfig;
+use crate::config::Precision;
 
 /// A normalisation of the last dimension.
 #[derive(Module, Debug)]
@@ -34,8 +35,21 @@ impl<B: GptBackend> Norm<B> {
     /// # Shapes
     /// - `input` `[.., D]` -> `[.., D]`
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+        self.rounded(input, Precision::F32)
+    }
+
+    /// [`Norm::forward`], rounded to a precision.
+    ///
+    /// # Shapes
+    /// - `input` `[.., D]` -> `[.., D]`
+    pub fn rounded<const D: usize>(
+        &self,
+        input: Tensor<B, D>,
+        precision: Precision,
+    ) -> Tensor<B, D> {
         let weight = self.weight.as_ref().map(Param::val);
         let bias = self.bias.as_ref().map(Param::val);
-        B::normalization(input, weight, bias, self.config.kind, self.config.epsilon)
+        let NormConfig { kind, epsilon, .. } = self.config;
+        B::normalization(input, weight, bias, kind, epsilon, precision)
     }
 }

@@ -50,13 +50,15 @@ const TERMS: [LossTerms; 2] = [
 
 /// Every operation that has a kernel, forward and backward.
 fn launch_all<B: TrainBackend>(device: &B::Device) {
-    let norm = |kind, weighted: bool| {
+    let norm = |kind, weighted: bool, precision| {
         let row = || weighted.then(|| leaf::<B, 1>([96], device));
-        B::normalization(leaf::<B, 3>([2, 3, 96], device), row(), row(), kind, 1e-5)
+        B::normalization(leaf::<B, 3>([2, 3, 96], device), row(), row(), kind, 1e-5, precision)
     };
     for kind in [NormKind::Layer, NormKind::Rms] {
         for weighted in [false, true] {
-            norm(kind, weighted).sum().backward();
+            for precision in [Precision::F32, Precision::Bf16] {
+                norm(kind, weighted, precision).cast(DType::F32).sum().backward();
+            }
         }
     }
     for kind in ACTIVATIONS {
@@ -171,7 +173,7 @@ fn launch_large() {
     Plain::sum_rows(plain());
     Plain::add_bias_backward(plain(), DType::BF16);
     let scaling = Scaling { centered: true, epsilon: 1e-5 };
-    kernels.normalization(square(), None, None, scaling);
+    kernels.normalization(square(), None, None, scaling, Precision::F32);
     kernels.normalization_backward(square(), None, square(), scaling);
     kernels.apply_dropout(square(), Dropout::new(0.1, 7));
     let angles = [(); 2].map(|()| large([1 << 12, 1 << 7]));

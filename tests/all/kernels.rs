@@ -328,15 +328,19 @@ fn wide(count: usize, seed: u64) -> Vec<f64> {
     numbers(count, seed).into_iter().map(f64::from).collect()
 }
 
-/// A norm in f64, and its gradients with respect to input, weight and bias.
+/// A norm in f64, and its gradients with respect to input, weight and bias from one of its output that
+/// comes in a precision.
 fn norm_by_hand(
     [rows, width]: [usize; 2],
     kind: NormKind,
     epsilon: f64,
+    precision: Precision,
     weight: &[f64],
     bias: &[f64],
 ) -> [Vec<f64>; 4] {
-    let (input, slopes) = (wide(rows * width, 4), wide(rows * width, 77));
+    let (input, slopes) = (wide(rows * width, 4), numbers(rows * width, 77));
+    let slopes: Vec<f64> =
+        slopes.into_iter().map(|slope| in_precision(slope, precision).into()).collect();
     let d = width as f64;
     let (mut output, mut of_input) = (Vec::new(), Vec::new());
     let (mut of_weight, mut of_bias) = (vec![0.0; width], vec![0.0; width]);
@@ -368,8 +372,12 @@ fn norm_by_hand(
 #[test]
 fn norms_are_their_formulas() {
     on_each_backend!(|device: B| {
-        for [rows, width] in [[1, 2], [2, 3], [67, 33], [130, 128]] {
-            for kind in [NormKind::Layer, NormKind::Rms, NormKind::Cosine] {
+        let in_bf16 = B::supports_dtype(&device, DType::BF16).then_some(Precision::Bf16);
+        let precisions: Vec<_> = [Precision::F32].into_iter().chain(in_bf16).collect();
+        let kinds = [NormKind::Layer, NormKind::Rms, NormKind::Cosine];
+        let kinds = kinds.map(|kind| precisions.iter().map(move |precision| (kind, *precision)));
+        for [rows, width] in [[1, 2], [2, 3], [67, 33], [130, 128], [3, 1028]] {
+            for (kind, precision) in kinds.clone().into_iter().flatten() {
                 for (with_weight, with_bias) in
                     [(true, true), (true, false), (false, true), (false, false)]
                 {
@@ -383,14 +391,16 @@ fn norms_are_their_formulas() {
                         bias.clone(),
                         kind,
                         epsilon,
+                        precision,
                     );
-                    let name = format!("{kind:?} {rows} {width} {with_weight} {with_bias}");
-                    let mut observed = Observed::new(name, output);
+                    let name =
+                        format!("{kind:?} {precision:?} {rows} {width} {with_weight} {with_bias}");
+                    let mut observed = Observed::new(name, output.cast(DType::F32));
                     observed.gradient("input", &input);
                     let w = if with_weight { wide(width, 5) } else { vec![1.0; width] };
                     let b = if with_bias { wide(width, 6) } else { vec![0.0; width] };
                     let [out, of_input, of_weight, of_bias] =
-                        norm_by_hand([rows, width], kind, epsilon, &w, &b);
+                        norm_by_hand([rows, width], kind, epsilon, precision, &w, &b);
                     let mut expected = vec![out, of_input];
                     if let Some(weight) = &weight {
                         observed.gradient("weight", weight);
@@ -400,8 +410,13 @@ fn norms_are_their_formulas() {
                         observed.gradient("bias", bias);
                         expected.push(of_bias);
                     }
-                    for ((name, found), expected) in observed.results.iter().zip(&expected) {
-                        check(name, found, expected, TOLERANCE);
+                    // The output is rounded once more, to 8 bits; the gradients are not.
+                    let rounding = if precision == Precision::F32 { 0.0 } else { 1.0 / 256.0 };
+                    let tolerances = std::iter::once(TOLERANCE + rounding);
+                    let tolerances = tolerances.chain(std::iter::repeat(TOLERANCE));
+                    let found = observed.results.iter().zip(&expected).zip(tolerances);
+                    for (((name, found), expected), tolerance) in found {
+                        check(name, found, expected, tolerance);
                     }
                 }
             }
@@ -1142,7 +1157,8 @@ fn what_is_not_a_number_is_not_hidden() {
         }
         for number in [f32::NAN, f32::INFINITY] {
             let input = with(number, shape);
-            let scaled = B::normalization(input.clone(), None, None, NormKind::Layer, 1e-5);
+            let scaled =
+                B::normalization(input.clone(), None, None, NormKind::Layer, 1e-5, Precision::F32);
             assert!(floats(scaled.into_data()).iter().any(|x| x.is_nan()), "{number} in a norm");
             let targets = Tensor::<B, 1, Int>::from_data([0, 1, 2, 3, 0, 1], &device);
             let logits = input.reshape([6, 4]);

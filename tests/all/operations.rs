@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use emberlm::backend::{AttentionOptions, Dropout, GptBackend, seed_draws};
-use emberlm::config::{Activation, NormKind};
+use emberlm::config::{Activation, NormKind, Precision};
 
 use crate::on_each_backend;
 use crate::reference::alibi_slopes;
@@ -70,6 +70,7 @@ fn layer_normalization_has_mean_zero_and_variance_one_before_its_weights() {
                 Some(tensor(&b, [width], &device)),
                 NormKind::Layer,
                 epsilon,
+                Precision::F32,
             );
             let mut expected = Vec::new();
             for row in x.chunks(width) {

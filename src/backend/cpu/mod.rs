@@ -217,6 +217,7 @@ impl Kernels<Flex> for CpuKernels {
         weight: Option<FlexTensor>,
         bias: Option<FlexTensor>,
         scaling: Scaling,
+        _precision: Precision, // f32, in which alone it computes
     ) -> FlexTensor {
         let [weight, bias] = [weight, bias].map(|tensor| tensor.map(contiguous));
         let input = contiguous(input);

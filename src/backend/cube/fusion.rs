@@ -11,6 +11,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::marker::PhantomData;
 
 use super::optimizer::{MOST_PARAMETERS, shares, squares};
+use super::products::element;
 use super::{Cube, CubeKernels, join_by_tokens};
 use crate::backend::compositions::{default_activated_backward, default_sum_rows};
 use crate::backend::ops::{all_fit, fits, from_float, products_fit, to_float};
@@ -247,8 +248,9 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         weight: Option<Lazy<R>>,
         bias: Option<Lazy<R>>,
         scaling: Scaling,
+        precision: Precision,
     ) -> Lazy<R> {
-        let output = like(&input);
+        let output = (input.shape.clone(), element(precision));
         let (weighted, biased) = (weight.is_some(), bias.is_some());
         let inputs = [Some(input), weight, bias].into_iter().flatten().collect();
         let [output] =
@@ -257,7 +259,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
                 let input = inputs.next().expect("there is always one");
                 let weight = if weighted { inputs.next() } else { None };
                 let bias = if biased { inputs.next() } else { None };
-                vec![kernels::<R, BT>().normalization(input, weight, bias, scaling)]
+                vec![kernels::<R, BT>().normalization(input, weight, bias, scaling, precision)]
             }));
         output
     }

@@ -192,8 +192,9 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Cube<R, BT>> for CubeKernels {
         weight: Option<CubeTensor<R>>,
         bias: Option<CubeTensor<R>>,
         scaling: Scaling,
+        precision: Precision,
     ) -> CubeTensor<R> {
-        normalization::forward(input, weight, bias, scaling)
+        normalization::forward(input, weight, bias, scaling, products::element(precision))
     }
 
     fn normalization_backward(

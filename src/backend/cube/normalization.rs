@@ -1,76 +1,80 @@
-//! Layer and root-mean-square normalization, a cube a row.
+//! Layer and root-mean-square normalization, a cube a row. What comes out, and the gradient that
+//! comes back, may be of another type than the input.
 //!
 //! N rows, W width
 
+use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::rows::{ROW_UNITS, sum_of_units};
+use super::rows::{ROW_UNITS, sum_of_lanes, sum_of_units};
 use super::sums::slab;
-use super::tensors::{UNITS, address, cubes, empty, rows};
+use super::tensors::{UNITS, address, cubes, empty, empty_of, even_rows, lanes, memory, rows};
 use crate::backend::Scaling;
 
-/// The mean of a row, and what its distances from it are multiplied by.
+/// The mean of a row of so many vectors, and what its distances from it are multiplied by.
 #[cube]
-fn statistics(
-    input: &Array<f32>,
+fn statistics<N: Size>(
+    input: &Array<Vector<f32, N>>,
     start: usize,
-    width: u32,
+    vectors: u32,
     epsilon: f32,
     #[comptime] centered: bool,
 ) -> (f32, f32) {
+    let width = f32::cast_from(vectors) * f32::cast_from(N::value());
     let mut mean = 0.0f32;
     if centered {
-        let mut sum = 0.0f32;
+        let mut sum = Vector::<f32, N>::new(0.0f32);
         let mut place = UNIT_POS;
-        while place < width {
+        while place < vectors {
             sum += input[start + place as usize];
             place += ROW_UNITS;
         }
-        mean = sum_of_units(sum, ROW_UNITS) / f32::cast_from(width);
+        mean = sum_of_units(sum_of_lanes(sum), ROW_UNITS) / width;
     }
-    let mut sum = 0.0f32;
+    let mut sum = Vector::<f32, N>::new(0.0f32);
     let mut place = UNIT_POS;
-    while place < width {
-        let distance = input[start + place as usize] - mean;
+    while place < vectors {
+        let distance = input[start + place as usize] - Vector::new(mean);
         sum += distance * distance;
         place += ROW_UNITS;
     }
-    let variance = sum_of_units(sum, ROW_UNITS) / f32::cast_from(width);
+    let variance = sum_of_units(sum_of_lanes(sum), ROW_UNITS) / width;
     (mean, 1.0f32 / f32::sqrt(variance + epsilon))
 }
 
 #[cube(launch, address_type = "dynamic")]
-fn forward_kernel(
-    input: &Array<f32>,
-    weight: &Array<f32>,
-    bias: &Array<f32>,
-    output: &mut Array<f32>,
-    width: u32,
+fn forward_kernel<E: Float, N: Size>(
+    input: &Array<Vector<f32, N>>,
+    weight: &Array<Vector<f32, N>>,
+    bias: &Array<Vector<f32, N>>,
+    output: &mut Array<Vector<E, N>>,
+    vectors: u32,
     rows: u32,
     epsilon: f32,
     #[comptime] centered: bool,
     #[comptime] weighted: bool,
     #[comptime] biased: bool,
+    #[define(E)] _element: StorageType,
 ) {
     let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
-    let start = row * width as usize;
-    let (mean, factor) = statistics(input, start, width, epsilon, centered);
+    let start = row * vectors as usize;
+    let (mean, factor) = statistics(input, start, vectors, epsilon, centered);
     let mut place = UNIT_POS;
-    while place < width {
-        let mut value = (input[start + place as usize] - mean) * factor;
+    while place < vectors {
+        let mut values = (input[start + place as usize] - Vector::new(mean)) * Vector::new(factor);
         if weighted {
-            value *= weight[place as usize];
+            values *= weight[place as usize];
         }
         if biased {
-            value += bias[place as usize];
+            values += bias[place as usize];
         }
-        output[start + place as usize] = value;
+        output[start + place as usize] = Vector::cast_from(values);
         place += ROW_UNITS;
     }
 }
@@ -81,9 +85,10 @@ pub fn forward<R: CubeRuntime>(
     weight: Option<CubeTensor<R>>,
     bias: Option<CubeTensor<R>>,
     scaling: Scaling,
+    element: DType,
 ) -> CubeTensor<R> {
     let input = into_contiguous(input);
-    let output = empty(&input, input.meta.shape().clone());
+    let output = empty_of(&input, input.meta.shape().clone(), element);
     let ([rows, width], client) = (rows(&input), input.client.clone());
     let (weighted, biased) = (weight.is_some(), bias.is_some());
     // What is not there is not read, but something has to stand in its place.
@@ -96,68 +101,77 @@ pub fn forward<R: CubeRuntime>(
         cubes(rows),
         CubeDim::new_1d(ROW_UNITS),
         address(&[&input]),
+        lanes(width),
         input.clone().into_array_arg(),
         stand_in(weight).into_array_arg(),
         stand_in(bias).into_array_arg(),
         output.clone().into_array_arg(),
-        width as u32,
+        (width / lanes(width)) as u32,
         rows as u32,
         scaling.epsilon,
         scaling.centered,
         weighted,
         biased,
+        element.into(),
     );
     output
 }
 
 /// With n the normalized input and h the gradient times the weight, the gradient of a row is
-/// `factor (h - mean(h) - n mean(h n))`, without its second term where rows keep their mean.
+/// `factor (h - mean(h) - n mean(h n))`, without its second term where rows keep their mean. Gradients
+/// have rows that begin `pitch` apart.
 #[cube(launch, address_type = "dynamic")]
-fn backward_kernel(
-    input: &Array<f32>,
-    weight: &Array<f32>,
-    gradient: &Array<f32>,
-    of_input: &mut Array<f32>,
+fn backward_kernel<E: Float, N: Size>(
+    input: &Array<Vector<f32, N>>,
+    weight: &Array<Vector<f32, N>>,
+    gradient: &Array<Vector<E, N>>,
+    of_input: &mut Array<Vector<f32, N>>,
     kept: &mut Array<f32>,
-    width: u32,
+    vectors: u32,
+    // Of gradients, in vectors.
+    pitch: u32,
     rows: u32,
     epsilon: f32,
     #[comptime] centered: bool,
     #[comptime] weighted: bool,
+    #[define(E)] _element: StorageType,
 ) {
     let row = CUBE_POS;
     if row >= rows as usize {
         terminate!();
     }
-    let start = row * width as usize;
-    let (mean, factor) = statistics(input, start, width, epsilon, centered);
-    let mut sum = 0.0f32;
-    let mut product = 0.0f32;
+    let start = row * vectors as usize;
+    let slopes_start = row * pitch as usize;
+    let (mean, factor) = statistics(input, start, vectors, epsilon, centered);
+    let width = f32::cast_from(vectors) * f32::cast_from(N::value());
+    let mut sum = Vector::<f32, N>::new(0.0f32);
+    let mut product = Vector::<f32, N>::new(0.0f32);
     let mut place = UNIT_POS;
-    while place < width {
+    while place < vectors {
         let index = start + place as usize;
-        let mut slope = gradient[index];
+        let mut slopes = Vector::<f32, N>::cast_from(gradient[slopes_start + place as usize]);
         if weighted {
-            slope *= weight[place as usize];
+            slopes *= weight[place as usize];
         }
-        sum += slope;
-        product += slope * (input[index] - mean) * factor;
+        sum += slopes;
+        product += slopes * (input[index] - Vector::new(mean)) * Vector::new(factor);
         place += ROW_UNITS;
     }
-    let product = sum_of_units(product, ROW_UNITS) / f32::cast_from(width);
+    let product = sum_of_units(sum_of_lanes(product), ROW_UNITS) / width;
     let mut shift = 0.0f32;
     if centered {
-        shift = sum_of_units(sum, ROW_UNITS) / f32::cast_from(width);
+        shift = sum_of_units(sum_of_lanes(sum), ROW_UNITS) / width;
     }
     let mut place = UNIT_POS;
-    while place < width {
+    while place < vectors {
         let index = start + place as usize;
-        let mut slope = gradient[index];
+        let mut slopes = Vector::<f32, N>::cast_from(gradient[slopes_start + place as usize]);
         if weighted {
-            slope *= weight[place as usize];
+            slopes *= weight[place as usize];
         }
-        let normalized = (input[index] - mean) * factor;
-        of_input[index] = factor * (slope - shift - normalized * product);
+        let normalized = (input[index] - Vector::new(mean)) * Vector::new(factor);
+        let across = slopes - Vector::new(shift) - normalized * Vector::new(product);
+        of_input[index] = Vector::new(factor) * across;
         place += ROW_UNITS;
     }
     if UNIT_POS == 0 {
@@ -166,34 +180,39 @@ fn backward_kernel(
     }
 }
 
-/// The sums over a slab of rows that are the gradients of weight and bias, a unit a column.
+/// The sums over a slab of rows that are the gradients of weight and bias; a unit has some columns.
 #[cube(launch, address_type = "dynamic")]
-fn columns_kernel(
-    input: &Array<f32>,
-    gradient: &Array<f32>,
+fn columns_kernel<E: Float, N: Size>(
+    input: &Array<Vector<f32, N>>,
+    gradient: &Array<Vector<E, N>>,
     kept: &Array<f32>,
-    of_weight: &mut Array<f32>,
-    of_bias: &mut Array<f32>,
-    width: u32,
+    of_weight: &mut Array<Vector<f32, N>>,
+    of_bias: &mut Array<Vector<f32, N>>,
+    vectors: u32,
+    // Of gradients, in vectors.
+    pitch: u32,
     rows: u32,
     slab: u32,
+    #[define(E)] _element: StorageType,
 ) {
     let column = CUBE_POS_X * UNITS + UNIT_POS;
-    if column < width {
+    if column < vectors {
         let first = CUBE_POS_Y * slab;
         let last = min(first + slab, rows);
-        let mut weight = 0.0f32;
-        let mut bias = 0.0f32;
+        let mut weight = Vector::<f32, N>::new(0.0f32);
+        let mut bias = Vector::<f32, N>::new(0.0f32);
         let mut row = first;
         while row < last {
-            let index = row as usize * width as usize + column as usize;
-            let mean = kept[2 * row as usize];
-            let factor = kept[2 * row as usize + 1];
-            weight += gradient[index] * (input[index] - mean) * factor;
-            bias += gradient[index];
+            let index = row as usize * vectors as usize + column as usize;
+            let mean = Vector::new(kept[2 * row as usize]);
+            let factor = Vector::new(kept[2 * row as usize + 1]);
+            let slopes = gradient[row as usize * pitch as usize + column as usize];
+            let slopes = Vector::<f32, N>::cast_from(slopes);
+            weight += slopes * (input[index] - mean) * factor;
+            bias += slopes;
             row += 1;
         }
-        let place = CUBE_POS_Y as usize * width as usize + column as usize;
+        let place = CUBE_POS_Y as usize * vectors as usize + column as usize;
         of_weight[place] = weight;
         of_bias[place] = bias;
     }
@@ -207,8 +226,10 @@ pub fn backward<R: CubeRuntime>(
     gradient: CubeTensor<R>,
     scaling: Scaling,
 ) -> [CubeTensor<R>; 3] {
-    let (input, gradient) = (into_contiguous(input), into_contiguous(gradient));
+    let (input, (gradient, pitch)) = (into_contiguous(input), even_rows(gradient));
     let ([rows, width], client) = (rows(&input), input.client.clone());
+    let [vectors, pitch] = [width, pitch].map(|numbers| (numbers / lanes(width)) as u32);
+    let element = gradient.dtype;
     let weighted = weight.is_some();
     let weight = weight.map_or_else(|| input.clone(), into_contiguous);
     let of_input = empty(&input, input.meta.shape().clone());
@@ -217,34 +238,40 @@ pub fn backward<R: CubeRuntime>(
         &client,
         cubes(rows),
         CubeDim::new_1d(ROW_UNITS),
-        address(&[&input]),
+        address(&[&input, &gradient]),
+        lanes(width),
         input.clone().into_array_arg(),
         weight.into_array_arg(),
-        gradient.clone().into_array_arg(),
+        memory(gradient.clone()),
         of_input.clone().into_array_arg(),
         kept.clone().into_array_arg(),
-        width as u32,
+        vectors,
+        pitch,
         rows as u32,
         scaling.epsilon,
         scaling.centered,
         weighted,
+        element.into(),
     );
     let slab = slab(rows);
     let slabs = rows.div_ceil(slab);
     let [of_weight, of_bias] = [(); 2].map(|()| empty(&input, [slabs, width]));
     columns_kernel::launch(
         &client,
-        CubeCount::Static((width as u32).div_ceil(UNITS), slabs as u32, 1),
+        CubeCount::Static(vectors.div_ceil(UNITS), slabs as u32, 1),
         CubeDim::new_1d(UNITS),
-        address(&[&input]),
+        address(&[&input, &gradient]),
+        lanes(width),
         input.into_array_arg(),
-        gradient.into_array_arg(),
+        memory(gradient),
         kept.into_array_arg(),
         of_weight.clone().into_array_arg(),
         of_bias.clone().into_array_arg(),
-        width as u32,
+        vectors,
+        pitch,
         rows as u32,
         slab as u32,
+        element.into(),
     );
     [of_input, of_weight, of_bias]
 }

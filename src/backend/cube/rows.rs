@@ -8,6 +8,17 @@ pub const ROW_UNITS: u32 = 256;
 /// What a maximum begins with. Not an infinity, of which shaders promise nothing.
 pub const LOWEST: f32 = -3.4e38;
 
+/// The sum of the numbers that a unit takes together.
+#[cube]
+pub fn sum_of_lanes<N: Size>(lanes: Vector<f32, N>) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for lane in 0..N::value() {
+        sum += lanes[lane];
+    }
+    sum
+}
+
 /// The sum over the units of a cube, for each of them. Always in one order.
 #[cube]
 pub fn sum_of_units(value: f32, #[comptime] units: u32) -> f32 {

@@ -87,6 +87,28 @@ pub fn memory<R: CubeRuntime>(tensor: CubeTensor<R>) -> ArrayArg<R> {
     CubeTensor::new_contiguous(client, device, [length].into(), handle, dtype).into_array_arg()
 }
 
+/// A tensor whose rows lie evenly apart, each in one piece, and how many numbers one begins behind the
+/// last. Matrix products on CUDA come so, as in [`zeroed`]; any other is made contiguous.
+pub fn even_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> (CubeTensor<R>, usize) {
+    let [_, width] = rows(&tensor);
+    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+    // From the last dimension to the first, those of one place aside, which have no stride.
+    let mut axes = shape.iter().zip(strides.iter()).rev().filter(|(size, _)| **size > 1);
+    let (last, above) = (axes.next(), axes.next());
+    let pitch = above.map_or(width, |(_, stride)| *stride);
+    let mut next = above.map_or(0, |(size, _)| size * pitch);
+    let is_even = axes.all(|(size, stride)| {
+        let follows = *stride == next;
+        next *= size;
+        follows
+    });
+    let in_pieces = last.is_some_and(|(size, stride)| *size == width && *stride == 1);
+    if in_pieces && pitch >= width && pitch.is_multiple_of(lanes(width)) && is_even {
+        return (tensor, pitch);
+    }
+    (burn_cubecl::kernel::into_contiguous(tensor), width)
+}
+
 /// What kernels count the elements of these tensors by. Numbers of 32 bits go on to half of what
 /// they can count, since a grid has more units than there are elements.
 pub fn address<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> AddressType {
