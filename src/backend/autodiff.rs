@@ -159,11 +159,15 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         }
     }
 
-    fn add_bias(product: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
+    fn add_bias(
+        product: Tensor<Self, 2>,
+        bias: Tensor<Self, 1>,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
         let dtype = product.dtype();
         let (product, bias) = (to_float(product), to_float(bias));
         let prepared = prepare::<B, C, 2>([&product, &bias]);
-        let sum = B::add_bias(from_float(product.primitive), from_float(bias.primitive));
+        let sum = B::add_bias(from_float(product.primitive), from_float(bias.primitive), precision);
         finish(prepared, to_float(sum), move |gradient, [_, of_bias]| {
             let gradient: Tensor<B, 2> = from_float(gradient);
             if !of_bias {

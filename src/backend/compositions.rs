@@ -8,13 +8,14 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
-use super::precision::{factor, product};
+use super::precision::{factor, precision_of, product};
 use super::{
     AdamwUpdate, AttentionOptions, Dropout, GptBackend, KeyRanges, LossTerms, Rotation, Scaling,
     alibi_slope,
 };
 use crate::config::Activation;
 use crate::config::NormKind;
+use crate::config::Precision;
 use crate::config::RotaryPairing;
 
 /// [`GptBackend::dense`] by burn's own product.
@@ -28,12 +29,16 @@ pub(super) fn default_dense<B: GptBackend, const D: usize>(
 }
 
 /// [`GptBackend::product`] by burn's own.
-pub(super) fn default_product<B: Backend, const D: usize>(
+pub(super) fn default_product<B: GptBackend, const D: usize>(
     input: Tensor<B, D>,
     weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
 ) -> Tensor<B, D> {
-    let d_output = weight.dims()[1];
-    on_rows(input, d_output, |input| input.matmul(weight))
+    let (d_output, precision) = (weight.dims()[1], precision_of(&input));
+    on_rows(input, d_output, |input| match bias {
+        Some(bias) => B::add_bias(input.matmul(weight), bias, precision),
+        None => input.matmul(weight),
+    })
 }
 
 /// [`GptBackend::dense_activated`] by burn's own product.
@@ -50,7 +55,7 @@ pub(super) fn default_dense_activated<B: GptBackend, const D: usize>(
 /// A product with what is added to each of its rows, in f32.
 fn biased<B: GptBackend>(product: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
     match bias {
-        Some(bias) => B::add_bias(product, bias),
+        Some(bias) => B::add_bias(product, bias, Precision::F32),
         None => product.cast(FloatDType::F32),
     }
 }
@@ -96,7 +101,7 @@ pub(super) fn default_activated_backward<B: GptBackend>(
 
 /// [`GptBackend::sum_rows`] by burn's own operations.
 pub(super) fn default_sum_rows<B: Backend>(rows: Tensor<B, 2>) -> Tensor<B, 1> {
-    rows.sum_dim(0).squeeze_dim(0)
+    rows.cast(FloatDType::F32).sum_dim(0).squeeze_dim(0)
 }
 
 /// [`GptBackend::dense_int8`] by burn's own operations.
@@ -218,6 +223,10 @@ pub(super) fn default_attend<B: GptBackend>(
     value: Tensor<B, 4>,
     options: &AttentionOptions,
 ) -> Tensor<B, 4> {
+    if precision_of(&query) == Precision::Bf16 {
+        let [query, key, value] = [query, key, value].map(|heads| heads.cast(FloatDType::F32));
+        return factor(default_attend(query, key, value, options), Precision::Bf16);
+    }
     let ([b, h, t, k], [_, g, s, _]) = (query.dims(), key.dims());
     // The oldest keys may be out of every query's sight. What is dropped follows from places among
     // all keys.

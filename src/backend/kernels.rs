@@ -29,6 +29,8 @@ pub struct Sight {
     pub dropout: Option<Dropout>,
     /// Of the matrix products.
     pub precision: Precision,
+    /// Of what comes out, and of the gradients of what goes in: f32 or that of the products.
+    pub given: Precision,
 }
 
 impl Sight {

@@ -6,7 +6,8 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
-use super::ops::{fits, to_float};
+use super::ops::{products_fit, to_float};
+use super::precision::precision_of;
 use super::{Dropout, KeyRanges, Sight};
 use crate::config::Precision;
 use crate::config::RotaryPairing;
@@ -68,7 +69,10 @@ impl AttentionOptions {
             let [b, _, queries, _] = inputs[0].dims();
             ranges.check(b, [queries, inputs.get(1).map_or(queries, |keys| keys.dims()[2])]);
         }
-        let is_known = is_centered && inputs.iter().all(|input| fits(input));
+        let given = precision_of(inputs[0]);
+        let takes_given = given == Precision::F32 || given == self.precision;
+        let is_known =
+            is_centered && takes_given && inputs.iter().all(|input| products_fit(input, inputs[0]));
         is_known.then(|| Sight {
             scale: self.scale as f32,
             soft_cap: self.soft_cap.map(|cap| cap as f32),
@@ -78,6 +82,7 @@ impl AttentionOptions {
             ranges: self.ranges.clone(),
             dropout: self.dropout,
             precision: self.precision,
+            given,
         })
     }
 }

@@ -20,7 +20,7 @@ use super::compositions::{
     default_training_loss, scaling,
 };
 use super::group::all_reduce_over_host;
-use super::precision::factor;
+use super::precision::{factor, precision_of};
 use super::{
     AdamwUpdate, AttentionOptions, Dropout, Kernels, LeftAlone, LossTerms, Member, Products,
     Rotation, Turn,
@@ -69,14 +69,19 @@ pub trait GptBackend: Backend {
         from_float(products.dense(to_float(input), to_float(weight), bias.map(to_float)))
     }
 
-    /// `input weight`, rounded to the precision that both have.
+    /// [`GptBackend::dense`], rounded to the precision that both factors have.
     ///
     /// # Shapes
-    /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]` -> `[.., d_output]`
-    fn product<const D: usize>(input: Tensor<Self, D>, weight: Tensor<Self, 2>) -> Tensor<Self, D> {
-        match input.dtype() {
-            DType::F32 => Self::dense(input, weight, None),
-            _ => default_product(input, weight),
+    /// - `input` `[.., d_input]`, `weight` `[d_input, d_output]`, `bias` `[d_output]` ->
+    ///   `[.., d_output]`
+    fn product<const D: usize>(
+        input: Tensor<Self, D>,
+        weight: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, D> {
+        match precision_of(&input) {
+            Precision::F32 => Self::dense(input, weight, bias),
+            Precision::Bf16 => default_product(input, weight, bias),
         }
     }
 
@@ -176,15 +181,19 @@ pub trait GptBackend: Backend {
         }
     }
 
-    /// A product with what is added to each of its rows, in f32.
+    /// A product with what is added to each of its rows: in f32, and rounded to a precision in the end.
     ///
     /// # Shapes
     /// - `product` `[N, O]`, `bias` `[O]` -> `[N, O]`
-    fn add_bias(product: Tensor<Self, 2>, bias: Tensor<Self, 1>) -> Tensor<Self, 2> {
-        product.cast(FloatDType::F32) + bias.unsqueeze()
+    fn add_bias(
+        product: Tensor<Self, 2>,
+        bias: Tensor<Self, 1>,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        factor(product.cast(FloatDType::F32) + bias.unsqueeze(), precision)
     }
 
-    /// The gradients with respect to product, in its own type, and bias of
+    /// The gradients with respect to product, in its own type, and bias, in f32, of
     /// [`GptBackend::add_bias`], from the gradient with respect to the sum.
     ///
     /// # Shapes
@@ -196,7 +205,7 @@ pub trait GptBackend: Backend {
         (gradient.clone().cast(product), Self::sum_rows(gradient))
     }
 
-    /// The sum of all rows.
+    /// The sum of all rows, in f32.
     ///
     /// # Shapes
     /// - `rows` `[N, O]` -> `[O]`
@@ -266,7 +275,8 @@ pub trait GptBackend: Backend {
     }
 
     /// Scaled dot-product attention (Vaswani et al. 2017). Where there are fewer key heads than
-    /// query heads, each serves `H / G` query heads in a row.
+    /// query heads, each serves `H / G` query heads in a row. What comes out is in the precision that
+    /// all three have, which is f32 or that of the products.
     ///
     /// # Shapes
     /// - `query` `[B, H, T, K]`, `key` `[B, G, S, K]`, `value` `[B, G, S, W]` -> `[B, H, T, W]`
@@ -362,7 +372,10 @@ pub trait GptBackend: Backend {
         assert!(lengths.iter().all(|length| (1..=room).contains(length)));
         let kernels = Self::kernels().filter(|it| it.computes_in(options.precision));
         let sight = options.sight(&[&query, &key, &value]);
-        match (kernels, sight.filter(|sight| sight.dropout.is_none())) {
+        match (
+            kernels,
+            sight.filter(|sight| sight.dropout.is_none() && sight.given == Precision::F32),
+        ) {
             (Some(kernels), Some(sight)) => {
                 let inputs = [query, key, value].map(to_float);
                 from_float(kernels.attend_rows(inputs, lengths, &sight))
@@ -531,8 +544,7 @@ pub(super) fn kernels_for<B: GptBackend, C: Backend, const D: usize>(
     one: &Tensor<C, D>,
     other: &Tensor<C, D>,
 ) -> Option<&'static dyn Kernels<B>> {
-    let precision = if one.dtype() == DType::BF16 { Precision::Bf16 } else { Precision::F32 };
-    B::kernels().filter(|it| products_fit(one, other) && it.computes_in(precision))
+    B::kernels().filter(|it| products_fit(one, other) && it.computes_in(precision_of(one)))
 }
 
 pub(super) fn all_fit<B: Backend>(tensors: &[&Option<Tensor<B, 1>>]) -> bool {

@@ -44,6 +44,14 @@ pub fn factor<B: Backend, const D: usize>(
     }
 }
 
+/// The precision that a factor is in.
+pub(super) fn precision_of<B: Backend, const D: usize>(factor: &Tensor<B, D>) -> Precision {
+    match factor.dtype() {
+        DType::BF16 => Precision::Bf16,
+        _ => Precision::F32,
+    }
+}
+
 /// The matrix product of two factors of one precision, in f32.
 pub(super) fn product<B: Backend, const D: usize>(
     left: Tensor<B, D>,

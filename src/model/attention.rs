@@ -161,7 +161,18 @@ impl<B: GptBackend> SelfAttention<B> {
     pub fn forward(&self, input: Tensor<B, 3>, layer: usize, pass: &mut Pass<B>) -> Tensor<B, 3> {
         let (h, g) = (self.heads.queries, self.heads.keys);
         let record = pass.record;
-        let joined = record.part("qkv", input, |input| self.qkv.forward(input));
+        // Without norms between, queries and keys are turned at once, where they lie.
+        let stays = self.query_norm.is_none() && self.key_norm.is_none();
+        let is_plain = stays && pass.rotation.is_none() && pass.cache.is_none();
+        // What the products of attention and the one behind it round anyway. What is observed is in
+        // f32.
+        let rounds = is_plain
+            && self.output.input_precision() == self.heads.precision
+            && !record.is_observed();
+        let joined = record.part("qkv", input, |input| match rounds {
+            true => self.qkv.rounded(input),
+            false => self.qkv.forward(input),
+        });
         let joined = self.heads.split(joined); // [B, H + 2 G, T, K]
         let options = AttentionOptions {
             causal: self.causal,
@@ -172,8 +183,6 @@ impl<B: GptBackend> SelfAttention<B> {
         };
         let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
         let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
-        // Without norms between, queries and keys are turned at once, where they lie.
-        let stays = self.query_norm.is_none() && self.key_norm.is_none();
         let (at_once, apart) = if stays { (rotation, None) } else { (None, rotation) };
         let joined = turn(record, "rotation", joined, h + g, at_once);
         if stays && pass.cache.is_none() {

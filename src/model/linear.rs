@@ -75,10 +75,11 @@ impl<B: GptBackend> Linear<B> {
     /// # Shapes
     /// - `input` `[.., d_input]` -> `[.., d_output]`
     pub fn rounded<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
-        match (&self.weight, &self.bias, &self.lora) {
-            (Weight::Float(weight), None, None) => {
+        match (&self.weight, &self.lora) {
+            (Weight::Float(weight), None) => {
+                let bias = self.bias.as_ref().map(Param::val);
                 let weight = factor(weight.val(), self.precision);
-                B::product(factor(input, self.precision), weight)
+                B::product(factor(input, self.precision), weight, bias)
             }
             _ => factor(self.forward(input), self.precision),
         }

@@ -75,9 +75,13 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         }
     }
     let bias = leaf::<B, 1>([70], device);
-    B::add_bias(leaf::<B, 2>([100, 70], device), bias.clone()).sum().backward();
+    let plain = leaf::<B, 2>([100, 70], device);
+    B::add_bias(plain, bias.clone(), Precision::F32).sum().backward();
     let product = factor(leaf::<B, 2>([100, 70], device), Precision::Bf16);
-    B::add_bias(product, bias).sum().backward();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let sum = B::add_bias(product.clone(), bias.clone(), precision);
+        sum.cast(DType::F32).sum().backward();
+    }
     for pairing in [RotaryPairing::Half, RotaryPairing::Interleaved] {
         let angles = leaf::<B, 2>([5, 4], device).detach();
         let rotation = Rotation { cosines: angles.clone(), sines: angles, pairing };
@@ -89,6 +93,9 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
         for width in [16, 64, 128, 9] {
             let heads = |heads| leaf::<B, 4>([2, heads, 9, width], device);
             B::attend(heads(4), heads(2), heads(2), &options).sum().backward();
+            let heads = |count| factor(heads(count), precision);
+            let attended = B::attend(heads(4), heads(2), heads(2), &options);
+            attended.cast(DType::F32).sum().backward();
         }
         let (dropout, soft_cap) = (Some(Dropout::new(0.1, 7)), Some(5.0));
         let dropping = AttentionOptions { dropout, soft_cap, ..options.clone() };
@@ -195,6 +202,7 @@ fn launch_large() {
         ranges: None,
         dropout: None,
         precision: Precision::F32,
+        given: Precision::F32,
     };
     // In two blocks, of which the first sees fewer keys.
     let keys = || large([1, 1, 1 << 26, 8]);

@@ -4,7 +4,7 @@
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use emberlm::backend::{
     AdamwStep, AdamwUpdate, AttentionOptions, BackendKind, Dropout, GptBackend, Job, KeyRanges,
-    LossTerms, Rotation, TrainBackend,
+    LossTerms, Rotation, TrainBackend, factor,
 };
 use emberlm::config::{NormKind, Precision, RotaryPairing};
 use half::bf16;
@@ -100,6 +100,46 @@ impl Job for Dense {
         }
         results
     }
+}
+
+/// Products in bf16 with a bias, which a factor of the next ones is made of: rounded once themselves,
+/// and once with the bias.
+#[test]
+fn products_in_bf16_are_rounded_with_their_bias() {
+    on_each_backend!(|device: B| {
+        if !B::supports_dtype(&device, DType::BF16) {
+            println!("skipped: {} has no bf16", B::name(&device));
+            return;
+        }
+        let rounded = |shape: [usize; 2], seed| -> Vec<f64> {
+            let values = numbers(shape[0] * shape[1], seed);
+            values.into_iter().map(|x| in_precision(x, Precision::Bf16).into()).collect()
+        };
+        for [n, i, o] in [[2, 8, 3], [70, 16, 33], [300, 24, 1028]] {
+            let (input, weight) = (leaf::<B, 2>([n, i], 4, &device), leaf([i, o], 5, &device));
+            let bias = leaf::<B, 1>([o], 6, &device);
+            let [x, w] = [input, weight].map(|leaf| factor(leaf, Precision::Bf16));
+            let output = B::product(x, w, Some(bias.clone()));
+            assert_eq!(output.dtype(), DType::BF16);
+            let mut observed = Observed::new(format!("{n} {i} {o}"), output.cast(DType::F32));
+            observed.gradient("bias", &bias);
+            let (x, w, b) = (rounded([n, i], 4), rounded([i, o], 5), wide(o, 6));
+            let place = |row: usize, column: usize| -> f64 {
+                let products = (0..i).map(|k| x[row * i + k] * w[k * o + column]);
+                products.sum::<f64>() + b[column]
+            };
+            let expected: Vec<f64> =
+                (0..n * o).map(|number| place(number / o, number % o)).collect();
+            let slopes = rounded([n, o], 77);
+            let of_bias: Vec<f64> =
+                (0..o).map(|column| (0..n).map(|row| slopes[row * o + column]).sum()).collect();
+            let [(output, found), (gradient, of)] = &observed.results[..] else {
+                unreachable!("there are two results");
+            };
+            check(output, found, &expected, 2.0 / 256.0 + TOLERANCE);
+            check(gradient, of, &of_bias, TOLERANCE);
+        }
+    });
 }
 
 /// With and without a bias, and with weights that lie either way.
@@ -541,7 +581,7 @@ impl Filled {
 }
 
 /// How queries see keys.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct View {
     window: Option<usize>,
     dropped: Option<f64>,
@@ -601,13 +641,13 @@ fn in_precision(x: f32, precision: Precision) -> f32 {
     }
 }
 
-/// Attention in some precision of the products, against its formula.
+/// Attention in some precision of the products, and of what goes in and comes out, against its formula.
 fn attention_is_by_hand<B: TrainBackend>(
     device: &B::Device,
     shape: [usize; 7],
     causal: bool,
     view: View,
-    precision: Precision,
+    [precision, given]: [Precision; 2],
     tolerance: f64,
 ) {
     let View { window, dropped, cap, alibi, rows } = view;
@@ -622,7 +662,8 @@ fn attention_is_by_hand<B: TrainBackend>(
         let data = TensorData::new(values[i].clone(), shapes[i]);
         Tensor::<B, 4>::from_data(data, device).require_grad()
     });
-    let [query, key, value] = leaves.clone().map(|leaf| leaf.swap_dims(1, 2));
+    let heads = |leaf: Tensor<B, 4>| factor(leaf.swap_dims(1, 2), given);
+    let [query, key, value] = leaves.clone().map(heads);
     let scale = 3.0;
     let options = AttentionOptions {
         causal,
@@ -647,8 +688,11 @@ fn attention_is_by_hand<B: TrainBackend>(
     let sight = TensorData::new(sight.collect::<Vec<_>>(), [b, t, 1, 1]);
     let sight = Tensor::<B, 4>::from_data(sight, device);
     let output = B::attend(query, key, value, &options).swap_dims(1, 2);
-    let name = format!("attend {shape:?} {causal} {window:?} {dropped:?} {cap:?} {alibi} {rows:?}");
-    let mut observed = Observed::new(name, output * sight);
+    assert_eq!(output.dtype() == DType::BF16, given == Precision::Bf16);
+    let name = format!(
+        "attend {shape:?} {causal} {window:?} {dropped:?} {cap:?} {alibi} {rows:?} {given:?}"
+    );
+    let mut observed = Observed::new(name, output.cast(DType::F32) * sight);
     for (of, leaf) in ["query", "key", "value"].into_iter().zip(&leaves) {
         observed.gradient(of, leaf);
     }
@@ -673,7 +717,7 @@ fn attention_is_its_formula() {
         for shape in ATTENTION {
             for causal in [false, true] {
                 for view in VIEWS.into_iter().filter(|view| view.is_of(shape, causal)) {
-                    let precision = Precision::F32;
+                    let precision = [Precision::F32; 2];
                     attention_is_by_hand::<B>(&device, shape, causal, view, precision, TOLERANCE);
                 }
             }
@@ -702,15 +746,26 @@ fn attention_of_products_in_bf16_is_its_formula() {
         for (shape, causal) in longer.into_iter().chain([grouped]).chain(wide) {
             let count = if shape[5] < 64 { VIEWS.len() } else { 1 };
             for view in VIEWS.into_iter().take(count).filter(|view| view.is_of(shape, causal)) {
-                let precision = Precision::Bf16;
-                attention_is_by_hand::<B>(&device, shape, causal, view, precision, TOLERANCE_BF16);
+                // What goes in and comes out is written alike, whatever is seen.
+                let givens = [Precision::F32, Precision::Bf16];
+                for given in &givens[..if view == WHOLE { 2 } else { 1 }] {
+                    let precision = [Precision::Bf16, *given];
+                    attention_is_by_hand::<B>(
+                        &device,
+                        shape,
+                        causal,
+                        view,
+                        precision,
+                        TOLERANCE_BF16,
+                    );
+                }
             }
         }
         // Documents of which no query among many sees whole blocks of keys.
         let rows = [Filled::InPart, Filled::ByDocuments];
         for (rows, causal) in rows.into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
             let (shape, view) = ([2, 4, 2, 200, 200, 16, 16], View { rows, ..WHOLE });
-            let precision = Precision::Bf16;
+            let precision = [Precision::Bf16, Precision::F32];
             attention_is_by_hand::<B>(&device, shape, causal, view, precision, TOLERANCE_BF16);
         }
         true
@@ -773,11 +828,15 @@ fn attention_in_many_blocks_is_that_of_its_queries_alone() {
 fn attention_of_joined_heads_is_that_of_its_parts() {
     on_each_backend!(|device: B| {
         let shapes = [[1, 1, 1, 1, 1], [2, 4, 4, 70, 6], [3, 6, 2, 33, 5], [2, 6, 2, 70, 16]];
-        let in_f32 = shapes.map(|shape| (shape, Precision::F32));
+        let in_f32 = shapes.map(|shape| (shape, Precision::F32, Precision::F32));
         let has_bf16 = B::supports_dtype(&device, DType::BF16);
-        let in_bf16 = has_bf16.then_some((shapes[3], Precision::Bf16));
-        for ([b, h, g, t, k], precision) in in_f32.into_iter().chain(in_bf16) {
+        // Of products in bf16, what goes in is in f32, or already in bf16.
+        let givens = if has_bf16 { &[Precision::F32, Precision::Bf16][..] } else { &[] };
+        let in_bf16 = givens.iter().map(|given| (shapes[3], Precision::Bf16, *given));
+        for ([b, h, g, t, k], precision, given) in in_f32.into_iter().chain(in_bf16) {
             let leaf = leaf::<B, 4>([b, t, h + 2 * g, k], 10, &device);
+            let in_joined = || factor(leaf.clone().swap_dims(1, 2), given);
+            let out = |attended: Tensor<B, 4>| attended.swap_dims(1, 2).cast(DType::F32);
             // Without and with ranges, which every entry has its own of.
             for rows in [Filled::Whole, Filled::InPart, Filled::ByDocuments] {
                 let options = AttentionOptions {
@@ -785,22 +844,20 @@ fn attention_of_joined_heads_is_that_of_its_parts() {
                     precision,
                     ..AttentionOptions::causal(0.7)
                 };
-                let joined = leaf.clone().swap_dims(1, 2);
-                let output = B::attend_joined(joined, [h, g], &options).swap_dims(1, 2);
+                let output = out(B::attend_joined(in_joined(), [h, g], &options));
                 let name = format!("joined {b} {h} {g} {t} {k}");
                 let mut found = Observed::new(name.clone(), output);
                 found.gradient("all", &leaf);
                 let observe = |[query, key, value]: [Tensor<B, 4>; 3]| {
-                    let output = B::attend(query, key, value, &options).swap_dims(1, 2);
+                    let output = out(B::attend(query, key, value, &options));
                     let mut observed = Observed::new(name.clone(), output);
                     observed.gradient("all", &leaf);
                     observed.results
                 };
-                let joined = || leaf.clone().swap_dims(1, 2);
-                let part = |first, count| joined().narrow(1, first, count);
+                let part = |first, count| in_joined().narrow(1, first, count);
                 // The same sums in the same order.
                 assert_eq!(found.results, observe([part(0, h), part(h, g), part(h + g, g)]));
-                assert_eq!(found.results, observe(B::separate(joined(), [h, g])));
+                assert_eq!(found.results, observe(B::separate(in_joined(), [h, g])));
             }
         }
     });

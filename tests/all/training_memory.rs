@@ -86,11 +86,11 @@ fn a_layer_keeps_what_its_kernels_need() {
     let factors = (1 + 2 + 2 + 1 + 3 * 2) * STREAM / 2;
     let in_f32 = (1 + 1 + 2 + 1 + 3 * 2) * STREAM;
     assert_layer(&foretold(&bf16, BackendKind::Cuda), gpu - in_f32 + factors + weights);
-    // So is the hidden layer before its activation.
+    // So is the hidden layer before its activation, and what is attended to as attention makes it.
     let mut bf16 = gpt2.clone();
     bf16.train.precision = Precision::Bf16;
     let weights = 2 * (64 * 3 * 64 + 64 * 64 + 2 * 64 * 256);
-    let in_f32 = (2 + 1) * STREAM + LOG_SUMS;
+    let in_f32 = 2 * STREAM + LOG_SUMS;
     let factors = (2 + 3 + 1 + 2 * 4) * STREAM / 2;
     assert_layer(&foretold(&bf16, BackendKind::Cuda), in_f32 + factors + weights);
 

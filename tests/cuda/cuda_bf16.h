@@ -28,3 +28,12 @@ struct __nv_bfloat16 {
 struct __align__(4) __nv_bfloat162 {
     __nv_bfloat16 x, y;
 };
+
+// Each number is rounded, as one alone is where it is stored.
+inline __nv_bfloat162 operator+(const __nv_bfloat162 &a, const __nv_bfloat162 &b) {
+    return {float(a.x) + float(b.x), float(a.y) + float(b.y)};
+}
+
+inline __nv_bfloat162 operator*(const __nv_bfloat162 &a, const __nv_bfloat162 &b) {
+    return {float(a.x) * float(b.x), float(a.y) * float(b.y)};
+}

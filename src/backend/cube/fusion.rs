@@ -86,7 +86,7 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
     }
 
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
-        if !fits(&rows) {
+        if !products_fit(&rows, &rows) {
             return default_sum_rows(rows);
         }
         let outputs = vec![floats([rows.dims()[1]])];
@@ -286,7 +286,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
     fn attend(&self, inputs: [Lazy<R>; 3], sight: &Sight) -> (Lazy<R>, Lazy<R>) {
         let [b, h, t, _] = fixed(inputs[0].shape.to_vec());
         let width = inputs[2].shape[3];
-        let outputs = vec![floats([b, h, t, width]), floats([b, h, t])];
+        let output = ([b, h, t, width].into(), element(sight.given));
+        let outputs = vec![output, floats([b, h, t])];
         let sight = sight.clone();
         let [output, log_sums] =
             fixed(defer::<R, BT>("attend", inputs.into(), outputs, move |inputs| {
@@ -303,7 +304,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         sight: &Sight,
     ) -> (Lazy<R>, Lazy<R>) {
         let [b, _, t, k] = fixed(joined.shape.to_vec());
-        let outputs = vec![floats([b, heads[0], t, k]), floats([b, heads[0], t])];
+        let output = ([b, heads[0], t, k].into(), element(sight.given));
+        let outputs = vec![output, floats([b, heads[0], t])];
         let sight = sight.clone();
         let [output, log_sums] =
             fixed(defer::<R, BT>("attend_joined", vec![joined], outputs, move |inputs| {
@@ -322,7 +324,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         gradient: Lazy<R>,
         sight: &Sight,
     ) -> [Lazy<R>; 3] {
-        let outputs = inputs.each_ref().map(|input| floats(input.shape.clone())).into();
+        let given = element(sight.given);
+        let outputs = inputs.each_ref().map(|input| (input.shape.clone(), given)).into();
         let sight = sight.clone();
         let [query, key, value] = inputs;
         let inputs = vec![query, key, value, output, log_sums, gradient];
@@ -342,7 +345,8 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
         gradient: Lazy<R>,
         sight: &Sight,
     ) -> Lazy<R> {
-        let (outputs, sight) = (vec![floats(joined.shape.clone())], sight.clone());
+        let outputs = vec![(joined.shape.clone(), element(sight.given))];
+        let sight = sight.clone();
         let inputs = vec![joined, output, log_sums, gradient];
         let [output] =
             fixed(defer::<R, BT>("attend_joined_backward", inputs, outputs, move |inputs| {

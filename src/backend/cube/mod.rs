@@ -120,7 +120,7 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
     }
 
     fn sum_rows(rows: Tensor<Self, 2>) -> Tensor<Self, 1> {
-        match fits(&rows) {
+        match products_fit(&rows, &rows) {
             true => from_float(sums::of_rows(to_float(rows))),
             false => default_sum_rows(rows),
         }

@@ -1,4 +1,4 @@
-//! Sums over the rows of a matrix, a unit a column of a slab of rows.
+//! Sums over the rows of a matrix, in f32. A unit has some columns of a slab of rows.
 
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -22,25 +22,27 @@ pub fn slab(rows: usize) -> usize {
 }
 
 #[cube(launch, address_type = "dynamic")]
-fn slabs_kernel(
-    input: &Array<f32>,
-    output: &mut Array<f32>,
+fn slabs_kernel<E: Float, N: Size>(
+    input: &Array<Vector<E, N>>,
+    output: &mut Array<Vector<f32, N>>,
+    // In vectors.
     width: u32,
     rows: u32,
     // Of columns, which are as many as the units of a cube.
     groups: u32,
     slabs: u32,
     slab: u32,
+    #[define(E)] _element: StorageType,
 ) {
     let number = CUBE_POS / groups as usize;
     let column = (CUBE_POS % groups as usize) as u32 * UNITS + UNIT_POS;
     if number < slabs as usize && column < width {
         let first = number as u32 * slab;
         let last = min(first + slab, rows);
-        let mut sum = 0.0f32;
+        let mut sum = Vector::<f32, N>::new(0.0f32);
         let mut row = first;
         while row < last {
-            sum += input[row as usize * width as usize + column as usize];
+            sum += Vector::cast_from(input[row as usize * width as usize + column as usize]);
             row += 1;
         }
         output[number * width as usize + column as usize] = sum;
@@ -51,9 +53,11 @@ fn slabs_kernel(
 pub fn of_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     let mut tensor = into_contiguous(tensor);
     let [mut count, width] = rows(&tensor);
+    let vectors = width / lanes(width);
     loop {
         let slab = slab(count);
-        let (slabs, groups) = (count.div_ceil(slab), width.div_ceil(UNITS as usize));
+        let (slabs, groups) = (count.div_ceil(slab), vectors.div_ceil(UNITS as usize));
+        let element = tensor.dtype;
         let shape: &[usize] = if slabs == 1 { &[width] } else { &[slabs, width] };
         let output = empty(&tensor, shape);
         let client = tensor.client.clone();
@@ -62,13 +66,15 @@ pub fn of_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
             cubes(slabs * groups),
             CubeDim::new_1d(UNITS),
             address(&[&tensor]),
+            lanes(width),
             tensor.into_array_arg(),
             output.clone().into_array_arg(),
-            width as u32,
+            vectors as u32,
             count as u32,
             groups as u32,
             slabs as u32,
             slab as u32,
+            element.into(),
         );
         if slabs == 1 {
             return output;

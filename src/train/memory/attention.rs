@@ -78,13 +78,14 @@ impl Recorder {
                 saves: &[kept],
                 saves_output: true,
                 keeps: &[sizes.log_sum_bytes()],
-                bytes: sizes.query_bytes(),
+                bytes: sizes.query_bytes() / if joined.is_rounded { 2 } else { 1 },
+                is_rounded: joined.is_rounded,
                 forward_scratch: SCRATCH[0] * self.block_bytes(sizes),
                 backward_scratch: SCRATCH[1] * self.block_bytes(sizes),
-                ..Record::default()
             });
-            // Kernels that have products of their own write them so.
-            return if self.operations.products { attended } else { self.joined(attended) };
+            // Kernels that have products of their own write them so, and those for bf16.
+            let is_joined = self.operations.products || joined.is_rounded;
+            return if is_joined { attended } else { self.joined(attended) };
         }
         let query = self.part(joined, sizes.query_bytes());
         let [key, value] = [(); 2].map(|()| self.part(joined, sizes.key_bytes()));
@@ -94,10 +95,10 @@ impl Recorder {
     /// Heads as kernels keep them for the gradients: in the precision of their products.
     fn kept(&mut self, heads: Value) -> Value {
         match self.precision {
-            Precision::F32 => heads,
-            Precision::Bf16 => {
+            Precision::Bf16 if !heads.is_rounded => {
                 self.trace.record(Record { bytes: heads.bytes / 2, ..Record::default() })
             }
+            _ => heads,
         }
     }
 

@@ -65,7 +65,8 @@ impl Recorder {
     fn elementwise(&mut self, inputs: &[(Value, Slope)], saves: &[Value]) -> Value {
         let first = inputs[0].0;
         let is_free = self.trace.is_free(first) && saves.iter().all(|saved| !first.shares(saved));
-        let record = Record { inputs, saves, bytes: first.bytes, ..Record::default() };
+        let (bytes, is_rounded) = (first.bytes, first.is_rounded);
+        let record = Record { inputs, saves, bytes, is_rounded, ..Record::default() };
         match is_free {
             true => self.trace.record_in_place(record),
             false => self.trace.record(record),
@@ -169,6 +170,25 @@ impl Recorder {
         }
     }
 
+    /// [`Recorder::dense`], as a factor.
+    pub(super) fn rounded_dense(
+        &mut self,
+        input: Value,
+        weight: Value,
+        bias: Option<Value>,
+        bytes: u64,
+    ) -> Value {
+        if self.precision == Precision::F32 {
+            return self.dense(input, weight, bias, bytes);
+        }
+        let (input, weight) = (self.factor(input), self.factor(weight));
+        let product = self.rounded_product(input, weight, bytes);
+        match bias {
+            Some(bias) => self.add_shared(product, bias),
+            None => product,
+        }
+    }
+
     /// An activation of [`Recorder::dense`], as a factor.
     pub(super) fn dense_activated(
         &mut self,
@@ -212,6 +232,7 @@ impl Recorder {
         kind: NormKind,
         weight: Option<Value>,
         bias: Option<Value>,
+        is_rounded: bool,
     ) -> Value {
         let bytes = input.bytes;
         if self.operations.kernels && kind != NormKind::Cosine {
@@ -220,7 +241,8 @@ impl Recorder {
             return self.trace.record(Record {
                 inputs: &inputs,
                 saves: &[input],
-                bytes,
+                bytes: if is_rounded { bytes / 2 } else { bytes },
+                is_rounded,
                 ..Record::default()
             });
         }

@@ -92,16 +92,34 @@ impl<'a> Pass<'a> {
         recorder.add(output, adapted)
     }
 
+    /// Whether the input of a linear layer may be rounded beforehand, as a factor of it alone.
+    fn rounds(&self, linear: &str) -> bool {
+        let has_adapter = self.parameters.contains_key(&format!("{linear}.lora.a"));
+        self.recorder.precision == Precision::Bf16 && !has_adapter
+    }
+
     /// A norm of rows of so many numbers.
-    fn norm(&mut self, name: &str, norm: NormConfig, input: Value, width: usize) -> Value {
+    fn norm(
+        &mut self,
+        name: &str,
+        norm: NormConfig,
+        input: Value,
+        width: usize,
+        is_rounded: bool,
+    ) -> Value {
         let weight = self.parameter(&format!("{name}.weight"));
         let bias = self.parameter(&format!("{name}.bias"));
-        self.recorder.norm(input, WIDTH * width as u64, norm.kind, weight, bias)
+        self.recorder.norm(input, WIDTH * width as u64, norm.kind, weight, bias, is_rounded)
     }
 
     fn norm_if(&mut self, wanted: bool, name: &str, input: Value) -> Value {
+        self.norm_before(wanted, name, input, false)
+    }
+
+    /// [`Pass::norm_if`] before a linear layer, whose factor it may make.
+    fn norm_before(&mut self, wanted: bool, name: &str, input: Value, is_rounded: bool) -> Value {
         match wanted {
-            true => self.norm(name, self.model.norm, input, self.model.d_model),
+            true => self.norm(name, self.model.norm, input, self.model.d_model, is_rounded),
             false => input,
         }
     }
@@ -130,7 +148,13 @@ impl<'a> Pass<'a> {
         let name = format!("{}.blocks.{}", place.stack, place.layer);
         let placement = model.norm_placement;
         let shared = model.residual == Residual::ParallelSharedNorm;
-        let normed = self.norm_if(placement.input(), &format!("{name}.attention_norm"), stream);
+        let rounds = !shared && self.rounds(&format!("{name}.attention.qkv"));
+        let wanted = placement.input();
+        let normed = self.norm_before(wanted, &format!("{name}.attention_norm"), stream, rounds);
+        let feed_forward_norm = format!("{name}.feed_forward_norm");
+        let rounds = model.feed_forward.experts.is_none()
+            && !model.feed_forward.gated
+            && self.rounds(&format!("{name}.feed_forward.up"));
         let attended = self.attention(&name, place, normed);
         match model.residual {
             Residual::Sequential => {
@@ -139,16 +163,14 @@ impl<'a> Pass<'a> {
                     Some(memory) => self.cross(&name, stream, memory),
                     None => stream,
                 };
-                let wanted = placement.input();
-                let normed = self.norm_if(wanted, &format!("{name}.feed_forward_norm"), stream);
+                let normed = self.norm_before(wanted, &feed_forward_norm, stream, rounds);
                 let processed = self.feed_forward(&name, normed);
                 self.add(stream, processed, &format!("{name}.feed_forward_output_norm"))
             }
             Residual::Parallel | Residual::ParallelSharedNorm => {
-                let wanted = placement.input() && !shared;
                 let normed = match shared {
                     true => normed,
-                    false => self.norm_if(wanted, &format!("{name}.feed_forward_norm"), stream),
+                    false => self.norm_before(wanted, &feed_forward_norm, stream, rounds),
                 };
                 let processed = self.feed_forward(&name, normed);
                 let stream = self.add(stream, attended, &format!("{name}.attention_output_norm"));
@@ -181,7 +203,7 @@ impl<'a> Pass<'a> {
     /// A norm on each head, and the rotation.
     fn place(&mut self, name: &str, heads: Value, rotates: bool) -> Value {
         let heads = match self.model.attention.qk_norm {
-            Some(norm) => self.norm(name, norm, heads, self.model.head_dim()),
+            Some(norm) => self.norm(name, norm, heads, self.model.head_dim(), false),
             None => heads,
         };
         if rotates { self.recorder.rotate(heads) } else { heads }
@@ -200,7 +222,19 @@ impl<'a> Pass<'a> {
             dropout: model.attention_dropout() > 0.0,
         };
         let outputs = (sizes.heads + 2 * sizes.key_heads) * sizes.width;
-        let joined = self.linear(&format!("{name}.qkv"), input, self.rows(), outputs);
+        let qkv = format!("{name}.qkv");
+        let is_plain = model.attention.qk_norm.is_none() && !rotates;
+        let joined = match is_plain && self.rounds(&format!("{name}.output")) {
+            true if self.rounds(&qkv) => {
+                let (weight, bias) = (self.weight(&qkv), self.parameter(&format!("{qkv}.bias")));
+                self.recorder.rounded_dense(input, weight, bias, WIDTH * self.rows() * outputs)
+            }
+            true => {
+                let joined = self.linear(&qkv, input, self.rows(), outputs);
+                self.recorder.factor(joined)
+            }
+            false => self.linear(&qkv, input, self.rows(), outputs),
+        };
         let attended = if model.attention.qk_norm.is_none() {
             let joined = if rotates { self.recorder.rotate_first(joined, sizes) } else { joined };
             self.recorder.attend_joined(joined, sizes, extras)
@@ -226,7 +260,8 @@ impl<'a> Pass<'a> {
         let (model, sizes) = (self.model, self.sizes());
         let attention = format!("{name}.cross_attention");
         let wanted = model.norm_placement.input();
-        let normed = self.norm_if(wanted, &format!("{attention}_norm"), stream);
+        let rounds = self.rounds(&format!("{attention}.query"));
+        let normed = self.norm_before(wanted, &format!("{attention}_norm"), stream, rounds);
         let rows = self.rows();
         let query =
             self.linear(&format!("{attention}.query"), normed, rows, sizes.heads * sizes.width);

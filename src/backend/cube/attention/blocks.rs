@@ -329,8 +329,9 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
         log_sums.push(of_rows.reshape([plan.batch, plan.heads, queries.len()]));
     }
     // The heads of a token side by side in memory, as the layer behind takes them.
-    let output = Tensor::cat(outputs, 1).swap_dims(1, 2);
-    (to_float(output), to_float(joined(log_sums)))
+    let output = cast(to_float(Tensor::cat(outputs, 1)), element(sight.given));
+    let output: Heads<R, BT> = from_float(output);
+    (to_float(output.swap_dims(1, 2)), to_float(joined(log_sums)))
 }
 
 /// Blocks of queries, one after the other. Burn copies a single one, too.
@@ -379,7 +380,8 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
 ) -> Vec<CubeTensor<R>> {
     let is_joined = matches!(inputs, Inputs::Joined(..));
     let inputs = inputs.apart::<BT>();
-    let gradients = backward_apart::<R, BT>(inputs, output, log_sums, gradient, sight);
+    let gradients = backward_apart::<R, BT>(inputs, output, log_sums, gradient, sight)
+        .map(|gradient| cast(gradient, element(sight.given)));
     match is_joined {
         true => vec![to_float(join_by_tokens::<Cube<R, BT>>(gradients.map(from_float)))],
         false => gradients.into(),
@@ -399,7 +401,7 @@ fn backward_apart<R: CubeRuntime, BT: BoolElement>(
     // Of the gradient as it is in the products: otherwise that of a query which sees one key were not
     // zero.
     let rounded: Heads<R, BT> = from_float(cast(to_float(gradient.clone()), DType::F32));
-    let sums = (heads(output) * rounded).sum_dim(3); // [B, H, T, 1]
+    let sums = (heads(cast(output, DType::F32)) * rounded).sum_dim(3); // [B, H, T, 1]
     let log_sums: Tensor<Cube<R, BT>, 3> = from_float(log_sums);
     // As one tensor: of storage buffers WebGPU promises eight.
     let log_sums_and_sums = Tensor::cat(vec![log_sums.unsqueeze_dim(3), sums], 3); // [B, H, T, 2]

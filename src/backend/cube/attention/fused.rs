@@ -16,7 +16,8 @@ use super::tiles::{CUBE_UNITS, Place, PlaceLaunch, ROWS, SHAPE};
 use super::{Inputs, Sizes, ranges_on_device};
 use crate::backend::Sight;
 use crate::backend::alibi::alibi_sequence;
-use crate::backend::cube::tensors::{MOST_CUBES, address, dims, empty, memory};
+use crate::backend::cube::products::element;
+use crate::backend::cube::tensors::{MOST_CUBES, address, dims, empty, empty_of, memory};
 use crate::config::Precision;
 
 /// Numbers of a vector that is read, and of one that is written.
@@ -93,8 +94,12 @@ impl<R: CubeRuntime> Rows<R> {
     }
 
     /// Room for as many heads of each row, side by side.
-    fn room(beside: &CubeTensor<R>, [batch, heads, rows, width]: [usize; 4]) -> Self {
-        let mut tensor = empty(beside, [batch, rows, heads, width]);
+    fn room(
+        beside: &CubeTensor<R>,
+        [batch, heads, rows, width]: [usize; 4],
+        element: DType,
+    ) -> Self {
+        let mut tensor = empty_of(beside, [batch, rows, heads, width], element);
         tensor.meta.swap(1, 2);
         Self::new(tensor, PAIR)
     }
@@ -161,7 +166,8 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
     let ranges = ranges_on_device::<R, BT>(inputs.first(), sight);
     let [query, key, value] = factors(inputs);
     // The heads of a token side by side in memory, as the layer behind takes them.
-    let output = Rows::room(&query.tensor, [batch, heads, queries, value_width]);
+    let given = element(sight.given);
+    let output = Rows::room(&query.tensor, [batch, heads, queries, value_width], given);
     let log_sums = empty(&query.tensor, [batch, heads, queries]);
     let client = query.tensor.client.clone();
     // SAFETY: a cube stays within the rows that the sizes say there are.
@@ -182,6 +188,7 @@ pub fn forward<R: CubeRuntime, BT: BoolElement>(
             Rules::of(sight),
             key_width / EIGHT,
             value_width / EIGHT,
+            given.into(),
         );
     }
     (output.tensor, log_sums)
@@ -198,7 +205,8 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
     let shape = inputs.sizes();
     let Sizes { batch, heads, key_heads, queries, keys, key_width, value_width } = shape;
     let ranges = ranges_on_device::<R, BT>(inputs.first(), sight);
-    let room = |heads, rows, width| Rows::room(inputs.first(), [batch, heads, rows, width]);
+    let given = element(sight.given);
+    let room = |heads, rows, width| Rows::room(inputs.first(), [batch, heads, rows, width], given);
     let of_inputs = match &inputs {
         Inputs::Apart(_) => [
             room(heads, queries, key_width),
@@ -213,7 +221,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
     let is_joined = matches!(inputs, Inputs::Joined(..));
     let [of_query, of_key, of_value] = of_inputs;
     let [query, key, value] = factors(inputs);
-    let (gradient, output) = (Rows::factors(gradient), Rows::new(output, PAIR));
+    let (gradient, output) = (Rows::factors(gradient), Rows::new(cast(output, given), PAIR));
     let log_sums = into_contiguous(log_sums);
     let sums = empty(&log_sums, dims::<R, 3>(&log_sums));
     let client = log_sums.client.clone();
@@ -241,6 +249,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
             Rules::of(sight),
             key_width / EIGHT,
             value_width / EIGHT,
+            given.into(),
         );
         keys_backward_kernel::launch_unchecked(
             &client,
@@ -261,6 +270,7 @@ pub fn backward<R: CubeRuntime, BT: BoolElement>(
             Rules::of(sight),
             key_width / EIGHT,
             value_width / EIGHT,
+            given.into(),
         );
     }
     match is_joined {

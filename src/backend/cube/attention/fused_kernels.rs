@@ -241,11 +241,11 @@ fn hide(
 /// A cube for each [`ROWS`] queries of each head of each entry. The places are those of queries, keys,
 /// values and outputs.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub fn attend_kernel(
+pub fn attend_kernel<E: Float>(
     query: &Array<Eight>,
     key: &Array<Eight>,
     value: &Array<Eight>,
-    output: &mut Array<Pair<f32>>,
+    output: &mut Array<Pair<E>>,
     log_sums: &mut Array<f32>,
     ranges: &Array<i32>,
     places: Sequence<Place>,
@@ -253,6 +253,7 @@ pub fn attend_kernel(
     #[comptime] rules: Rules,
     #[comptime] key_width: usize,
     #[comptime] value_width: usize,
+    #[define(E)] _element: StorageType,
 ) {
     let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
     // Those with most keys come first.
@@ -416,21 +417,22 @@ fn differentiate(
 /// A cube for each [`ROWS`] queries of each head of each entry. The places are those of queries, keys,
 /// values, gradients, outputs and of what is written.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub fn queries_backward_kernel(
+pub fn queries_backward_kernel<E: Float>(
     query: &Array<Eight>,
     key: &Array<Eight>,
     value: &Array<Eight>,
     gradient: &Array<Eight>,
-    output: &Array<Pair<f32>>,
+    output: &Array<Pair<E>>,
     log_sums: &Array<f32>,
     sums: &mut Array<f32>,
-    of_query: &mut Array<Pair<f32>>,
+    of_query: &mut Array<Pair<E>>,
     ranges: &Array<i32>,
     places: Sequence<Place>,
     sizes: Sizes,
     #[comptime] rules: Rules,
     #[comptime] key_width: usize,
     #[comptime] value_width: usize,
+    #[define(E)] _element: StorageType,
 ) {
     let (head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
     let first = ((sizes.queries - 1) / ROWS - CUBE_POS_X) * ROWS;
@@ -467,7 +469,7 @@ pub fn queries_backward_kernel(
             let factors = own_gradient[row as usize * comptime!(value_width + 1) + column];
             #[unroll]
             for part in 0..4usize {
-                let numbers = output[start + 4 * column + part];
+                let numbers = Pair::<f32>::cast_from(output[start + 4 * column + part]);
                 let (one, next) = two_of(factors, part);
                 sum += one * numbers[0] + next * numbers[1];
             }
@@ -523,21 +525,22 @@ pub fn queries_backward_kernel(
 /// A cube for each [`ROWS`] keys of each key head of each entry. The places are those of queries, keys,
 /// values, gradients and of what is written.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub fn keys_backward_kernel(
+pub fn keys_backward_kernel<E: Float>(
     query: &Array<Eight>,
     key: &Array<Eight>,
     value: &Array<Eight>,
     gradient: &Array<Eight>,
     log_sums: &Array<f32>,
     sums: &Array<f32>,
-    of_key: &mut Array<Pair<f32>>,
-    of_value: &mut Array<Pair<f32>>,
+    of_key: &mut Array<Pair<E>>,
+    of_value: &mut Array<Pair<E>>,
     ranges: &Array<i32>,
     places: Sequence<Place>,
     sizes: Sizes,
     #[comptime] rules: Rules,
     #[comptime] key_width: usize,
     #[comptime] value_width: usize,
+    #[define(E)] _element: StorageType,
 ) {
     let (key_head, batch) = (CUBE_POS_Y, CUBE_POS_Z);
     let first = CUBE_POS_X * ROWS;

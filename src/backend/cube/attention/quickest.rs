@@ -45,8 +45,8 @@ mod timed {
 
     /// The ways, the first of which is taken while another thread is timing them. Choices are kept on
     /// disk for as long as the names stay: a kernel that has become quicker or slower needs another.
-    const FUSED: &str = "fused 1";
-    const BLOCKS: &str = "blocks 1";
+    const FUSED: &str = "fused 2";
+    const BLOCKS: &str = "blocks 2";
 
     /// What the choice depends on. Numbers that are anchored count up to the next power of two.
     #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, AutotuneKey)]

@@ -216,10 +216,10 @@ pub fn sum_of_row(value: f32) -> f32 {
 
 /// Writes rows of a head from one on, those that there are, times a factor for each pair of a tile.
 #[cube]
-pub fn store(
+pub fn store<E: Float>(
     tiles: &Sequence<Tile>,
     factors: &Array<f32>,
-    to: &mut Array<Pair<f32>>,
+    to: &mut Array<Pair<E>>,
     place: Place,
     start: usize,
     first: u32,
@@ -235,7 +235,7 @@ pub fn store(
                 let mut pair = tiles.index(tile)[side];
                 pair[0] *= factors[side];
                 pair[1] *= factors[side];
-                to[at + comptime!(4 * tile)] = pair;
+                to[at + comptime!(4 * tile)] = Pair::cast_from(pair);
             }
         }
     }
