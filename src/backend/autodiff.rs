@@ -96,16 +96,23 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         })
     }
 
-    fn rotate(input: Tensor<Self, 4>, heads: usize, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
-        let Some(kernels) = B::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) else {
-            return default_rotate(input, heads, rotation);
+    fn rotate(
+        input: Tensor<Self, 4>,
+        heads: usize,
+        rotation: &Rotation<Self>,
+        precision: Precision,
+    ) -> Tensor<Self, 4> {
+        let kernels = B::kernels().filter(|it| it.computes_in(precision));
+        let Some(kernels) = kernels.filter(|_| fits(&input) && fits(&rotation.cosines)) else {
+            return factor(default_rotate(input, heads, rotation), precision);
         };
         let input = to_float(input);
         let angles = rotation.angles().map(|table| table.primitive);
-        let turn = Turn { heads, pairing: rotation.pairing, back: false };
+        let turn = Turn { heads, pairing: rotation.pairing, back: false, precision };
         let output = kernels.rotate(input.primitive.clone(), angles.clone(), turn);
         record::<B, C, 1, _>([&input], output, move |gradient, _| {
-            [Some(kernels.rotate(gradient, angles.clone(), Turn { back: true, ..turn }))]
+            let back = Turn { back: true, precision: Precision::F32, ..turn };
+            [Some(kernels.rotate(gradient, angles.clone(), back))]
         })
     }
 

@@ -66,6 +66,8 @@ pub struct Turn {
     pub pairing: RotaryPairing,
     /// By the negative angles, as gradients are.
     pub back: bool,
+    /// Of what comes out.
+    pub precision: Precision,
 }
 
 /// What rows are brought to one scale by.
@@ -233,7 +235,8 @@ pub trait Kernels<B: Backend>: Debug + Sync {
     /// input is this of the gradient of the output.
     fn apply_dropout(&self, input: FloatTensor<B>, dropout: Dropout) -> FloatTensor<B>;
 
-    /// Turns heads by the angles of their positions, or back.
+    /// Turns heads by the angles of their positions, or back: in f32, and rounded in the end. Gradients
+    /// come in the precision of what they are the gradients of.
     ///
     /// # Shapes
     /// - `input` `[B, H, T, K]`, `angles`, which are cosines and sines, `[T, R / 2]`

@@ -260,17 +260,23 @@ pub trait GptBackend: Backend {
 
     /// Turns the first so many heads, which are queries and keys, by the angles of their positions
     /// (Su et al. 2021); other heads, and what is beyond the width of the rotation, stay as they
-    /// are.
+    /// are. In f32, and rounded to a precision in the end.
     ///
     /// # Shapes
     /// - `input` `[B, H, T, K]`, `rotation` over `T` positions -> `[B, H, T, K]`
-    fn rotate(input: Tensor<Self, 4>, heads: usize, rotation: &Rotation<Self>) -> Tensor<Self, 4> {
-        match Self::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) {
+    fn rotate(
+        input: Tensor<Self, 4>,
+        heads: usize,
+        rotation: &Rotation<Self>,
+        precision: Precision,
+    ) -> Tensor<Self, 4> {
+        let kernels = Self::kernels().filter(|it| it.computes_in(precision));
+        match kernels.filter(|_| fits(&input) && fits(&rotation.cosines)) {
             Some(kernels) => {
-                let turn = Turn { heads, pairing: rotation.pairing, back: false };
+                let turn = Turn { heads, pairing: rotation.pairing, back: false, precision };
                 from_float(kernels.rotate(to_float(input), rotation.angles(), turn))
             }
-            None => default_rotate(input, heads, rotation),
+            None => factor(default_rotate(input, heads, rotation), precision),
         }
     }
 

@@ -163,15 +163,14 @@ impl<B: GptBackend> SelfAttention<B> {
         let record = pass.record;
         // Without norms between, queries and keys are turned at once, where they lie.
         let stays = self.query_norm.is_none() && self.key_norm.is_none();
-        let is_plain = stays && pass.rotation.is_none() && pass.cache.is_none();
+        let is_joined = stays && pass.cache.is_none();
         // What the products of attention and the one behind it round anyway. What is observed is in
         // f32.
-        let rounds = is_plain
-            && self.output.input_precision() == self.heads.precision
-            && !record.is_observed();
-        let joined = record.part("qkv", input, |input| match rounds {
-            true => self.qkv.rounded(input),
-            false => self.qkv.forward(input),
+        let rounds = self.output.input_precision() == self.heads.precision && !record.is_observed();
+        let precision = if is_joined && rounds { self.heads.precision } else { Precision::F32 };
+        let joined = record.part("qkv", input, |input| match pass.rotation {
+            None if precision == self.heads.precision => self.qkv.rounded(input),
+            _ => self.qkv.forward(input),
         });
         let joined = self.heads.split(joined); // [B, H + 2 G, T, K]
         let options = AttentionOptions {
@@ -184,8 +183,8 @@ impl<B: GptBackend> SelfAttention<B> {
         let by_row = pass.cache.as_ref().is_some_and(|cache| cache.is_ragged());
         let rotation = pass.rotation.as_ref().map(|rotation| (rotation, by_row));
         let (at_once, apart) = if stays { (rotation, None) } else { (None, rotation) };
-        let joined = turn(record, "rotation", joined, h + g, at_once);
-        if stays && pass.cache.is_none() {
+        let joined = turn(record, "rotation", joined, h + g, at_once, precision);
+        if is_joined {
             let seen = record.is_observed().then(|| B::separate(joined.clone(), [h, g]));
             let attend = |joined| B::attend_joined(joined, [h, g], &options);
             let attended = show(record, seen, &options, &self.output, joined, attend);
@@ -250,23 +249,26 @@ fn place<B: GptBackend>(
         None => heads,
     };
     let count = heads.dims()[1];
-    turn(record, rotation_part, heads, count, rotation)
+    turn(record, rotation_part, heads, count, rotation, Precision::F32)
 }
 
 /// Turns the first heads by their positions, where there is a rotation: those of the columns, or by
-/// row, where that is said.
+/// row, where that is said. What is turned is rounded to a precision.
 fn turn<B: GptBackend>(
     record: Record<B>,
     part: &'static str,
     heads: Tensor<B, 4>,
     count: usize,
     rotation: Option<(&Rotation<B>, bool)>,
+    precision: Precision,
 ) -> Tensor<B, 4> {
     match rotation {
         Some((rotation, false)) => {
-            record.part(part, heads, |heads| B::rotate(heads, count, rotation))
+            record.part(part, heads, |heads| B::rotate(heads, count, rotation, precision))
         }
-        Some((rotation, true)) => B::rotate(heads.swap_dims(0, 2), count, rotation).swap_dims(0, 2),
+        Some((rotation, true)) => {
+            B::rotate(heads.swap_dims(0, 2), count, rotation, precision).swap_dims(0, 2)
+        }
         None => heads,
     }
 }

@@ -85,7 +85,10 @@ fn launch_all<B: TrainBackend>(device: &B::Device) {
     for pairing in [RotaryPairing::Half, RotaryPairing::Interleaved] {
         let angles = leaf::<B, 2>([5, 4], device).detach();
         let rotation = Rotation { cosines: angles.clone(), sines: angles, pairing };
-        B::rotate(leaf::<B, 4>([2, 3, 5, 8], device), 2, &rotation).sum().backward();
+        for precision in [Precision::F32, Precision::Bf16] {
+            let turned = B::rotate(leaf([2, 3, 5, 8], device), 2, &rotation, precision);
+            turned.cast(DType::F32).sum().backward();
+        }
     }
     for precision in [Precision::F32, Precision::Bf16] {
         let options = AttentionOptions { precision, ..AttentionOptions::causal(0.25) };
@@ -184,7 +187,8 @@ fn launch_large() {
     kernels.normalization_backward(square(), None, square(), scaling);
     kernels.apply_dropout(square(), Dropout::new(0.1, 7));
     let angles = [(); 2].map(|()| large([1 << 12, 1 << 7]));
-    let turn = Turn { heads: 3, pairing: RotaryPairing::Half, back: false };
+    let turn =
+        Turn { heads: 3, pairing: RotaryPairing::Half, back: false, precision: Precision::F32 };
     kernels.rotate(large([1 << 8, 1 << 4, 1 << 12, 1 << 8]), angles, turn);
     let targets = || tokens([1 << 16]).into_primitive();
     for terms in TERMS {

@@ -300,8 +300,14 @@ impl Job for Rotated {
                 let rotation =
                     Rotation { cosines: angles.clone().cos(), sines: angles.sin(), pairing };
                 let input = leaf::<B, 4>([b, t, h, k], 64, &device);
-                let output = B::rotate(input.clone().swap_dims(1, 2), heads, &rotation);
+                let turned = |precision| {
+                    B::rotate(input.clone().swap_dims(1, 2), heads, &rotation, precision)
+                };
+                let output = turned(Precision::F32);
                 let name = format!("rotated {b} {h} {t} {k} {heads} {half} {pairing:?}");
+                if B::supports_dtype(&device, DType::BF16) {
+                    rounded_as_turned(&output, turned(Precision::Bf16), &input, &rotation, heads);
+                }
                 let mut observed = Observed::new(name, output);
                 observed.gradient("input", &input);
                 results.extend(observed.results);
@@ -309,6 +315,30 @@ impl Job for Rotated {
         }
         results
     }
+}
+
+/// What is turned and rounded is what is turned, rounded; and its gradient is what rounded slopes are,
+/// turned back.
+fn rounded_as_turned<B: TrainBackend>(
+    turned: &Tensor<B, 4>,
+    rounded: Tensor<B, 4>,
+    input: &Tensor<B, 4>,
+    rotation: &Rotation<B>,
+    heads: usize,
+) {
+    let expected = factor(turned.clone(), Precision::Bf16);
+    let exact = |tensor: Tensor<B, 4>| floats(tensor.cast(DType::F32).into_data());
+    assert_eq!(exact(rounded.clone()), exact(expected));
+    let [b, h, t, k] = turned.dims();
+    let slopes: Vec<f32> = numbers(b * h * t * k, 77);
+    let slopes: Vec<f32> =
+        slopes.into_iter().map(|slope| in_precision(slope, Precision::Bf16)).collect();
+    let slopes = Tensor::<B, 4>::from_data(TensorData::new(slopes, [b, h, t, k]), &input.device());
+    let gradients = (rounded.cast(DType::F32) * slopes.clone()).sum().backward();
+    let found = Tensor::from_inner(input.grad(&gradients).unwrap());
+    let back = Rotation { sines: -rotation.sines.clone(), ..rotation.clone() };
+    let expected = B::rotate(slopes, heads, &back, Precision::F32).swap_dims(1, 2);
+    assert_eq!(exact(found), exact(expected));
 }
 
 #[test]

@@ -78,15 +78,16 @@ fn a_layer_keeps_what_its_kernels_need() {
     let gpu = expected + STREAM;
     assert_layer(&foretold(&llama, BackendKind::Cuda), gpu);
     // In bf16 products keep factors of half as many bytes, weights among them: what is normed, once
-    // for queries, keys and values, and twice for gate and up; what is attended to; what is gated.
+    // for queries, keys and values, and twice for gate and up; what is attended to, as attention makes
+    // it, and so neither in f32 nor as a copy; what is gated.
     // Gate and up are kept as products make them, and queries, keys and values as they take them.
     let mut bf16 = llama.clone();
     bf16.train.precision = Precision::Bf16;
     let weights = 2 * (64 * 128 + 64 * 64 + 3 * 64 * 128);
     let factors = (1 + 2 + 2 + 1 + 3 * 2) * STREAM / 2;
-    let in_f32 = (1 + 1 + 2 + 1 + 3 * 2) * STREAM;
+    let in_f32 = (1 + 1 + 2 + 2 + 3 * 2) * STREAM;
     assert_layer(&foretold(&bf16, BackendKind::Cuda), gpu - in_f32 + factors + weights);
-    // So is the hidden layer before its activation, and what is attended to as attention makes it.
+    // So is the hidden layer before its activation.
     let mut bf16 = gpt2.clone();
     bf16.train.precision = Precision::Bf16;
     let weights = 2 * (64 * 3 * 64 + 64 * 64 + 2 * 64 * 256);

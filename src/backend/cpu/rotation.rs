@@ -31,7 +31,7 @@ fn rotate_positions(
     input: Heads,
     angles: [&[f32]; 2],
     half: usize,
-    Turn { heads, pairing, back }: Turn,
+    Turn { heads, pairing, back, .. }: Turn,
     first: usize,
     room: &mut [MaybeUninit<f32>],
 ) {

@@ -233,7 +233,7 @@ impl<R: CubeRuntime, BT: BoolElement> Kernels<Fusion<Cube<R, BT>>> for FusedKern
     }
 
     fn rotate(&self, input: Lazy<R>, [cosines, sines]: [Lazy<R>; 2], turn: Turn) -> Lazy<R> {
-        let output = like(&input);
+        let output = (input.shape.clone(), element(turn.precision));
         let inputs = vec![input, cosines, sines];
         let [output] = fixed(defer::<R, BT>("rotate", inputs, vec![output], move |inputs| {
             let [input, cosines, sines] = fixed(inputs);

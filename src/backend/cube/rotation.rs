@@ -5,7 +5,8 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensors::{UNITS, address, count, cubes_of_elements, dims, empty, memory};
+use super::products::element;
+use super::tensors::{UNITS, address, count, cubes_of_elements, dims, empty_of, memory};
 use crate::backend::Turn;
 use crate::config::RotaryPairing;
 
@@ -21,11 +22,11 @@ struct Strides {
 /// A unit an element of `[B, H, T, K]`. The first `2 half` numbers of the first `turned_heads` heads
 /// are turned.
 #[cube(launch, address_type = "dynamic")]
-fn rotate_kernel(
-    input: &Array<f32>,
+fn rotate_kernel<I: Float, O: Float>(
+    input: &Array<I>,
     cosines: &Array<f32>,
     sines: &Array<f32>,
-    output: &mut Array<f32>,
+    output: &mut Array<O>,
     strides: Strides,
     heads: u32,
     turned_heads: u32,
@@ -34,6 +35,8 @@ fn rotate_kernel(
     half: u32,
     direction: f32,
     #[comptime] pairing: RotaryPairing,
+    #[define(I)] _given: StorageType,
+    #[define(O)] _made: StorageType,
 ) {
     if ABSOLUTE_POS < output.len() {
         let number = (ABSOLUTE_POS % width as usize) as u32;
@@ -43,7 +46,7 @@ fn rotate_kernel(
         let batch = position / length as usize / heads as usize;
         let row =
             batch * strides.batch + head as usize * strides.head + time as usize * strides.time;
-        let own = input[row + number as usize * strides.number];
+        let own = f32::cast_from(input[row + number as usize * strides.number]);
         let mut value = own;
         if head < turned_heads && number < 2 * half {
             // Which pair a number belongs to, and whether it is the second of it.
@@ -55,12 +58,12 @@ fn rotate_kernel(
                 second = number % 2 == 1;
                 partner = number ^ 1;
             }
-            let other = input[row + partner as usize * strides.number];
+            let other = f32::cast_from(input[row + partner as usize * strides.number]);
             let angle = (time * half + pair) as usize;
             let sine = sines[angle] * direction;
             value = own * cosines[angle] + select(second, other, -other) * sine;
         }
-        output[ABSOLUTE_POS] = value;
+        output[ABSOLUTE_POS] = O::cast_from(value);
     }
 }
 
@@ -74,7 +77,8 @@ pub fn rotate<R: CubeRuntime>(
     let [_, heads, length, width] = dims(&input);
     let [_, half] = dims(&cosines);
     let [batch, head, time, number] = [0, 1, 2, 3].map(|axis| input.meta.strides()[axis]);
-    let output = empty(&input, input.meta.shape().clone());
+    let (given, made) = (input.dtype, element(turn.precision));
+    let output = empty_of(&input, input.meta.shape().clone(), made);
     let client = input.client.clone();
     rotate_kernel::launch(
         &client,
@@ -93,6 +97,8 @@ pub fn rotate<R: CubeRuntime>(
         half as u32,
         if turn.back { -1.0 } else { 1.0 },
         turn.pairing,
+        given.into(),
+        made.into(),
     );
     output
 }

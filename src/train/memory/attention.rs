@@ -59,9 +59,9 @@ impl Recorder {
     }
 
     /// Rotary positions of the queries and the keys among heads in one tensor.
-    pub(super) fn rotate_first(&mut self, joined: Value, sizes: Sizes) -> Value {
+    pub(super) fn rotate_first(&mut self, joined: Value, sizes: Sizes, rounds: bool) -> Value {
         if self.operations.kernels {
-            return self.rotate(joined);
+            return if rounds { self.rotate_rounding(joined) } else { self.rotate(joined) };
         }
         let values = self.part(joined, sizes.key_bytes());
         let turned = self.part(joined, sizes.query_bytes() + sizes.key_bytes());

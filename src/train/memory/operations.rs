@@ -314,6 +314,16 @@ impl Recorder {
         self.unary(heads, heads.bytes, &[], scratch)
     }
 
+    /// [`Recorder::rotate`] by a kernel that makes factors.
+    pub(super) fn rotate_rounding(&mut self, heads: Value) -> Value {
+        self.trace.record(Record {
+            inputs: &[(heads, Slope::New)],
+            bytes: heads.bytes / 2,
+            is_rounded: true,
+            ..Record::default()
+        })
+    }
+
     /// Rows of a table by their number, of so many bytes together.
     pub(super) fn select(&mut self, table: Value, bytes: u64) -> Value {
         self.unary(table, bytes, &[], [0; 2])

@@ -223,8 +223,8 @@ impl<'a> Pass<'a> {
         };
         let outputs = (sizes.heads + 2 * sizes.key_heads) * sizes.width;
         let qkv = format!("{name}.qkv");
-        let is_plain = model.attention.qk_norm.is_none() && !rotates;
-        let joined = match is_plain && self.rounds(&format!("{name}.output")) {
+        let rounds = model.attention.qk_norm.is_none() && self.rounds(&format!("{name}.output"));
+        let joined = match rounds && !rotates {
             true if self.rounds(&qkv) => {
                 let (weight, bias) = (self.weight(&qkv), self.parameter(&format!("{qkv}.bias")));
                 self.recorder.rounded_dense(input, weight, bias, WIDTH * self.rows() * outputs)
@@ -236,7 +236,10 @@ impl<'a> Pass<'a> {
             false => self.linear(&qkv, input, self.rows(), outputs),
         };
         let attended = if model.attention.qk_norm.is_none() {
-            let joined = if rotates { self.recorder.rotate_first(joined, sizes) } else { joined };
+            let joined = match rotates {
+                true => self.recorder.rotate_first(joined, sizes, rounds),
+                false => joined,
+            };
             self.recorder.attend_joined(joined, sizes, extras)
         } else {
             let query = self.recorder.part(joined, sizes.query_bytes());
