@@ -96,14 +96,20 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         })
     }
 
+    fn has_kernels_in(precision: Precision) -> bool {
+        B::has_kernels_in(precision)
+    }
+
     fn rotate(
         input: Tensor<Self, 4>,
         heads: usize,
         rotation: &Rotation<Self>,
         precision: Precision,
     ) -> Tensor<Self, 4> {
-        let kernels = B::kernels().filter(|it| it.computes_in(precision));
-        let Some(kernels) = kernels.filter(|_| fits(&input) && fits(&rotation.cosines)) else {
+        if precision != Precision::F32 && !B::has_kernels_in(precision) {
+            return factor(Self::rotate(input, heads, rotation, Precision::F32), precision);
+        }
+        let Some(kernels) = B::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) else {
             return factor(default_rotate(input, heads, rotation), precision);
         };
         let input = to_float(input);
@@ -193,10 +199,13 @@ impl<B: GptBackend, C: CheckpointStrategy> GptBackend for Autodiff<B, C> {
         epsilon: f64,
         precision: Precision,
     ) -> Tensor<Self, D> {
+        if precision != Precision::F32 && !B::has_kernels_in(precision) {
+            let exact = Self::normalization(input, weight, bias, kind, epsilon, Precision::F32);
+            return factor(exact, precision);
+        }
         let all_fit = fits(&input) && all_fit(&[&weight, &bias]);
         let scaling = scaling(kind, epsilon).filter(|_| all_fit);
-        let kernels = B::kernels().filter(|kernels| kernels.computes_in(precision));
-        let (Some(kernels), Some(scaling)) = (kernels, scaling) else {
+        let (Some(kernels), Some(scaling)) = (B::kernels(), scaling) else {
             return factor(default_normalization(input, weight, bias, kind, epsilon), precision);
         };
         let (input, weight, bias) = (to_float(input), weight.map(to_float), bias.map(to_float));

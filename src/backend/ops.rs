@@ -51,6 +51,11 @@ pub trait GptBackend: Backend {
         None
     }
 
+    /// Whether kernels of its own take and make tensors in this precision.
+    fn has_kernels_in(precision: Precision) -> bool {
+        Self::kernels().is_some_and(|kernels| kernels.computes_in(precision))
+    }
+
     /// `input weight + bias`, the sum in f32; the product is in the precision that both factors
     /// have.
     ///
@@ -166,10 +171,13 @@ pub trait GptBackend: Backend {
         epsilon: f64,
         precision: Precision,
     ) -> Tensor<Self, D> {
+        if precision != Precision::F32 && !Self::has_kernels_in(precision) {
+            let exact = Self::normalization(input, weight, bias, kind, epsilon, Precision::F32);
+            return factor(exact, precision);
+        }
         let all_fit = fits(&input) && all_fit(&[&weight, &bias]);
         let scaling = scaling(kind, epsilon).filter(|_| all_fit);
-        let kernels = Self::kernels().filter(|kernels| kernels.computes_in(precision));
-        match (kernels, scaling) {
+        match (Self::kernels(), scaling) {
             (Some(kernels), Some(scaling)) => from_float(kernels.normalization(
                 to_float(input),
                 weight.map(to_float),
@@ -270,8 +278,10 @@ pub trait GptBackend: Backend {
         rotation: &Rotation<Self>,
         precision: Precision,
     ) -> Tensor<Self, 4> {
-        let kernels = Self::kernels().filter(|it| it.computes_in(precision));
-        match kernels.filter(|_| fits(&input) && fits(&rotation.cosines)) {
+        if precision != Precision::F32 && !Self::has_kernels_in(precision) {
+            return factor(Self::rotate(input, heads, rotation, Precision::F32), precision);
+        }
+        match Self::kernels().filter(|_| fits(&input) && fits(&rotation.cosines)) {
             Some(kernels) => {
                 let turn = Turn { heads, pairing: rotation.pairing, back: false, precision };
                 from_float(kernels.rotate(to_float(input), rotation.angles(), turn))

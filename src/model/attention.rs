@@ -164,10 +164,14 @@ impl<B: GptBackend> SelfAttention<B> {
         // Without norms between, queries and keys are turned at once, where they lie.
         let stays = self.query_norm.is_none() && self.key_norm.is_none();
         let is_joined = stays && pass.cache.is_none();
-        // What the products of attention and the one behind it round anyway. What is observed is in
-        // f32.
-        let rounds = self.output.input_precision() == self.heads.precision && !record.is_observed();
-        let precision = if is_joined && rounds { self.heads.precision } else { Precision::F32 };
+        // What the products of attention and the one behind it round anyway, for kernels to write it so.
+        // What is observed is in f32.
+        let precision = self.heads.precision;
+        let rounds = is_joined
+            && B::has_kernels_in(precision)
+            && self.output.input_precision() == precision
+            && !record.is_observed();
+        let precision = if rounds { precision } else { Precision::F32 };
         let joined = record.part("qkv", input, |input| match pass.rotation {
             None if precision == self.heads.precision => self.qkv.rounded(input),
             _ => self.qkv.forward(input),

@@ -92,10 +92,11 @@ impl<'a> Pass<'a> {
         recorder.add(output, adapted)
     }
 
-    /// Whether the input of a linear layer may be rounded beforehand, as a factor of it alone.
+    /// Whether kernels may round the input of a linear layer beforehand, as a factor of it alone.
     fn rounds(&self, linear: &str) -> bool {
         let has_adapter = self.parameters.contains_key(&format!("{linear}.lora.a"));
-        self.recorder.precision == Precision::Bf16 && !has_adapter
+        let rounds = self.recorder.precision == Precision::Bf16 && self.recorder.has_kernel();
+        rounds && !has_adapter
     }
 
     /// A norm of rows of so many numbers.
