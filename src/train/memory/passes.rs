@@ -92,6 +92,16 @@ impl<'a> Pass<'a> {
         recorder.add(output, adapted)
     }
 
+    /// [`Pass::linear`], as a factor.
+    fn rounded_linear(&mut self, name: &str, input: Value, rows: u64, outputs: u64) -> Value {
+        if !self.rounds(name) {
+            let output = self.linear(name, input, rows, outputs);
+            return self.recorder.factor(output);
+        }
+        let (weight, bias) = (self.weight(name), self.parameter(&format!("{name}.bias")));
+        self.recorder.rounded_dense(input, weight, bias, WIDTH * rows * outputs)
+    }
+
     /// Whether kernels may round the input of a linear layer beforehand, as a factor of it alone.
     fn rounds(&self, linear: &str) -> bool {
         let has_adapter = self.parameters.contains_key(&format!("{linear}.lora.a"));
@@ -226,14 +236,7 @@ impl<'a> Pass<'a> {
         let qkv = format!("{name}.qkv");
         let rounds = model.attention.qk_norm.is_none() && self.rounds(&format!("{name}.output"));
         let joined = match rounds && !rotates {
-            true if self.rounds(&qkv) => {
-                let (weight, bias) = (self.weight(&qkv), self.parameter(&format!("{qkv}.bias")));
-                self.recorder.rounded_dense(input, weight, bias, WIDTH * self.rows() * outputs)
-            }
-            true => {
-                let joined = self.linear(&qkv, input, self.rows(), outputs);
-                self.recorder.factor(joined)
-            }
+            true => self.rounded_linear(&qkv, input, self.rows(), outputs),
             false => self.linear(&qkv, input, self.rows(), outputs),
         };
         let attended = if model.attention.qk_norm.is_none() {

@@ -411,6 +411,23 @@ fn differentiate(
     }
 }
 
+/// [`store`] of all rows times one factor.
+#[cube]
+fn store_times<E: Float>(
+    factor: f32,
+    tiles: &Sequence<Tile>,
+    to: &mut Array<Pair<E>>,
+    place: Place,
+    start: usize,
+    first: u32,
+    count: u32,
+) {
+    let mut factors = Array::<f32>::new(2usize);
+    factors[0] = factor;
+    factors[1] = factor;
+    store(tiles, &factors, to, place, start, first, count);
+}
+
 /// The gradient of the queries, and of each query the sum of its output times its gradient,
 /// `[B, H, T]`.
 ///
@@ -513,11 +530,8 @@ pub fn queries_backward_kernel<E: Float>(
         sync_cube();
         first_key += ROWS;
     }
-    let mut factors = Array::<f32>::new(2usize);
-    factors[0] = sizes.scale;
-    factors[1] = sizes.scale;
     let start = start_of(of_queries, batch, head);
-    store(&tiles, &factors, of_query, of_queries, start, first, sizes.queries);
+    store_times(sizes.scale, &tiles, of_query, of_queries, start, first, sizes.queries);
 }
 
 /// The gradients of keys and values, from the sums of [`queries_backward_kernel`].
@@ -624,13 +638,8 @@ pub fn keys_backward_kernel<E: Float>(
         }
         head += 1;
     }
-    let mut factors = Array::<f32>::new(2usize);
-    factors[0] = sizes.scale;
-    factors[1] = sizes.scale;
     let start = start_of(of_keys, batch, key_head);
-    store(&key_tiles, &factors, of_key, of_keys, start, first, sizes.keys);
-    factors[0] = 1.0f32.runtime();
-    factors[1] = 1.0f32.runtime();
+    store_times(sizes.scale, &key_tiles, of_key, of_keys, start, first, sizes.keys);
     let start = start_of(of_values, batch, key_head);
-    store(&value_tiles, &factors, of_value, of_values, start, first, sizes.keys);
+    store_times(1.0f32, &value_tiles, of_value, of_values, start, first, sizes.keys);
 }
