@@ -170,7 +170,7 @@ impl Recorder {
         }
     }
 
-    /// [`Recorder::dense`], as a factor.
+    /// [`Recorder::dense`] in bf16, as a factor.
     pub(super) fn rounded_dense(
         &mut self,
         input: Value,
@@ -178,9 +178,6 @@ impl Recorder {
         bias: Option<Value>,
         bytes: u64,
     ) -> Value {
-        if self.precision == Precision::F32 {
-            return self.dense(input, weight, bias, bytes);
-        }
         let (input, weight) = (self.factor(input), self.factor(weight));
         let product = self.rounded_product(input, weight, bytes);
         match bias {
