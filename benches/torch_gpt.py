@@ -2,7 +2,7 @@
 """What benches/compare.sh compares with: a GPT-2 style model in PyTorch, trained or decoded, timed. Prints one JSON line.
 
   python torch_gpt.py train  --shape s --steps 50 --variant eager|fused|compile [--dtype f32|bf16] [--device cpu|cuda] [--dropout P]
-  python torch_gpt.py decode --shape m --steps 200 [--variant eager|compile]
+  python torch_gpt.py decode --shape m --steps 200 [--variant eager|compile] [--batch N]
 
 Shapes (layers, heads, width, context, batch, vocabulary; no dropout unless asked for, untied bias-free head, biases elsewhere):
   s    4  4 128   64 12    65   nanoGPT's CPU recipe for character-level Shakespeare
@@ -10,8 +10,9 @@ Shapes (layers, heads, width, context, batch, vocabulary; no dropout unless aske
   l   12 12 768  256  1 50257   GPT-2 124M, short context
   xl  12 12 768 1024  8 50304   GPT-2 124M as trained on one GPU (use --device cuda --dtype bf16)
 train: one step = forward, mean cross-entropy, backward, global-norm clip at 1.0, AdamW, loss read back to the host.
-decode: one sequence, greedy, preallocated key/value cache, prompt of one token.
-Units: ms_per_step median over the timed steps; tokens_per_s; peak_rss_mib.
+decode: one sequence, or as many as the batch, greedy, preallocated key/value cache, prompt of one token.
+Units: ms_per_step median over the timed steps; tokens_per_s; peak_rss_mib; peak_gpu_mib that was allocated, and
+peak_gpu_reserved_mib that the allocator held.
 """
 import argparse, json, os, resource, statistics, time
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -64,7 +65,7 @@ def main():
     a = a.parse_args()
     torch.manual_seed(0); torch.set_num_threads(a.threads)
     if a.device == "cuda": torch.set_float32_matmul_precision("high")
-    L, H, C, T, B, V = SHAPES[a.shape]; B = a.batch or B
+    L, H, C, T, B, V = SHAPES[a.shape]; B = a.batch or (B if a.mode == "train" else 1)
     model = Gpt(L, H, C, T, V, a.dropout).to(a.device); params = sum(p.numel() for p in model.parameters())
     sync = torch.cuda.synchronize if a.device == "cuda" else (lambda: None)
     amp = lambda: torch.autocast(a.device, torch.bfloat16, enabled=a.dtype == "bf16")
@@ -83,18 +84,19 @@ def main():
         model.eval(); run = torch.compile(model) if a.variant == "compile" else model
         with torch.inference_mode(), amp():
             for rep in range(2):  # the first pass warms up
-                caches = [[torch.zeros(1, H, T, C // H, device=a.device) for _ in "kv"] for _ in range(L)]
-                ids = torch.zeros(1, 1, dtype=torch.long, device=a.device); times = []
+                caches = [[torch.zeros(B, H, T, C // H, device=a.device) for _ in "kv"] for _ in range(L)]
+                ids = torch.zeros(B, 1, dtype=torch.long, device=a.device); times = []
                 for pos in range(min(a.steps, T)):
                     sync(); t = time.perf_counter()
                     ids = run(ids, caches, pos)[:, -1].argmax(-1, keepdim=True); ids.cpu()
                     times.append(time.perf_counter() - t)
-        tokens = 1
+        tokens = B
     ms = 1e3 * statistics.median(times)
     print(json.dumps(dict(peer="torch " + torch.__version__, mode=a.mode, shape=a.shape, variant=a.variant, dtype=a.dtype, device=a.device,
         threads=a.threads, params=params, batch=B, ms_per_step=round(ms, 3), tokens_per_s=round(tokens / ms * 1e3, 1),
         first_loss=losses[0] if losses else None, last_loss=losses[-1] if losses else None,
         peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        peak_gpu_mib=torch.cuda.max_memory_allocated() // 2**20 if a.device == "cuda" else None)))
+        peak_gpu_mib=torch.cuda.max_memory_allocated() // 2**20 if a.device == "cuda" else None,
+        peak_gpu_reserved_mib=torch.cuda.max_memory_reserved() // 2**20 if a.device == "cuda" else None)))
 
 if __name__ == "__main__": main()

@@ -41,6 +41,12 @@ pub trait GptBackend: Backend {
         None
     }
 
+    /// Bytes of a device's memory that its allocator holds for what this thread computes, in use or
+    /// kept for later, where there is one that says.
+    fn reserved_bytes(_device: &Self::Device) -> Option<u64> {
+        None
+    }
+
     /// Matrix products of this backend's own, where burn's are not what it is fastest at.
     fn products() -> Option<&'static dyn Products<Self>> {
         None

@@ -88,9 +88,12 @@ pub struct BenchDecodeArgs {
     /// or a JSON file
     #[arg(long, value_name = "SHAPE|NAME|FILE", default_value = "s")]
     pub shape: String,
-    /// Tokens, of which there are no more than the context is long
+    /// Tokens of each sequence, of which there are no more than the context is long
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
+    /// Sequences that are continued together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
     #[command(flatten)]
     pub weights: WeightArgs,
     #[command(flatten)]
@@ -148,9 +151,9 @@ pub struct BenchTrainArgs {
     /// Steps that are measured
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
-    /// `model.dropout`, in place of the configuration's; the shapes have none
-    #[arg(long, value_name = "P")]
-    pub dropout: Option<f64>,
+    /// Change a key of the configuration, as in --set train.precision=bf16; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
     #[command(flatten)]
     pub target: TargetArgs,
     /// Print one line of JSON

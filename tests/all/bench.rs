@@ -125,6 +125,7 @@ fn training_steps_are_measured_with_their_data() {
         "wait_percent",
         "read_ms",
         "read_percent",
+        "foretold_mib",
     ];
     let result = bench(folder.path(), &["train", "--shape", "s", "--steps", "3"], &measured);
     // 4 layers of width 128: embeddings, head, and 12 matrices of width squared with biases and
@@ -162,9 +163,11 @@ fn training_steps_are_measured_with_their_data() {
                 "tokenizer": {{"kind": "byte"}}, "train": {{"batch_size": 2, "accumulation": 3}}}}"#
             ),
         );
-        let args = ["train", "--shape", "tiny.json", "--steps", "2", "--dropout", "0.3"];
-        let result = bench(folder.path(), &args, &measured);
+        let changes = ["--set", "model.dropout=0.3", "--set", "train.batch_size=4"];
+        let args = ["train", "--shape", "tiny.json", "--steps", "2"];
+        let result = bench(folder.path(), &[&args[..], &changes].concat(), &measured);
         assert_eq!(result["dropout"], 0.3);
+        assert_eq!((&result["batch_size"], &result["precision"]), (&4.into(), &"f32".into()));
         let special =
             ["decoder", "encoder", "encoder-decoder"].iter().position(|it| *it == architecture);
         assert_eq!(result["vocab_size"], 257 + special.unwrap());
@@ -247,6 +250,11 @@ fn a_sequence_is_continued() {
     // No further than the context.
     let args = ["decode", "--shape", "s", "--steps", "1000"];
     assert_eq!(bench(folder.path(), &args, &["step_ms"])["steps"], 64);
+    let args = ["decode", "--shape", "s", "--steps", "5", "--batch", "3"];
+    let result = bench(folder.path(), &args, &["step_ms", "tokens_per_s"]);
+    assert_eq!(result["batch_size"], 3);
+    let [step, rate] = ["step_ms", "tokens_per_s"].map(|key| result[key].as_f64().unwrap());
+    assert!((rate * step / 3e3 - 1.0).abs() < 1e-2, "three tokens a step: {result}");
     refused(folder.path(), &["bench", "decode", "--shape", "bert-small"], "is no decoder");
 }
 
@@ -282,7 +290,8 @@ fn bad_input_is_one_line() {
             "`xxl` is none of the shapes s, m, l, xl: no configuration `xxl`",
         ),
         (&["train", "--shape", "finetune-shakespeare"], "init_from"),
-        (&["train", "--dropout", "1.5"], "`model.dropout` = 1.5 is out of range"),
+        (&["train", "--set", "model.dropout=1.5"], "`model.dropout` = 1.5 is out of range"),
+        (&["train", "--set", "model.dropuot=0"], "did you mean `dropout`"),
         (&["train", "--backend", "tpu"], "no backend `tpu`; compiled in: "),
         (&["scaling", "--shape", "xxl"], "`xxl` is none of the shapes s, m, l, xl"),
         (&["scaling", "--backend", "tpu"], "no backend `tpu`; compiled in: "),

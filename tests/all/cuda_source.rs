@@ -393,6 +393,23 @@ fn an_activation_is_one_launch<B: GptBackend<Device = Paper>>() {
     }
 }
 
+/// In other threads than this one tensors come and go, which its own are beside.
+#[test]
+fn a_device_says_what_its_allocator_holds() {
+    fn holds<B: GptBackend<Device = Paper>>() {
+        let device = Paper::Computed;
+        let bytes = 1 << 22;
+        let tensor = Tensor::<B, 1>::ones([bytes / 4], &device) * 2.0;
+        B::sync(&device).unwrap();
+        let held = B::reserved_bytes(&device).unwrap();
+        assert!((bytes as u64..1 << 40).contains(&held), "{held}");
+        drop(tensor);
+    }
+    let _turn = turn();
+    holds::<Plain>();
+    holds::<Fused>();
+}
+
 #[test]
 fn activations_are_one_launch_each() {
     let _turn = turn();

@@ -30,6 +30,10 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Fusion<Cube<R, BT>> {
         Cube::<R, BT>::coarse_products(device)
     }
 
+    fn reserved_bytes(device: &Self::Device) -> Option<u64> {
+        Cube::<R, BT>::reserved_bytes(device)
+    }
+
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&FusedKernels)
     }

@@ -58,6 +58,10 @@ impl<R: CubeRuntime, BT: BoolElement> GptBackend for Cube<R, BT> {
         R::client(device).properties().supports_type(tf32).then_some("TF32")
     }
 
+    fn reserved_bytes(device: &Self::Device) -> Option<u64> {
+        R::client(device).memory_usage().ok().map(|usage| usage.bytes_reserved)
+    }
+
     fn kernels() -> Option<&'static dyn Kernels<Self>> {
         Some(&CubeKernels)
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{median, milliseconds, peak_mib, rounded, say, shapes};
+use super::{median, milliseconds, peak_mib, reserved_mib, rounded, say, shapes};
 use crate::backend::{self, BackendKind, Job, TrainBackend, on_host};
 use crate::cli::{BenchDecodeArgs, Quantization};
 use crate::commands::weights;
@@ -22,7 +22,7 @@ const MEASURED: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: BenchDecodeArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.target.backend.as_deref())?;
-    let (config, _) = shapes::config_of(&args.shape, PathBuf::new())?;
+    let (config, _) = shapes::config_of(&args.shape, &[], PathBuf::new())?;
     if config.model.architecture != Architecture::Decoder {
         bail!("`{}` is no decoder, which alone continues a sequence", args.shape);
     }
@@ -63,13 +63,15 @@ impl Job for Bench<'_> {
         let steps = (args.steps as usize).min(config.model.context_length);
         let sequence = |times: &mut Vec<f64>| -> anyhow::Result<()> {
             let (mut cache, mut sampler) = (model.new_cache(), Sampler::new(greedy, 0)?);
-            let mut token = 0;
+            let mut tokens = vec![0; args.batch as usize];
             for _ in 0..steps {
                 let started = Instant::now();
-                let input = TensorData::new(vec![token as i32], [1, 1]);
+                let input = TensorData::new(tokens.clone(), [tokens.len(), 1]);
                 let input = Tensor::<B::InnerBackend, 2, Int>::from_data(input, &device);
                 let logits = on_host(model.decode(input, &mut cache)?);
-                token = sampler.choose(&logits);
+                for (token, logits) in tokens.iter_mut().zip(logits.chunks(vocab_size)) {
+                    *token = sampler.choose(logits) as i32;
+                }
                 times.push(milliseconds(started.elapsed()));
             }
             Ok(())
@@ -91,10 +93,14 @@ impl Job for Bench<'_> {
             "weights": stored_as,
             "steps": steps,
             "step_ms": rounded(step),
-            "tokens_per_s": (1e3 / step).round(),
+            "batch_size": args.batch,
+            "tokens_per_s": (f64::from(args.batch) * 1e3 / step).round(),
         });
         if let Some(peak) = peak_mib() {
             result["peak_mib"] = peak;
+        }
+        if let Some(reserved) = reserved_mib::<B>(&device)? {
+            result["reserved_mib"] = reserved;
         }
         Ok(result)
     }

@@ -22,7 +22,7 @@ use crate::train::{
 
 pub(super) fn run(args: BenchEngineArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.target.backend.as_deref())?;
-    let (mut config, corpus, _folder) = shapes::load(&args.shape)?;
+    let (mut config, corpus, _folder) = shapes::load(&args.shape, &[])?;
     let train = &mut config.train;
     train.steps = Some(u64::from(args.steps));
     // Any of these would be the length instead.

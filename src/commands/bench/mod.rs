@@ -17,6 +17,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::backend::GptBackend;
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::data::read_text;
 
@@ -66,6 +67,17 @@ fn peak_mib() -> Option<Value> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(rounded(f64::from(kibibytes) / 1024.0))
+}
+
+/// What the allocator of a device holds of its memory, in MiB, where there is one that says. A GPU's
+/// gives nothing back by itself: this is the most that it has held.
+fn reserved_mib<B: GptBackend>(device: &B::Device) -> anyhow::Result<Option<Value>> {
+    B::sync(device)?;
+    Ok(B::reserved_bytes(device).map(mebibytes))
+}
+
+fn mebibytes(bytes: u64) -> Value {
+    rounded(bytes as f64 / f64::from(1 << 20))
 }
 
 /// Rounded to four places, of which the fourth is noise already.

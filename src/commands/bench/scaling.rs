@@ -31,7 +31,7 @@ struct Point {
 
 pub(super) fn run(args: BenchScalingArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.target.backend.as_deref())?;
-    let (mut config, _) = shapes::config_of(&args.shape, PathBuf::new())?;
+    let (mut config, _) = shapes::config_of(&args.shape, &[], PathBuf::new())?;
     // Each step has the batch that it is said to have.
     config.train.accumulation = 1;
     config.train.batch_warmup = None;

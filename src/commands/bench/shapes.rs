@@ -65,23 +65,33 @@ impl Shape {
 }
 
 /// A shape by its name, or a configuration, and random ids for it to be trained on.
-pub(super) fn load(name: &str) -> anyhow::Result<(RunConfig, Corpus, tempfile::TempDir)> {
+///
+/// `assignments` are those of `--set`.
+pub(super) fn load(
+    name: &str,
+    assignments: &[String],
+) -> anyhow::Result<(RunConfig, Corpus, tempfile::TempDir)> {
     let folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
-    let (config, vocab_size) = config_of(name, folder.path().join("tokens"))?;
+    let (config, vocab_size) = config_of(name, assignments, folder.path().join("tokens"))?;
     write_tokens(&config, vocab_size, folder.path()).context("the data cannot be written")?;
     let corpus = Corpus::load(&config, None)?;
     Ok((config, corpus, folder))
 }
 
 /// A shape or a configuration, on token files in a folder; and how many different ids they have.
-pub(super) fn config_of(name: &str, data: PathBuf) -> anyhow::Result<(RunConfig, usize)> {
-    let value = match SHAPES.iter().find(|shape| shape.name == name) {
+pub(super) fn config_of(
+    name: &str,
+    assignments: &[String],
+    data: PathBuf,
+) -> anyhow::Result<(RunConfig, usize)> {
+    let mut value = match SHAPES.iter().find(|shape| shape.name == name) {
         Some(shape) => shape.config(),
         None => config::load_value(&Source::find(name, None).with_context(|| {
             let shapes = SHAPES.map(|shape| shape.name).join(", ");
             format!("`{name}` is none of the shapes {shapes}")
         })?)?,
     };
+    config::override_values(&mut value, assignments)?;
     let mut config = config::resolve(value)?;
     let special = Task::special_tokens(config.model.architecture);
     let of_model = || Some(config.model.vocab_size?.saturating_sub(special).max(1));

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 use super::peak::peak_gflops;
-use super::{median, milliseconds, peak_mib, rounded, say, shapes};
+use super::{mebibytes, median, milliseconds, peak_mib, reserved_mib, rounded, say, shapes};
 use crate::backend::{self, BackendKind, Job, TrainBackend};
 use crate::cli::BenchTrainArgs;
 use crate::config::RunConfig;
 use crate::data::{Corpus, LoaderPosition, TokenBatch, TrainLoader};
 use crate::model::{Initializer, Model};
-use crate::train::{Guard, LanguageModel, Phases, Progress, Stepper, flops_per_token};
+use crate::train::{Guard, LanguageModel, Phases, Progress, Stepper, flops_per_token, training_memory};
 
 /// Steps before those that are measured: threads start, memory is taken, kernels are compiled.
 const WARMUP_STEPS: u32 = 5;
@@ -20,11 +20,7 @@ const READ_STEPS: u32 = 50;
 
 pub(super) fn run(args: BenchTrainArgs) -> anyhow::Result<()> {
     let backend = backend::choose(args.target.backend.as_deref())?;
-    let (mut config, corpus, _folder) = shapes::load(&args.shape)?;
-    if let Some(dropout) = args.dropout {
-        config.model.dropout = dropout;
-        config.validate()?;
-    }
+    let (config, corpus, _folder) = shapes::load(&args.shape, &args.set)?;
     let job = Bench { args: &args, backend, config: &config, corpus: &corpus };
     let result = backend::dispatch(backend.on(args.target.device), job)??;
     Ok(say(args.json, &result)?)
@@ -56,19 +52,23 @@ impl Job for Bench<'_> {
         let mut batches = DataLoader::<B, TokenBatch>::iter(&loader);
         let (mut progress, mut guard) = (Progress::default(), Guard::default());
         let (mut steps, mut phases) = (Vec::new(), Vec::new());
-        let mut tokens = 0;
+        let (mut tokens, mut reserved) = (0, [None, None]);
         for number in 0..WARMUP_STEPS + args.steps {
             let started = Instant::now();
             let step = stepper.step(&mut batches, &mut progress, &mut guard);
             let time = started.elapsed();
             let output =
                 step.map_err(|reason| anyhow!("step {number} was not taken: {reason:?}"))?.output;
+            if number + 1 == WARMUP_STEPS {
+                reserved[0] = reserved_mib::<B>(&device)?;
+            }
             if number >= WARMUP_STEPS {
                 steps.push(milliseconds(time));
                 phases.push(output.phases);
                 tokens = output.tokens;
             }
         }
+        reserved[1] = reserved_mib::<B>(&device)?;
         // Nothing is read ahead any more while the batches are made once again.
         drop(batches);
         // Before there is anything that is no part of the steps.
@@ -91,6 +91,7 @@ impl Job for Bench<'_> {
             "accumulation": config.train.accumulation,
             "vocab_size": vocab_size,
             "dropout": config.model.dropout,
+            "precision": config.train.precision,
             "steps": args.steps,
             "tokens_per_step": tokens,
             "step_ms": rounded(step),
@@ -106,6 +107,12 @@ impl Job for Bench<'_> {
         });
         if let Some(peak_mib) = peak_mib {
             result["peak_mib"] = peak_mib;
+        }
+        let foretold = training_memory(config, vocab_size, backend.into())?.needed(backend);
+        result["foretold_mib"] = mebibytes(foretold);
+        if let [Some(warm), Some(last)] = reserved {
+            result["reserved_mib_after_warmup"] = warm;
+            result["reserved_mib"] = last;
         }
         if let Some(flops) = flops_per_token(config, vocab_size) {
             let flops = flops * tokens as f64;
