@@ -18,6 +18,7 @@
 #   BATCHES="8 16"       of training [default: the shapes'; 8 16 32 64 on a GPU]
 #   DECODE_BATCHES="1"   sequences that are continued together [default: 1; 1 32 on a GPU]
 #   PEAK_TFLOPS=990      what the GPU can do at most, by its maker [default: not told]
+#   CONFIG=gpt2          what `curves` trains, like GPT-2 but for its sizes [default: gpt2], for STEPS=1000
 #   EMBERLM=FILE         the program, and PYTHON=FILE a Python with torch, numpy and safetensors
 #                        [default: both are made here]
 set -euo pipefail
@@ -65,5 +66,5 @@ if [ ${#speed[@]} -gt 0 ]; then
 fi
 case " $ONLY " in *" curves "*)
   "$PYTHON" benches/compare_curves.py --emberlm "$EMBERLM" --device "$device" \
-    --precision "$PRECISION" --out "${OUT%.json}-curves.json" ;;
+    --precision "$PRECISION" --config "${CONFIG:-gpt2}" --steps "${STEPS:-1000}" --out "${OUT%.json}-curves.json" ;;
 esac

@@ -109,7 +109,9 @@ def train(args, folder, run, settings):
 def emberlm(args, folder, *words):
     done = subprocess.run([Path(args.emberlm).resolve(), *map(str, words)], cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"emberlm {' '.join(map(str, words))}: {done.stderr.strip()}")
+        # Without a word where it was killed, as for memory.
+        reason = done.stderr.strip() or f"it ended with {done.returncode}"
+        sys.exit(f"emberlm {' '.join(map(str, words))}: {reason}")
     return done.stdout
 
 

@@ -11,7 +11,9 @@ use crate::cli::BenchTrainArgs;
 use crate::config::RunConfig;
 use crate::data::{Corpus, LoaderPosition, TokenBatch, TrainLoader};
 use crate::model::{Initializer, Model};
-use crate::train::{Guard, LanguageModel, Phases, Progress, Stepper, flops_per_token, training_memory};
+use crate::train::{
+    Guard, LanguageModel, Phases, Progress, Stepper, flops_per_token, training_memory,
+};
 
 /// Steps before those that are measured: threads start, memory is taken, kernels are compiled.
 const WARMUP_STEPS: u32 = 5;
