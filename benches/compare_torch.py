@@ -25,7 +25,7 @@ from datetime import date
 from pathlib import Path
 
 # Such that a run of either takes some seconds. No more tokens than the context is long.
-TRAIN_STEPS = {"s": 100, "m": 12, "l": 8, "xl": 8}
+TRAIN_STEPS = {"s": 100, "m": 12, "l": 8, "xl": 50}
 DECODE_STEPS = {"s": 64, "m": 256, "l": 128, "xl": 128}
 PEER = Path(__file__).parent / "torch_gpt.py"
 
